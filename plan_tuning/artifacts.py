@@ -1,0 +1,243 @@
+"""Artifacts: what one stage hands to the next, addressed by the hash of what determines it.
+
+``build(root, kind, spec, make)`` returns the folder of a finished artifact and makes it first where
+it is absent. A folder appears under its final name only when it is complete; until then it is
+worked on under ``.partial/``, where an interrupted builder leaves what its successor can resume
+from. One process builds at a time, the others wait and use the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("bases", "corpora", "students", "predictions")
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = 1
+_FINGERPRINT_LENGTH = 16
+_PROVENANCE_PACKAGES = (
+    "plan-tuning",
+    "torch",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "litellm",
+    "math-verify",
+)
+
+
+class ArtifactError(ValueError):
+    """An artifact that was asked for is absent, half-written or of another kind."""
+
+
+def canonical(value: Any) -> Any:
+    """Reduce a Spec to the plain values that are hashed.
+
+    A field of a dataclass that equals the default it had when it was introduced is left out, so a
+    new knob does not orphan old artifacts. That default is the field's own default, unless the
+    field's metadata carries another one under ``hash_default`` (needed once a default changes).
+    Fields with metadata ``runtime=True`` are left out altogether.
+
+    Raises:
+        TypeError: the value has no canonical form.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        out: dict[str, Any] = {}
+        for f in dataclasses.fields(value):
+            if f.metadata.get("runtime", False):
+                continue
+            item = getattr(value, f.name)
+            default = f.metadata.get("hash_default", f.default)
+            if default is dataclasses.MISSING and f.default_factory is not dataclasses.MISSING:
+                default = f.default_factory()
+            if default is not dataclasses.MISSING and canonical(item) == canonical(default):
+                continue
+            out[f.name] = canonical(item)
+        return out
+    if isinstance(value, Enum):
+        return canonical(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)  # 1 and 1.0 on a command line mean the same
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"{type(value).__name__} has no canonical form: {value!r}")
+
+
+def fingerprint(spec: Any, *, stage: str, version: int) -> str:
+    """Address the content that ``spec`` determines: 16 hex digits.
+
+    Args:
+        spec: dataclass or mapping of plain values; see :func:`canonical`.
+        stage: name of the stage, so that equal specs of two stages differ.
+        version: the stage's hand-bumped STAGE_VERSION.
+    """
+    text = json.dumps(
+        {"stage": stage, "version": version, "spec": canonical(spec)},
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
+
+
+def file_digest(path: Path) -> str:
+    """Hash a data file's bytes: 16 hex digits of SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_FINGERPRINT_LENGTH]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def folder_of(root: Path, kind: str, key: str) -> Path:
+    """Name the folder in which the artifact of ``kind`` with fingerprint ``key`` lies or will lie."""
+    if kind not in KINDS:
+        raise ArtifactError(f"artifact kind {kind!r} is none of {', '.join(KINDS)}")
+    return root / kind / key
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether ``folder`` is a finished artifact."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read an artifact's manifest.
+
+    Raises:
+        ArtifactError: the folder holds no finished artifact, or one of a newer schema.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(
+            f"{folder} holds no finished artifact: {MANIFEST} is absent. "
+            "Give the folder that a finished stage wrote."
+        )
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if manifest.get("schema", 0) > MANIFEST_SCHEMA:
+        raise ArtifactError(
+            f"{path} has schema {manifest['schema']}, this version reads up to {MANIFEST_SCHEMA}"
+        )
+    return manifest
+
+
+def build(
+    root: Path,
+    kind: str,
+    key: str,
+    make: Callable[[Path], Mapping[str, Any]],
+    *,
+    spec: Any,
+    upstream: Mapping[str, str] | None = None,
+) -> Path:
+    """Return the finished artifact's folder, making it first where it is absent.
+
+    Args:
+        root: the artifacts' root, usually ``multirun_outputs/artifacts``.
+        kind: one of KINDS.
+        key: fingerprint of ``spec``.
+        make: writes the artifact into the folder it is given and returns facts for the manifest
+            (counts, metrics). The folder may hold what an interrupted builder left behind.
+        spec: what was hashed; stored for people in the manifest.
+        upstream: fingerprints of the artifacts that went in, by role.
+
+    Raises:
+        ArtifactError: the root cannot be written.
+    """
+    folder = folder_of(root, kind, key)
+    if is_complete(folder):
+        return folder
+    partial = root / kind / ".partial" / key
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"paths.outputs: cannot write {partial.parent} ({error.strerror}); "
+            "choose another folder, for example paths.outputs=/tmp/plan_tuning"
+        ) from error
+    lock = filelock.FileLock(partial.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        logger.info("%s %s is being built by another process: waiting for it", kind, key)
+        lock.acquire()
+    try:
+        if is_complete(folder):
+            return folder
+        partial.mkdir(exist_ok=True)
+        start = time.perf_counter()
+        facts = make(partial)
+        manifest = {
+            "schema": MANIFEST_SCHEMA,
+            "kind": kind,
+            "fingerprint": key,
+            "spec": canonical(spec),
+            "upstream": dict(upstream or {}),
+            "facts": dict(facts),
+            "provenance": provenance(),
+            "build_s": round(time.perf_counter() - start, 3),
+        }
+        write_atomic(partial / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
+        if folder.exists():  # a folder without a manifest: something else put it there
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        lock.release()
+    return folder
+
+
+def provenance() -> dict[str, Any]:
+    """Say with what an artifact was made: versions, platform, time (UTC)."""
+    versions = {}
+    for package in _PROVENANCE_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+    }

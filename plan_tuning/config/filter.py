@@ -1,0 +1,37 @@
+"""Group ``filter``: which of the teacher's trajectories become training rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+
+SELECTIONS = ("first", "best", "random", "all", "diverse")
+
+
+@dataclass
+class FilterConfig:
+    """Two independent verifiers and a choice among the candidates that pass (METHOD.md section 2)."""
+
+    name: str = "two_stage"
+    plan: bool = True  # keep plans with plan_score >= plan_score_threshold
+    answer: bool = True  # keep executions whose answer is right
+    plan_score_threshold: int = 80  # -100..100; paper: 80
+    selection: str = "best"  # per problem: best-scored (paper), first, random, all, diverse
+    max_rows: int | None = None  # equal-size subsampling: at most so many rows, chosen by `seed`
+    seed: int = 42
+    drop_leaks: bool = False  # drop plans that hold the answer or a box
+    diverse_below: float = 0.8  # selection=diverse: plans as alike as this or more are left out
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(
+            -100 <= self.plan_score_threshold <= 100,
+            "filter.plan_score_threshold",
+            self.plan_score_threshold,
+            "a plan score between -100 and 100",
+            "filter.plan_score_threshold=80",
+        )
+        require_choice("filter.selection", self.selection, SELECTIONS)
+        require_positive("filter.max_rows", self.max_rows, "filter.max_rows=1000")
+        require_rate("filter.diverse_below", self.diverse_below, "filter.diverse_below=0.8")

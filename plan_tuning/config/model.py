@@ -1,0 +1,88 @@
+"""Groups ``model`` and ``adapter``: the student and which of its weights are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from plan_tuning.config.checks import require, require_choice, require_positive
+from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
+
+KINDS = ("pretrained", "tiny", "micro")
+FAMILIES = ("qwen3", "gemma3", "llama", "auto")
+DTYPES = ("float32", "bfloat16", "float16")
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
+ADAPTERS = ("full", "lora", "qlora")
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model of transformers."""
+
+    name: str = "???"  # label in tables and folder names
+    kind: str = "pretrained"  # pretrained (path), tiny (random weights, tests), micro (built here)
+    path: str | None = None  # hub id or local folder of a pretrained model
+    revision: str | None = None  # commit of the hub repository
+    family: str = "auto"  # selects LoRA targets and tiny configurations
+    dtype: str = "float32"  # master weights; full fine-tuning in bfloat16 loses small updates
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
+    seed: int = 0  # of random weights (tiny, micro)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("model.kind", self.kind, KINDS)
+        require_choice("model.family", self.family, FAMILIES)
+        require_choice("model.dtype", self.dtype, DTYPES)
+        require_choice("model.attention", self.attention, ATTENTIONS)
+        require(
+            self.kind != "pretrained" or bool(self.path) or self.name == "???",
+            "model.path",
+            self.path,
+            "a pretrained model needs a hub id or a folder",
+            "model.path=Qwen/Qwen3-0.6B",
+        )
+
+
+@dataclass
+class MicroModelConfig(ModelConfig):
+    """The micro-world's student: its world (vocabulary) and how its base is trained."""
+
+    world: MicroworldConfig = field(default_factory=MicroworldConfig)
+    base: MicroBaseConfig = field(default_factory=MicroBaseConfig)
+
+
+@dataclass
+class AdapterConfig:
+    """Which weights are trained."""
+
+    name: str = "full"
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    target_modules: Any = "family"  # family: all linear layers of the model's family; or a list
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("adapter.name", self.name, ADAPTERS)
+        require_positive("adapter.rank", self.rank, "adapter.rank=16")
+        require_positive("adapter.alpha", self.alpha, "adapter.alpha=32")
+        require(
+            0.0 <= self.dropout < 1.0,
+            "adapter.dropout",
+            self.dropout,
+            "at least 0 and below 1",
+            "adapter.dropout=0.05",
+        )
+        require(
+            self.target_modules == "family"
+            or (
+                isinstance(self.target_modules, list)
+                and bool(self.target_modules)
+                and all(isinstance(name, str) for name in self.target_modules)
+            ),
+            "adapter.target_modules",
+            self.target_modules,
+            "family, or a list of module names",
+            "'adapter.target_modules=[q_proj,v_proj]'",
+        )

@@ -1,0 +1,184 @@
+"""The whole configuration of one job, and the checks that span groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
+from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
+from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
+
+STAGES = ("distill", "train", "evaluate")
+RESERVED_SWEEPS = ("artifacts", "calls", "single")
+LOGGERS = ("csv", "wandb_offline", "wandb")
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves and tables of a run go; a CSV file and result.json are always written."""
+
+    name: str = "wandb_offline"
+    project: str = "plan-tuning"
+    entity: str | None = None  # W&B team; None: the account's default
+    max_table_rows: int = 200  # predictions and trajectories logged as tables
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("logger.name", self.name, LOGGERS)
+        require_positive("logger.max_table_rows", self.max_table_rows, "logger.max_table_rows=200")
+
+
+@dataclass
+class DebugConfig:
+    """Makes a run cheap; results of such runs are marked and left out of comparisons."""
+
+    enabled: bool = False
+    max_problems: int | None = None  # cap on training problems
+    max_test_problems: int | None = None  # cap on test problems of each benchmark
+    max_steps: int | None = None  # cap on optimizer steps (also of the micro-world's base)
+    max_new_tokens: int | None = None  # cap on generated tokens
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("max_problems", "max_test_problems", "max_steps", "max_new_tokens"):
+            require_positive(f"debug.{key}", getattr(self, key), f"debug.{key}=8")
+
+
+@dataclass
+class PathsConfig:
+    """Where results go."""
+
+    outputs: str = "multirun_outputs"
+
+
+@dataclass
+class ExternalConfig:
+    """An artifact from elsewhere, by the path of its folder."""
+
+    path: str | None = None
+
+
+@dataclass
+class Config:
+    """One job."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    corpus: ExternalConfig = field(default_factory=ExternalConfig)
+    student: ExternalConfig = field(default_factory=ExternalConfig)
+    seed: int = 42
+    sweep_name: str = "adhoc"
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    tags: list[str] = field(default_factory=list)
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what spans groups."""
+        for stage in self.stages:
+            require_choice("stages", stage, STAGES)
+        require(
+            bool(self.stages),
+            "stages",
+            "[]",
+            f"at least one of {', '.join(STAGES)}",
+            "'stages=[distill]'",
+        )
+        require(
+            self.sweep_name not in RESERVED_SWEEPS
+            and bool(self.sweep_name)
+            and "/" not in self.sweep_name
+            and not self.sweep_name.startswith("."),
+            "sweep_name",
+            self.sweep_name,
+            f"a folder name, none of {', '.join(RESERVED_SWEEPS)}",
+            "sweep_name=mine",
+        )
+        require(self.seed >= 0, "seed", self.seed, "0 or more", "seed=1")
+        self._check_world()
+        self._check_roles()
+        self._apply_debug()
+
+    def _check_world(self) -> None:
+        is_micro_data = isinstance(self.data, MicroworldDataConfig)
+        is_micro_model = isinstance(self.model, MicroModelConfig)
+        if is_micro_model and not is_micro_data:
+            raise ConfigError(
+                "model",
+                self.model.name,
+                f"the micro student knows the micro-world's words only, not those of {self.data.name}",
+                f"data={self.data.name} model=tiny_qwen3",
+            )
+        if self.teacher.backend == "scripted" and not is_micro_data and self.uses_teacher:
+            raise ConfigError(
+                "teacher",
+                "scripted",
+                f"the scripted teacher can only solve the micro-world, not {self.data.name}",
+                f"data={self.data.name} teacher=openai_compatible "
+                "teacher.api_base=http://127.0.0.1:8000/v1",
+            )
+        if is_micro_data and self.data.path is not None:
+            raise ConfigError(
+                "data.path",
+                self.data.path,
+                "the micro-world's problems are made, not read",
+                "data=gsm8k data.path=FOLDER",
+            )
+
+    def _check_roles(self) -> None:
+        if self.student.path is not None and "train" in self.stages and self.method.is_trained:
+            raise ConfigError(
+                "student.path",
+                self.student.path,
+                "an existing student is evaluated, not trained again",
+                f"student.path={self.student.path} 'stages=[evaluate]'",
+            )
+        if self.data.split == "test" and "train" in self.stages and self.method.is_trained:
+            raise ConfigError(
+                "data.split",
+                "test",
+                "nothing is ever trained on a test split",
+                "data.split=test 'stages=[distill]'",
+            )
+    def _apply_debug(self) -> None:
+        """Cap what costs time; the caps are content, so debug artifacts stand apart."""
+        debug, trainer, evaluation = self.debug, self.trainer, self.evaluation
+        self.data.limit = _least(self.data.limit, debug.max_problems)
+        evaluation.limit = _least(evaluation.limit, debug.max_test_problems)
+        if debug.max_steps is not None:
+            planned = None if trainer.max_steps == -1 else trainer.max_steps
+            trainer.max_steps = min(debug.max_steps, planned or debug.max_steps)
+        for key in ("max_new_tokens", "max_plan_tokens"):
+            setattr(
+                evaluation, key, min(getattr(evaluation, key), debug.max_new_tokens or 10**9)
+            )
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether this job may ask the teacher anything."""
+        return "distill" in self.stages and self.corpus.path is None and self.method.needs_corpus
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmarks of this job; the first one gives the objective."""
+        return list(self.evaluation.benchmarks or self.data.benchmarks)
+
+
+def _least(*values: int | None) -> int | None:
+    present = [value for value in values if value is not None]
+    return min(present) if present else None

@@ -1,0 +1,143 @@
+"""Group ``teacher``: the large model that writes, verifies and executes plans; and how to distil."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.microworld import ScriptedTeacherConfig
+
+BACKENDS = ("scripted", "litellm", "http", "replay")
+EXECUTIONS = ("all", "retained")
+SCORE_PARSERS = ("strict", "released_code")
+
+
+@dataclass
+class TeacherConfig:
+    """Who answers, at what price, and how fast it may be asked.
+
+    The identity of a teacher is ``backend kind``, ``model`` and ``label``: neither its URL nor its
+    key, so a new port buys nothing again (see :meth:`identity`).
+    """
+
+    backend: str = "scripted"
+    model: str = "scripted"
+    label: str = ""  # tells apart servers that serve different weights under one model name
+    provider: str = ""  # openai, gemini, anthropic, openai_compatible; empty for scripted
+    api_base: str | None = None
+    api_key_env: str | None = None  # NAME of the environment variable; the key itself never enters
+    requires_key: bool = False
+    price: Any = "free"  # free, auto, or {input: USD, output: USD} per million tokens
+    confirm_paid: bool = False
+    budget_usd: float | None = None
+    # Pace (runtime: none of it changes an answer)
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout_s: float = 120.0
+    max_attempts: int = 6
+    max_wait_s: float = 600.0
+    seeded: bool = True  # send a seed per sample (providers that reject it: false)
+    # Noise of the scripted teacher (part of its identity)
+    scripted: ScriptedTeacherConfig = field(default_factory=ScriptedTeacherConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("teacher.backend", self.backend, BACKENDS)
+        require_positive("teacher.concurrency", self.concurrency, "teacher.concurrency=16")
+        require_positive("teacher.timeout_s", self.timeout_s, "teacher.timeout_s=120")
+        require_positive("teacher.max_attempts", self.max_attempts, "teacher.max_attempts=6")
+        require_positive("teacher.max_wait_s", self.max_wait_s, "teacher.max_wait_s=600", zero=True)
+        require_positive("teacher.budget_usd", self.budget_usd, "teacher.budget_usd=5", zero=True)
+        require_positive(
+            "teacher.requests_per_minute", self.requests_per_minute, "teacher.requests_per_minute=60"
+        )
+        require_positive(
+            "teacher.tokens_per_minute", self.tokens_per_minute, "teacher.tokens_per_minute=100000"
+        )
+        is_pair = isinstance(self.price, dict) and set(self.price) == {"input", "output"}
+        if is_pair:
+            for side in ("input", "output"):
+                value = self.price[side]
+                require(
+                    isinstance(value, int | float) and value >= 0,
+                    f"teacher.price.{side}",
+                    value,
+                    "USD per million tokens, 0 or more",
+                    "'teacher.price={input: 0.1, output: 0.4}'",
+                )
+        require(
+            is_pair or self.price in ("free", "auto"),
+            "teacher.price",
+            self.price,
+            "free, auto, or both input and output in USD per million tokens",
+            "'teacher.price={input: 0.1, output: 0.4}'",
+        )
+        if self.backend == "http":
+            require(
+                self.api_base is not None,
+                "teacher.api_base",
+                self.api_base,
+                "the http backend needs the server's address",
+                "teacher.api_base=http://127.0.0.1:8000/v1",
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What determines its answers, for fingerprints and store keys."""
+        kind = {"litellm": "api", "http": "api", "replay": "api"}.get(self.backend, self.backend)
+        identity: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
+        if self.backend == "scripted":
+            identity["scripted"] = dict(vars(self.scripted))
+        return identity
+
+
+@dataclass
+class DistillationConfig:
+    """How plans are sampled, verified and executed (METHOD.md section 2)."""
+
+    num_candidates: int = 5  # N plans per problem; paper: 5
+    plan_temperature: float = 0.7  # paper: 0.7
+    temperature: float = 0.0  # constraints, verifier, executor; paper: 0
+    execution: str = "all"  # all (paper), or retained: only plans at or above execute_threshold
+    execute_threshold: int = 80  # with execution=retained
+    max_tokens_constraints: int = 1024
+    max_tokens_plan: int = 2048
+    max_tokens_verify: int = 2048
+    max_tokens_execute: int = 4096
+    score_parser: str = "strict"  # released_code: the paper's parser with its defects, to compare
+    window: int = field(default=0, metadata={"runtime": True})  # problems in flight; 0: 2 x concurrency
+    max_failed_rate: float = field(default=0.5, metadata={"runtime": True})  # circuit breaker
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_positive(
+            "distillation.num_candidates", self.num_candidates, "distillation.num_candidates=5"
+        )
+        for name in ("plan_temperature", "temperature"):
+            require_positive(
+                f"distillation.{name}", getattr(self, name), f"distillation.{name}=0.7", zero=True
+            )
+        require(
+            self.plan_temperature > 0 or self.num_candidates == 1,
+            "distillation.plan_temperature",
+            self.plan_temperature,
+            "above 0 when several candidates are sampled: at 0 they would all be equal",
+            "distillation.plan_temperature=0.7",
+        )
+        for role in ("constraints", "plan", "verify", "execute"):
+            name = f"max_tokens_{role}"
+            require_positive(f"distillation.{name}", getattr(self, name), f"distillation.{name}=2048")
+        require_choice("distillation.execution", self.execution, EXECUTIONS)
+        require(
+            -100 <= self.execute_threshold <= 100,
+            "distillation.execute_threshold",
+            self.execute_threshold,
+            "a plan score between -100 and 100",
+            "distillation.execute_threshold=80",
+        )
+        require_choice("distillation.score_parser", self.score_parser, SCORE_PARSERS)
+        require_positive("distillation.window", self.window, "distillation.window=32", zero=True)
+        require_rate(
+            "distillation.max_failed_rate", self.max_failed_rate, "distillation.max_failed_rate=0.5"
+        )

@@ -1,0 +1,153 @@
+"""Groups ``method``, ``prompt`` and ``trainer``: what a student learns from and how it is optimised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+
+METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2")
+TRAINED = ("sft", "sft_teacher_cot", "m1", "m2")
+NEEDS_CORPUS = ("sft_teacher_cot", "m1", "m2")
+SCHEDULERS = ("cosine", "linear", "constant")
+PRECISIONS = ("fp32", "bf16")
+ACCELERATORS = ("auto", "cpu", "cuda")
+PROMPTS = ("matched", "paper")
+
+_RUNTIME = {"runtime": True}
+
+
+@dataclass
+class MethodConfig:
+    """What the student learns (METHOD.md section 3)."""
+
+    name: str = "m1"
+    problems: str = "all"  # sft only: all training problems, or those that the filter keeps
+    plan_weight: float = 1.0  # loss weight of plan tokens
+    solution_weight: float = 1.0  # loss weight of solution tokens
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("method.name", self.name, METHODS)
+        require_choice("method.problems", self.problems, ("all", "kept"))
+        for key in ("plan_weight", "solution_weight"):
+            require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1.0", zero=True)
+        learned = {"m1": self.plan_weight + self.solution_weight, "m2": self.plan_weight}.get(
+            self.name, self.solution_weight
+        )
+        require(
+            learned > 0,
+            "method.plan_weight" if self.name in ("m1", "m2") else "method.solution_weight",
+            0,
+            f"{self.name} would learn nothing with these weights",
+            "method.plan_weight=1.0",
+        )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a student is trained at all."""
+        return self.name in TRAINED
+
+    @property
+    def needs_corpus(self) -> bool:
+        """Whether the teacher's trajectories go in."""
+        return self.name in NEEDS_CORPUS or (self.name == "sft" and self.problems == "kept")
+
+
+@dataclass
+class PromptConfig:
+    """Which suffixes student prompts carry (METHOD.md section 8.3)."""
+
+    name: str = "matched"
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("prompt.name", self.name, PROMPTS)
+
+
+@dataclass
+class TrainerConfig:
+    """Optimisation (content of the student) and hardware (marked runtime: not in its fingerprint)."""
+
+    learning_rate: float = 5e-6  # paper: 5e-6
+    scheduler: str = "cosine"  # paper: cosine
+    warmup_ratio: float = 0.1  # share of the steps; paper: 0.1
+    min_lr_ratio: float = 0.0  # floor of the schedule as a share of learning_rate
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    max_grad_norm: float = 1.0  # 0: no clipping
+    batch_size: int = 8  # rows per optimizer step, all devices together; paper: 8 (2 x 4)
+    epochs: int = 1  # paper: 1
+    max_steps: int = -1  # optimizer steps; -1: as many as the epochs give
+    val_fraction: float = 0.05  # paper: 5 % held out
+    max_length: int = 3500  # tokens of prompt + completion; paper: 3500
+    precision: str = "bf16"  # paper: bf16; fp32 on CPU
+    neftune_alpha: float = 0.0
+    select_best: bool = False  # export the checkpoint with the lowest validation loss
+    early_stopping_patience: int = 0  # validations without improvement; 0: off
+    overlong: str = "drop"  # rows longer than max_length: drop (counted) or error
+    accelerator: str = field(default="auto", metadata=_RUNTIME)
+    devices: int = field(default=1, metadata=_RUNTIME)
+    strategy: str = field(default="auto", metadata=_RUNTIME)
+    threads: int = field(default=1, metadata=_RUNTIME)  # CPU threads of a job; 0: leave it to torch
+    micro_batch_tokens: int = field(default=16384, metadata=_RUNTIME)  # padded tokens a forward
+    gradient_checkpointing: bool = field(default=False, metadata=_RUNTIME)
+    checkpoint_every_n_steps: int = field(default=200, metadata=_RUNTIME)
+    val_every_n_steps: int = field(default=0, metadata=_RUNTIME)  # 0: at the end of each epoch
+    log_every_n_steps: int = field(default=10, metadata=_RUNTIME)
+    progress: bool = field(default=True, metadata=_RUNTIME)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_positive("trainer.learning_rate", self.learning_rate, "trainer.learning_rate=5e-6")
+        require_choice("trainer.scheduler", self.scheduler, SCHEDULERS)
+        require_rate("trainer.warmup_ratio", self.warmup_ratio, "trainer.warmup_ratio=0.1")
+        require_rate("trainer.min_lr_ratio", self.min_lr_ratio, "trainer.min_lr_ratio=0.1")
+        for key in ("weight_decay", "max_grad_norm", "neftune_alpha"):
+            require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=1.0", zero=True)
+        for key in ("beta1", "beta2"):
+            require(
+                0.0 <= getattr(self, key) < 1.0,
+                f"trainer.{key}",
+                getattr(self, key),
+                "at least 0 and below 1",
+                f"trainer.{key}=0.9",
+            )
+        for key in ("batch_size", "epochs", "max_length", "devices", "micro_batch_tokens"):
+            require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=8")
+        for key in ("checkpoint_every_n_steps", "val_every_n_steps", "early_stopping_patience"):
+            require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=200", zero=True)
+        require_positive("trainer.threads", self.threads, "trainer.threads=1", zero=True)
+        require_positive(
+            "trainer.log_every_n_steps", self.log_every_n_steps, "trainer.log_every_n_steps=10"
+        )
+        require(
+            self.max_steps == -1 or self.max_steps > 0,
+            "trainer.max_steps",
+            self.max_steps,
+            "a number of optimizer steps, or -1 for whole epochs",
+            "trainer.max_steps=300",
+        )
+        require(
+            0.0 <= self.val_fraction < 1.0,
+            "trainer.val_fraction",
+            self.val_fraction,
+            "at least 0 and below 1",
+            "trainer.val_fraction=0.05",
+        )
+        require_choice("trainer.precision", self.precision, PRECISIONS)
+        require_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
+        require_choice("trainer.overlong", self.overlong, ("drop", "error"))
+        require(
+            self.val_fraction > 0 or not (self.select_best or self.early_stopping_patience),
+            "trainer.val_fraction",
+            self.val_fraction,
+            "above 0 when the best checkpoint or early stopping is asked for",
+            "trainer.val_fraction=0.05",
+        )
+
+    def kwargs(self) -> dict[str, Any]:
+        """Plain values, for logging."""
+        return dict(vars(self))

@@ -1,0 +1,230 @@
+"""What travels between the stages: problems, plans, trajectories, segments, completions, predictions.
+
+Everything here is a frozen value without behaviour of its own, and every record that is written to
+disk goes through :func:`to_json` and :func:`from_json`, so a file written by one stage is read back
+as equal values by the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Message = Mapping[str, str]
+"""One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+
+
+class Verdict(StrEnum):
+    """What the grader says about one final answer; only ``CORRECT`` earns a reward."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    TIMEOUT = "timeout"
+    BAD_GOLD = "bad_gold"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem of a data set with its gold answer.
+
+    ``true_plan`` is what only the micro-world knows; it is never a training target of a real set.
+    """
+
+    id: str
+    problem: str
+    answer: str
+    solution: str = ""  # the human rationale
+    source: str = ""  # the data set, for example gsm8k
+    style: str = "math"  # grading style: gsm8k, math, olympiadbench, aime, strategyqa, microworld
+    difficulty: str = ""  # level, depth or year: the key of metrics by difficulty
+    accepted_answers: tuple[str, ...] = ()  # alternatives to `answer` that are also right
+    is_multiple_answer: bool = False  # `answer` lists several values, all of them required
+    unit: str = ""  # a unit that may stand behind the answer
+    tolerance: float | None = None  # absolute tolerance of a numeric answer
+    true_plan: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to a large model; everything in it but ``role`` and ``problem_id`` is content."""
+
+    role: str  # stage that asks: constraints, plan, verify, execute, judge
+    messages: tuple[Message, ...]
+    temperature: float
+    max_tokens: int
+    top_p: float = 1.0
+    sample_index: int = 0  # the k-th sample of the same prompt is another request
+    seed: int | None = None  # sent to providers that take one
+    problem_id: str = ""  # for the records and the logs only
+    attempt_salt: int = 0  # > 0: asked again because the earlier answer was unusable
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a :class:`Request`, new or from the store."""
+
+    text: str
+    status: str = "ok"  # ok, truncated, empty, refused, filtered, rejected
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None  # None: the price is unknown
+    served_model: str = ""
+    is_cached: bool = False
+    key: str = ""  # content address in the store
+
+
+Ask = Callable[[Request], Awaitable[Reply]]
+"""The one way to a large model; experiment.py hands it to whoever needs answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One candidate plan of one problem, with everything the teacher said about it.
+
+    ``plan_score`` is an integer in [-100, 100], None where the verifier could not be read;
+    ``verdict`` is None where the plan was not executed.
+    """
+
+    problem_id: str
+    candidate: int  # 0 .. N-1
+    problem: str
+    answer: str  # gold
+    solution: str  # human rationale
+    plan: str
+    constraints: str = ""
+    plan_status: str = "ok"  # ok, empty, truncated, refused, filtered, rejected
+    plan_score: int | None = None
+    score_status: str = "missing"  # parsed, unparsed, out_of_range, missing
+    score_text: str = ""  # the verifier's whole reply
+    execution: str = ""
+    execution_status: str = "missing"  # missing: not executed
+    execution_answer: str = ""  # final answer that the grader extracted
+    verdict: Verdict | None = None  # of execution_answer against the gold answer
+    duplicate_of: int | None = None  # an earlier candidate with the same plan: its calls are shared
+    source: str = ""
+    difficulty: str = ""
+    style: str = "math"
+    true_plan: str = ""
+    call_keys: tuple[str, ...] = ()  # store keys: constraints, plan, verify, execute
+    cost_usd: float = 0.0
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether the Answer Verifier keeps this trajectory."""
+        return self.verdict is Verdict.CORRECT
+
+
+class SegmentKind(StrEnum):
+    """What a piece of a training text is for."""
+
+    PROMPT = "prompt"  # never supervised
+    PLAN = "plan"
+    SOLUTION = "solution"
+    END = "end"  # end-of-turn tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a training text; ``weight`` 0 means that its tokens carry no loss."""
+
+    kind: SegmentKind
+    text: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a student generated for one prompt and sample."""
+
+    text: str
+    token_ids: tuple[int, ...]  # without the prompt, with the end-of-text token where one came
+    finish_reason: str  # stop (end-of-text), stop_string, length
+    prompt_tokens: int
+    log_probs: tuple[float, ...] = ()  # of the sampled tokens, where asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One graded answer to one test problem; the rows that comparisons pair."""
+
+    problem_id: str
+    benchmark: str
+    sample: int
+    text: str  # what the grader saw: completion, or the executor's text for two calls
+    answer: str  # extracted final answer, empty where none was found
+    rule: str  # extraction rule that found it
+    verdict: Verdict
+    is_correct: bool
+    is_correct_strict: bool  # boxed answers only
+    gold: str
+    difficulty: str = ""
+    plan: str = ""
+    prompt: str = ""
+    finish_reason: str = "stop"
+    completion_tokens: int = 0  # of all calls of the student (and of its executor)
+
+
+def to_json(record: Any) -> Any:
+    """Turn a record into plain JSON values; tuples become lists, enums their values."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, StrEnum):
+        return str(record)
+    if isinstance(record, Mapping):
+        return {str(key): to_json(value) for key, value in record.items()}
+    if isinstance(record, list | tuple):
+        return [to_json(value) for value in record]
+    return record
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build a record of ``kind`` from :func:`to_json`'s output.
+
+    Args:
+        kind: one of the dataclasses of this module.
+        values: its fields; absent ones take their defaults, so older files stay readable.
+
+    Raises:
+        ValueError: a field without default is missing, or a key is unknown.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+        return _restore(inner, value)
+    if origin is tuple:
+        return tuple(value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return hint(value)
+    return value

@@ -1,0 +1,32 @@
+"""Shared fixtures: the folder of real data, quiet threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# One thread a process: on small models two threads beside another busy process are far slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_VARIABLE = "PLAN_TUNING_SHARED"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and tools; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get(SHARED_VARIABLE, ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"{folder} is absent; set {SHARED_VARIABLE} to the folder with data/ and tools/")
+    return folder
