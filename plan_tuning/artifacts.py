@@ -64,8 +64,8 @@ def canonical(value: Any) -> Any:
             if f.metadata.get("runtime", False):
                 continue
             item = getattr(value, f.name)
-            default = f.metadata.get("hash_default", f.default)
-            if default is dataclasses.MISSING and f.default_factory is not dataclasses.MISSING:
+            default: Any = f.metadata.get("hash_default", f.default)
+            if f.default_factory is not dataclasses.MISSING and default is dataclasses.MISSING:
                 default = f.default_factory()
             if default is not dataclasses.MISSING and canonical(item) == canonical(default):
                 continue
@@ -131,7 +131,7 @@ def _umask() -> int:
 
 
 def folder_of(root: Path, kind: str, key: str) -> Path:
-    """Name the folder in which the artifact of ``kind`` with fingerprint ``key`` lies or will lie."""
+    """Name the folder of the artifact of ``kind`` with fingerprint ``key``, built or not."""
     if kind not in KINDS:
         raise ArtifactError(f"artifact kind {kind!r} is none of {', '.join(KINDS)}")
     return root / kind / key

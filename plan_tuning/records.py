@@ -1,4 +1,4 @@
-"""What travels between the stages: problems, plans, trajectories, segments, completions, predictions.
+"""What travels between the stages: problems, trajectories, segments, completions, predictions.
 
 Everything here is a frozen value without behaviour of its own, and every record that is written to
 disk goes through :func:`to_json` and :func:`from_json`, so a file written by one stage is read back
@@ -8,6 +8,7 @@ as equal values by the next one.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Awaitable, Callable, Mapping
@@ -57,7 +58,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to a large model; everything in it but ``role`` and ``problem_id`` is content."""
+    """One question to a large model; all of it but ``role`` and ``problem_id`` is content."""
 
     role: str  # stage that asks: constraints, plan, verify, execute, judge
     messages: tuple[Message, ...]
@@ -212,8 +213,13 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     ]
     if missing:
         raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _restore(hint: Any, value: Any) -> Any:

@@ -1,0 +1,208 @@
+"""Runs -> what was swept: the choices that tell the rows of the table apart.
+
+A choice that cannot change a run's result is shown as ``-`` there, so a baseline that was run once
+under three filters is one row and not three.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from plan_tuning.comparison.results import Run
+
+IRRELEVANT = "-"
+UNTRAINED = frozenset({"zero_shot", "zero_shot_cot"})
+_TEACHER_FREE = frozenset({*UNTRAINED, "sft"})
+_NEVER_SWEPT = frozenset(
+    {"seed", "experiment", "logger", "debug", "paths", "sweep_name", "stages", "tags", "dry_run"}
+)
+_OF_TEACHER = frozenset({"filter", "teacher", "distillation", "corpus"})
+_OF_TRAINING = frozenset({*_OF_TEACHER, "adapter", "trainer", "start"})
+_OF_GRPO = frozenset({"reward", "start", "grpo", "rollouts"})
+_OF_PLANS = frozenset({"executor", "evaluation.max_plan_tokens", "method.plan_weight"})
+_TEACHER_IDENTITY = frozenset(
+    {"teacher", "teacher.backend", "teacher.model", "teacher.label", "teacher.seeded"}
+)
+_COLUMNS = frozenset({"evaluation.benchmarks", "data.benchmarks"})
+_TRAINING_DATA = frozenset(
+    f"data.{name}" for name in ("name", "path", "revision", "split", "limit", "fraction", "seed")
+)
+
+
+def method_of(run: Run) -> str:
+    """Name the run's method, empty where none is recorded."""
+    return run.choices.get("method") or str(run.settings.get("method.name", ""))
+
+
+def values_of(run: Run) -> dict[str, str]:
+    """Flatten a run's choices and settings into texts; a choice stands for its group's name."""
+    values = {
+        key: _text(value)
+        for key, value in run.settings.items()
+        if not (key.endswith(".name") and key.removesuffix(".name") in run.choices)
+    }
+    return values | dict(run.choices)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_text(item) for item in value) + "]"
+    return str(value)
+
+
+def is_seedless(run: Run) -> bool:
+    """Whether the seed cannot change the run: untrained and decoded greedily."""
+    return method_of(run) in UNTRAINED and not run.settings.get("evaluation.temperature", 0)
+
+
+def can_matter(run: Run, key: str) -> bool:
+    """Whether the choice or setting ``key`` can change the run's predictions."""
+    group = key.partition(".")[0]
+    method = method_of(run)
+    if group in _NEVER_SWEPT or key in _COLUMNS or key in _runtime_keys():
+        return False
+    if group == "teacher" and not _is_of_identity(key):
+        return False
+    if method in UNTRAINED and (group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA):
+        return False
+    if method in _TEACHER_FREE and group in _OF_TEACHER:
+        return run.settings.get("method.problems") == "kept"
+    if method != "grpo" and group in _OF_GRPO:
+        return False
+    if method not in ("m1", "m2", "grpo") and key in _OF_PLANS:
+        return False
+    if method != "m2" and group == "executor":
+        return False
+    if key == "filter.plan_score_threshold":
+        return bool(run.settings.get("filter.plan", True))
+    if key.startswith("adapter.") and run.choices.get("adapter") == "full":
+        return False
+    return not _repeats_seed(run, key)
+
+
+def _is_of_identity(key: str) -> bool:
+    """Whether a teacher's key is part of its identity; its address, price and pace are not."""
+    return key in _TEACHER_IDENTITY or key.startswith("teacher.scripted.")
+
+
+def _repeats_seed(run: Run, key: str) -> bool:
+    return key.endswith(".seed") and run.settings.get(key) == run.seed
+
+
+@cache
+def _runtime_keys() -> frozenset[str]:
+    """Keys of the configuration that are marked as not changing any result."""
+    from plan_tuning.config.run import Config
+
+    return frozenset(_marked(Config, ""))
+
+
+def _marked(config: type, prefix: str) -> list[str]:
+    hints = typing.get_type_hints(config)
+    variants: list[type] = config.__subclasses__()
+    keys = [key for variant in variants for key in _marked(variant, prefix)]
+    for f in fields(config):
+        kind = hints[f.name]
+        if f.metadata.get("runtime", False):
+            keys.append(prefix + f.name)
+        elif isinstance(kind, type) and is_dataclass(kind):
+            keys += _marked(kind, f"{prefix}{f.name}.")
+    return keys
+
+
+def swept_choices(runs: Sequence[Run]) -> list[str]:
+    """List the keys that tell the runs apart, in the order: overridden, groups, other settings.
+
+    A key that was overridden is listed whenever it varies. Any other key is listed only where the
+    ones before it do not determine it already: ``filter.answer`` says nothing beside ``filter``.
+    """
+    values = [values_of(run) for run in runs]
+    overridden = {
+        text.lstrip("+~").partition("=")[0].partition("@")[0]
+        for run in runs
+        for text in run.overrides
+    }
+    groups = {key for run in runs for key in run.choices}
+    keys = {key for flat in values for key in flat}
+    ordered = sorted(keys, key=lambda key: (key not in overridden, key not in groups, _rank(key)))
+    chosen: list[str] = []
+    for key in ordered:
+        shown = [
+            (run, flat[key])
+            for run, flat in zip(runs, values, strict=True)
+            if key in flat and can_matter(run, key)
+        ]
+        if len({value for _, value in shown}) < 2:
+            continue
+        if key in overridden or not _is_determined(shown, chosen):
+            chosen.append(key)
+    return sorted(chosen, key=_rank)
+
+
+_ORDER = ("data", "model", "adapter", "start", "method", "reward", "teacher", "filter", "executor")
+
+
+def _rank(key: str) -> tuple[int, str]:
+    group = key.partition(".")[0]
+    return (_ORDER.index(group) if group in _ORDER else len(_ORDER), key)
+
+
+def _is_determined(shown: Sequence[tuple[Run, str]], chosen: Sequence[str]) -> bool:
+    seen: dict[tuple[str, ...], str] = {}
+    return all(seen.setdefault(row_values(run, chosen), value) == value for run, value in shown)
+
+
+def row_values(run: Run, swept: Sequence[str]) -> tuple[str, ...]:
+    """Describe a run by its swept choices, with ``-`` where a choice cannot matter."""
+    flat = values_of(run)
+    return tuple(flat.get(key, IRRELEVANT) if can_matter(run, key) else IRRELEVANT for key in swept)
+
+
+def group_runs(runs: Sequence[Run], swept: Sequence[str]) -> dict[tuple[str, ...], list[Run]]:
+    """Group runs that differ in nothing but the seed; the same result counts once.
+
+    Should a choice that was taken to be irrelevant have changed the predictions after all, the
+    runs keep it in their row: two results of one seed are never averaged silently.
+    """
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(row_values(run, swept), []).append(run)
+    rows: dict[tuple[str, ...], list[Run]] = {}
+    for values, members in groups.items():
+        if not conflicts(members):
+            rows.setdefault(values, []).extend(members)
+            continue
+        for run in members:
+            flat = values_of(run)
+            exact = tuple(flat.get(key, IRRELEVANT) for key in swept)
+            rows.setdefault(exact, []).append(run)
+    return {values: sorted(members, key=_newest_first) for values, members in rows.items()}
+
+
+def _newest_first(run: Run) -> tuple[int, list[int]]:
+    return (run.seed, [-ord(c) for c in str(run.facts.get("created") or "")])
+
+
+def conflicts(runs: Sequence[Run]) -> int:
+    """Count the results that disagree with another one of the same benchmark and seed."""
+    found: dict[tuple[str, int], set[str]] = {}
+    for run in runs:
+        for benchmark in run.metrics:
+            identity = run.prediction_key(benchmark) or str(run.folder)
+            found.setdefault((benchmark, seed_of(run)), set()).add(identity)
+    return sum(len(identities) - 1 for identities in found.values())
+
+
+def seed_of(run: Run) -> int:
+    """The seed that tells repetitions apart; all repetitions of a seedless run are one."""
+    return -1 if is_seedless(run) else run.seed

@@ -1,0 +1,142 @@
+"""The table and the paper's claims -> agrees, disagrees or undecided, with the paper's number.
+
+A number is printed only beside a real benchmark that it was published for. On other benchmarks,
+the micro-world's among them, only the direction of the claim is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
+
+from plan_tuning.comparison.choices import IRRELEVANT
+from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
+from plan_tuning.comparison.tables import Row, Table, distance
+
+NOT_PUBLIC = "not public"
+VERDICTS = ("agrees", "disagrees", "undecided")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim of the paper beside what two rows of the table say about it."""
+
+    claim: str
+    certainty: str
+    row: str
+    against: str
+    benchmark: str
+    difference: Difference
+    direction: str  # what the paper claims: higher or lower
+    published: str  # the paper's number, or NOT_PUBLIC
+
+    @property
+    def verdict(self) -> str:
+        """``agrees``, ``disagrees`` or ``undecided``."""
+        if self.difference.direction == "undecided":
+            return "undecided"
+        return "agrees" if self.difference.direction == self.direction else "disagrees"
+
+
+def read_claims() -> list[Mapping[str, Any]]:
+    """Read the package's published.yaml."""
+    import yaml
+
+    text = files("plan_tuning.comparison").joinpath("published.yaml").read_text(encoding="utf-8")
+    claims: list[Mapping[str, Any]] = yaml.safe_load(text)["claims"]
+    return claims
+
+
+def findings(table: Table, reader: OutcomeReader) -> list[Finding]:
+    """Compare every pair of rows that a claim is about, on every benchmark that both have.
+
+    The tests are corrected for the number of these comparisons.
+    """
+    found = [
+        finding
+        for claim in read_claims()
+        for row, against in _pairs(table, claim)
+        for finding in _compare(table, claim, row, against, reader)
+    ]
+    tested = corrected({index: item.difference for index, item in enumerate(found)})
+    return [replace(item, difference=tested[index]) for index, item in enumerate(found)]
+
+
+def _pairs(table: Table, claim: Mapping[str, Any]) -> list[tuple[Row, Row]]:
+    """Rows of the claim's two sides that agree in every other swept choice."""
+    conditions = {*claim["row"], *claim["against"]}
+    others = [i for i, key in enumerate(table.swept) if key not in conditions]
+    return [
+        (row, against)
+        for row in table.rows
+        if _matches(table, row, claim["row"])
+        for against in table.rows
+        if against is not row
+        and _matches(table, against, claim["against"])
+        and not distance([row.values[i] for i in others], [against.values[i] for i in others])
+    ]
+
+
+def choice(table: Table, row: Row, key: str) -> str:
+    """A row's choice for ``key``, whether or not it was swept."""
+    if key in table.swept:
+        return row.values[table.swept.index(key)]
+    found = {run.choices.get(key, IRRELEVANT) for run in row.runs}
+    return found.pop() if len(found) == 1 else IRRELEVANT
+
+
+def _matches(table: Table, row: Row, conditions: Mapping[str, Sequence[str]]) -> bool:
+    return bool(row.cells) and all(
+        choice(table, row, key) in allowed for key, allowed in conditions.items()
+    )
+
+
+def _compare(
+    table: Table, claim: Mapping[str, Any], row: Row, against: Row, reader: OutcomeReader
+) -> list[Finding]:
+    found = []
+    for name in table.benchmarks:
+        if name not in row.cells or name not in against.cells:
+            continue
+        if name not in claim.get("benchmarks", table.benchmarks):
+            continue
+        item = difference(against.runs_for(name), row.runs_for(name), name, reader)
+        if item is None:
+            continue
+        found.append(
+            Finding(
+                claim=claim["claim"],
+                certainty=claim["certainty"],
+                row=table.label(row),
+                against=table.label(against),
+                benchmark=name,
+                difference=item,
+                direction=claim["direction"],
+                published=_published(table, claim, row, name),
+            )
+        )
+    return found
+
+
+def _published(table: Table, claim: Mapping[str, Any], row: Row, benchmark: str) -> str:
+    """Print the claim's numbers for this benchmark, the most specific ones where there are any."""
+    fitting = [
+        number
+        for number in claim.get("numbers", ())
+        if benchmark in number["benchmark"]
+        and all(
+            choice(table, row, key) == number[key] for key in ("model", "method") if key in number
+        )
+    ]
+    specific = [number for number in fitting if "model" in number]
+    return "; ".join(_number(number) for number in specific or fitting) or NOT_PUBLIC
+
+
+def _number(number: Mapping[str, Any]) -> str:
+    where = f"({number['note']}; {number['certainty']})"
+    if "gain" in number:
+        about = "about " if number.get("approximate") else ""
+        return f"{about}{number['gain']:+g} % {where}"
+    return f"{number['against']:g} -> {number['row']:g} {where}"

@@ -1,0 +1,176 @@
+"""A finished comparison -> report.html: one file that works offline, tables without scripts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from plan_tuning.comparison.browser import browser_payload
+from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
+from plan_tuning.comparison.drawing import Figure
+from plan_tuning.comparison.figures import draw_figures
+from plan_tuning.comparison.formats import (
+    CLAIMS_LEGEND,
+    LEGEND,
+    accuracy_table,
+    difference_text,
+    finding_table,
+)
+from plan_tuning.comparison.results import corpus_file, read_predictions, read_trajectories
+from plan_tuning.comparison.tables import Table
+
+if TYPE_CHECKING:
+    from plan_tuning.comparison.report import Comparison
+
+_MAX_CORPORA = 6
+
+
+def report_page(
+    comparison: Comparison, *, title: str, summary: str, warnings: Sequence[str]
+) -> str:
+    """Render the page.
+
+    Args:
+        comparison: what to show.
+        title: of the page.
+        summary: one line about the jobs.
+        warnings: what a reader must know before believing the table.
+    """
+    table = comparison.table
+    payload = browser_payload(table, comparison.results.runs)
+    parts = {
+        "title": escape(title),
+        "summary": escape(summary),
+        "warnings": "".join(f'<p class="warning">{escape(line)}</p>' for line in warnings),
+        "table": _accuracies(table),
+        "claims": _claims(comparison),
+        "figures": "".join(_figure(figure) for figure in _figures(comparison)),
+        "corpus": _funnels(comparison),
+        "missing": _missing(comparison.holes),
+        "left_out": escape(payload.left_out),
+        "data": payload.packed(),
+        "style": _asset("page.css"),
+        "script": _asset("page.js"),
+    }
+    return Template(_asset("page.html")).substitute(parts)
+
+
+def _asset(name: str) -> str:
+    return files("plan_tuning.comparison").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Render cells that are HTML already."""
+    titles = "".join(f"<th>{escape(text)}</th>" for text in head)
+    lines = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{titles}</tr>{lines}</table></div>'
+
+
+def _accuracies(table: Table) -> str:
+    if not table.rows:
+        return "<p>No job has left a result yet.</p>"
+    head, rows = accuracy_table(table)
+    first = len(table.swept) + 1
+    lines = []
+    for row, texts in zip(table.rows, rows, strict=True):
+        line = [escape(text) for text in texts]
+        for offset, name in enumerate(table.benchmarks):
+            cell = row.cells.get(name)
+            if cell is None:
+                continue
+            item = cell.difference
+            delta, direction = "", ""
+            if item is not None:
+                delta, direction = f"Δ {difference_text(item)}", item.direction
+            elif row.baseline is None:
+                delta = "baseline"
+            line[first + offset] += f'<span class="delta {direction}">{escape(delta)}</span>'
+        lines.append(line)
+    return _html_table(head, lines) + f'<p class="dim">{escape(LEGEND)}</p>'
+
+
+def _claims(comparison: Comparison) -> str:
+    if not comparison.findings:
+        return "<p>No two rows of this table are what a claim of the paper compares.</p>"
+    head, rows = finding_table(comparison.findings)
+    cells = [[escape(text) for text in row] for row in rows]
+    return _html_table(head, cells) + f'<p class="dim">{escape(CLAIMS_LEGEND)}</p>'
+
+
+def _figures(comparison: Comparison) -> list[Figure]:
+    table = comparison.table
+    rates: dict[str, Mapping[str, float]] = {}
+    for row in table.rows:
+        answers = [p for name in row.cells for r in row.runs_for(name)
+                   for p in read_predictions(r, name)]  # fmt: skip
+        rates[table.label(row)] = leak_rates(answers)
+    paths = dict.fromkeys(
+        path for run in comparison.results.completed if (path := corpus_file(run)) is not None
+    )
+    curves = {
+        path.parent.name: threshold_curve(rows)
+        for path in list(paths)[:_MAX_CORPORA]
+        if (rows := read_trajectories(path))
+    }
+    return draw_figures(table, corpora=curves, rates=rates)
+
+
+def _figure(figure: Figure) -> str:
+    source = base64.b64encode(figure.svg.encode()).decode("ascii")
+    return (
+        f'<figure id="figure-{escape(figure.name)}">'
+        f'<img alt="{escape(figure.title)}" src="data:image/svg+xml;base64,{source}">'
+        f"<figcaption><b>{escape(figure.title)}.</b> {escape(figure.caption)}</figcaption></figure>"
+    )
+
+
+def _funnels(comparison: Comparison) -> str:
+    """One funnel per row that learned from a corpus, summed over its seeds."""
+    blocks = []
+    for row in comparison.table.rows:
+        corpora = [run.corpus for run in row.runs if run.corpus]
+        if not corpora:
+            continue
+        counts = _sums([corpus["funnel"] for corpus in corpora])
+        counts |= {"training rows": sum(corpus["rows"] for corpus in corpora)}
+        reasons = _sums([corpus["reasons"] for corpus in corpora])
+        reasons.pop("kept", None)
+        label = escape(comparison.table.label(row))
+        blocks.append(
+            f'<div class="funnel"><h3>{label}</h3>{_bars(counts)}'
+            + (f"<h4>left out, by reason</h4>{_bars(reasons)}" if reasons else "")
+            + "</div>"
+        )
+    if not blocks:
+        return "<p>No row learned from a teacher's corpus.</p>"
+    return f'<div class="funnels">{"".join(blocks)}</div>'
+
+
+def _sums(mappings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for mapping in mappings:
+        for key, value in mapping.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                totals[str(key)] = totals.get(str(key), 0) + value
+    return totals
+
+
+def _bars(counts: Mapping[str, int]) -> str:
+    most = max(counts.values(), default=0) or 1
+    lines = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{count:,}</td>"
+        f'<td class="bar-cell"><div class="fill" style="width:{100 * count / most:.1f}%"></div>'
+        "</td></tr>"
+        for name, count in counts.items()
+    )
+    return f"<table>{lines}</table>"
+
+
+def _missing(holes: Sequence[str]) -> str:
+    if not holes:
+        return "<p>None.</p>"
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in holes) + "</ul>"

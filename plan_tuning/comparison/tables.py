@@ -1,0 +1,258 @@
+"""Runs -> the table: a row per combination of swept choices, a cell per benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from plan_tuning.comparison.choices import (
+    IRRELEVANT,
+    conflicts,
+    group_runs,
+    method_of,
+    seed_of,
+    swept_choices,
+)
+from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
+from plan_tuning.comparison.results import ComparisonError, Results, Run
+from plan_tuning.statistics import mean_interval, wilson
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracy of one row on one benchmark; all figures are shares, 0..1."""
+
+    accuracy: float
+    low: float  # 95 %: over seeds (Student) or, for a single seed, over problems (Wilson)
+    high: float
+    num_seeds: int
+    num_problems: int
+    by_seed: Mapping[int, float]
+    difference: Difference | None = None  # to the row's baseline; None for a baseline itself
+
+    @property
+    def is_single_seed(self) -> bool:
+        """Whether the interval is one over problems, which says nothing about other seeds."""
+        return self.num_seeds == 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One combination of the swept choices."""
+
+    values: tuple[str, ...]  # in the order of Table.swept; "-" where a choice cannot matter
+    runs: tuple[Run, ...]
+    cells: Mapping[str, Cell]  # benchmark -> cell
+    num_failed: int = 0
+    baseline: int | None = None  # index of the row it is compared with
+    wall_s: float = 0.0  # mean per job
+    is_cached: bool = False  # finished stages were taken over: less time than work
+    teacher_calls: int = 0
+    cost_usd: float | None = 0.0
+
+    def runs_for(self, benchmark: str) -> list[Run]:
+        """The row's runs with a figure for ``benchmark``, one per seed."""
+        by_seed: dict[int, Run] = {}
+        for run in self.runs:
+            if run.metrics.get(benchmark, {}).get("accuracy") is not None:
+                by_seed.setdefault(seed_of(run), run)
+        return list(by_seed.values())
+
+
+@dataclass(frozen=True)
+class Table:
+    """The comparison's table, with what is missing from it."""
+
+    swept: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def label(self, row: Row) -> str:
+        """Describe a row in one line: the choices that matter to it."""
+        last = [key.rpartition(".")[2] for key in self.swept]
+        parts = [
+            value if key == "method" else f"{key if last.count(short) > 1 else short}={value}"
+            for key, short, value in zip(self.swept, last, row.values, strict=True)
+            if value != IRRELEVANT
+        ]
+        return " ".join(parts) or (row.runs[0].name if row.runs else "all jobs")
+
+
+def build_table(
+    results: Results, *, baseline: str | None = None, reader: OutcomeReader | None = None
+) -> Table:
+    """Build the table of the completed runs, with differences to the baseline.
+
+    Args:
+        results: what was loaded; failed runs appear as counts beside the row they belong to.
+        baseline: a method, or ``key=value`` pairs joined by commas; ``None``: method sft where
+            there is one, else the first row.
+        reader: shared with other parts of a comparison, so that no file is read twice.
+
+    Raises:
+        ComparisonError: no row matches ``baseline``.
+    """
+    reader = reader or OutcomeReader()
+    runs = [*results.completed, *(run for run in results.failed if run.settings or run.choices)]
+    swept = swept_choices(runs)
+    groups = group_runs(runs, swept)
+    benchmarks = tuple(dict.fromkeys(name for run in results.completed for name in run.metrics))
+    ordered = sorted(groups.items(), key=lambda item: _order(swept, item[0]))
+    rows = [_row(values, members, benchmarks) for values, members in ordered]
+    table = Table(tuple(swept), benchmarks, tuple(rows), tuple(_notes(rows)))
+    return _with_differences(table, _baselines(table, baseline), reader)
+
+
+_METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2", "grpo")
+_FILTERS = ("none", "plan_only", "answer_only", "two_stage")
+
+
+def _order(swept: Sequence[str], values: Sequence[str]) -> list[tuple[float, str]]:
+    order = []
+    for key, value in zip(swept, values, strict=True):
+        known = {"method": _METHODS, "filter": _FILTERS}.get(key, ())
+        rank = float(known.index(value)) if value in known else _numeric(value)
+        order.append((-math.inf if value == IRRELEVANT else rank, value))
+    return order
+
+
+def _numeric(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.inf
+
+
+def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]) -> Row:
+    done = [run for run in runs if run.is_completed]
+    seeds_done = {seed_of(run) for run in done}
+    row = Row(
+        values=values,
+        runs=tuple(done),
+        cells={},
+        num_failed=len({run.seed for run in runs if not run.is_completed} - seeds_done),
+        wall_s=math.fsum(run.wall_s for run in done) / len(done) if done else 0.0,
+        is_cached=any(stage.get("is_cached") for run in done for stage in run.stages.values()),
+        teacher_calls=sum(run.teacher_calls for run in done),
+        cost_usd=_total([run.cost_usd for run in done]),
+    )
+    cells = {name: _cell(row.runs_for(name), name) for name in benchmarks if row.runs_for(name)}
+    return replace(row, cells=cells)
+
+
+def _total(costs: Sequence[float | None]) -> float | None:
+    return None if None in costs else math.fsum(cost for cost in costs if cost is not None)
+
+
+def _cell(runs: Sequence[Run], benchmark: str) -> Cell:
+    by_seed = {run.seed: float(run.metrics[benchmark]["accuracy"]) for run in runs}
+    interval = mean_interval(list(by_seed.values()))
+    figures = runs[0].metrics[benchmark]
+    low, high = interval.low, interval.high
+    problems = int(figures.get("n") or 0)
+    if len(by_seed) == 1:
+        wilson_interval = wilson(round(interval.value * problems), problems)
+        low = _recorded(figures, "low", wilson_interval.low)
+        high = _recorded(figures, "high", wilson_interval.high)
+    return Cell(
+        accuracy=interval.value,
+        low=max(low, 0.0),  # in this order nan stays nan
+        high=min(high, 1.0),
+        num_seeds=len(by_seed),
+        num_problems=problems,
+        by_seed=by_seed,
+    )
+
+
+def _recorded(figures: Mapping[str, object], key: str, otherwise: float) -> float:
+    value = figures.get(key)
+    return float(value) if isinstance(value, int | float) else otherwise
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    doubled = sum(conflicts(row.runs) for row in rows)
+    if doubled:
+        notes.append(
+            f"{doubled} results have the same choices and seed as another one but other "
+            "predictions (other code or paths?); the newest of them counts."
+        )
+    return notes
+
+
+def _baselines(table: Table, baseline: str | None) -> list[int]:
+    """Find the rows that others are compared with.
+
+    Raises:
+        ComparisonError: none matches.
+    """
+    measured = [index for index, row in enumerate(table.rows) if row.cells]
+    if baseline is None:
+        sft = [i for i in measured if method_of(table.rows[i].runs[0]) == "sft"]
+        varies = len({method_of(table.rows[i].runs[0]) for i in measured}) > 1
+        return sft if sft and varies else measured[:1]
+    wanted = _wanted(baseline)
+    found = [
+        i
+        for i in measured
+        if all(_has(table, table.rows[i], key, value) for key, value in wanted.items())
+    ]
+    if not found and measured:
+        labels = "; ".join(table.label(table.rows[i]) for i in measured)
+        raise ComparisonError(
+            f"baseline={baseline!r} matches no row; the rows are: {labels}. "
+            "For example: --baseline method=sft"
+        )
+    return found
+
+
+def _wanted(baseline: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in baseline.replace(" ", ",").split(",") if part]
+    return {key if equals else "method": value if equals else key for key, equals, value in pairs}
+
+
+def _has(table: Table, row: Row, key: str, value: str) -> bool:
+    if key in table.swept:
+        return row.values[table.swept.index(key)] == value
+    return any(run.choices.get(key, str(run.settings.get(key, ""))) == value for run in row.runs)
+
+
+def distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the choices in which two rows differ; ``-`` agrees with everything.
+
+    >>> distance(("m1", "two_stage"), ("sft", "-"))
+    1
+    """
+    return sum(a != b and IRRELEVANT not in (a, b) for a, b in zip(first, second, strict=True))
+
+
+def _with_differences(table: Table, baselines: Sequence[int], reader: OutcomeReader) -> Table:
+    if not baselines:
+        return table
+    found: dict[object, Difference] = {}
+    against: dict[int, int] = {}
+    for index, row in enumerate(table.rows):
+        if index in baselines:
+            continue
+        nearest = min(baselines, key=lambda i: distance(table.rows[i].values, row.values))
+        against[index] = nearest
+        base = table.rows[nearest]
+        for name in row.cells:
+            item = difference(base.runs_for(name), row.runs_for(name), name, reader)
+            if item is not None:
+                found[index, name] = item
+    tested = corrected(found)
+    rows = [
+        replace(
+            row,
+            baseline=against.get(index),
+            cells={
+                name: replace(cell, difference=tested.get((index, name)))
+                for name, cell in row.cells.items()
+            },
+        )
+        for index, row in enumerate(table.rows)
+    ]
+    return replace(table, rows=tuple(rows))

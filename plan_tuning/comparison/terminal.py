@@ -1,0 +1,80 @@
+"""A finished comparison -> the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from plan_tuning.comparison.formats import (
+    LEGEND,
+    accuracy_table,
+    difference_text,
+    finding_summary,
+)
+
+if TYPE_CHECKING:
+    from plan_tuning.comparison.report import Comparison
+
+_WIDTH_OF_LOGS = 160  # columns where the output is not a terminal
+_SHOWN_HOLES = 20
+
+
+def show(comparison: Comparison, warnings: Sequence[str]) -> None:
+    """Print the table, what the paper claims, what is missing, and where the files are."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH_OF_LOGS)
+    for line in warnings:
+        console.print(f"[bold yellow]{escape(line)}[/]")
+    if comparison.table.rows:
+        console.print(_accuracies(comparison))
+        console.print(f"[dim]{escape(LEGEND)}[/]")
+    if comparison.findings:
+        console.print(_findings(comparison))
+    for line in comparison.holes[:_SHOWN_HOLES]:
+        console.print(f"[red]missing:[/] {escape(line)}")
+    if len(comparison.holes) > _SHOWN_HOLES:
+        console.print(f"… and {len(comparison.holes) - _SHOWN_HOLES} more in comparison.md")
+    console.print(f"Written: {escape(_files(comparison.files))}")
+
+
+def _accuracies(comparison: Comparison) -> RichTable:
+    table = comparison.table
+    head, rows = accuracy_table(table)
+    rich_table = RichTable(title="Comparison", title_justify="left", show_lines=True)
+    for title in head:
+        rich_table.add_column(escape(title), overflow="fold")
+    first = len(table.swept) + 1
+    for row, texts in zip(table.rows, rows, strict=True):
+        for offset, name in enumerate(table.benchmarks):
+            cell = row.cells.get(name)
+            if cell is not None and cell.difference is not None:
+                texts[first + offset] += f"\nΔ {difference_text(cell.difference)}"
+            elif cell is not None and row.baseline is None:
+                texts[first + offset] += "\nbaseline"
+        rich_table.add_row(*(escape(text) for text in texts))
+    return rich_table
+
+
+def _findings(comparison: Comparison) -> RichTable:
+    rich_table = RichTable(
+        title="The paper's claims (direction only; every pair of rows is in comparison.md)",
+        title_justify="left",
+    )
+    head, rows = finding_summary(comparison.findings)
+    for title in head:
+        rich_table.add_column(escape(title), overflow="fold")
+    for texts in rows:
+        rich_table.add_row(*(escape(text) for text in texts))
+    return rich_table
+
+
+def _files(files: tuple[Path, ...]) -> str:
+    if not files:
+        return "nothing"
+    return f"{files[0].parent}: {', '.join(path.name for path in files)}"
