@@ -28,5 +28,7 @@ def shared() -> Path:
     """The folder of real data and tools; tests that need it skip where it is absent."""
     folder = Path(os.environ.get(SHARED_VARIABLE, ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
-        pytest.skip(f"{folder} is absent; set {SHARED_VARIABLE} to the folder with data/ and tools/")
+        pytest.skip(
+            f"{folder} is absent; set {SHARED_VARIABLE} to the folder with data/ and tools/"
+        )
     return folder

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 
 class ConfigError(ValueError):
-    """A configuration value that cannot be used: names the key, the value, what is allowed, a fix.
+    """A value that cannot be used: the message names key, value, what is allowed and a fix.
 
     With its first argument alone, that is the whole message: pickle and OmegaConf rebuild errors so.
     """
@@ -37,7 +37,9 @@ def require_choice(key: str, value: str, choices: Collection[str]) -> None:
         ConfigError: it is not.
     """
     options = list(choices)
-    require(value in options, key, value, f"choose one of {', '.join(options)}", f"{key}={options[0]}")
+    require(
+        value in options, key, value, f"choose one of {', '.join(options)}", f"{key}={options[0]}"
+    )
 
 
 def require_positive(key: str, value: float | None, example: str, *, zero: bool = False) -> None:

@@ -35,6 +35,11 @@ class DataConfig:
             "data.fraction=0.25",
         )
 
+    @property
+    def is_microworld(self) -> bool:
+        """Whether the problems are made offline."""
+        return False
+
 
 @dataclass
 class MicroworldDataConfig(DataConfig, MicroworldConfig):
@@ -44,6 +49,11 @@ class MicroworldDataConfig(DataConfig, MicroworldConfig):
         """Check the ranges of both parents."""
         DataConfig.__post_init__(self)
         MicroworldConfig.__post_init__(self)
+
+    @property
+    def is_microworld(self) -> bool:
+        """Whether the problems are made offline."""
+        return True
 
     def world(self) -> dict[str, object]:
         """The knobs that determine the world's problems, for fingerprints."""

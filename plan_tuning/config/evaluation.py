@@ -27,7 +27,9 @@ class ExecutorConfig:
 class EvaluationConfig:
     """Test sets and decoding."""
 
-    benchmarks: list[str] = field(default_factory=list)  # NAME or NAME=PATH; the first is the objective
+    benchmarks: list[str] = field(
+        default_factory=list
+    )  # NAME or NAME=PATH; the first is the objective
     limit: int | None = None  # test problems per benchmark
     max_new_tokens: int = 4096  # paper: 4096
     max_plan_tokens: int = 1024  # first call of M2
@@ -36,9 +38,13 @@ class EvaluationConfig:
     top_k: int = 0  # 0: off
     num_samples: int = 1  # completions per problem; above 1: pass@k, maj@k, avg@k
     seed: int = 42  # of sampling; paper: 42
-    decontaminate: str | None = None  # file of `plan-tuning contamination`: scores without those ids too
+    decontaminate: str | None = (
+        None  # file of `plan-tuning contamination`: scores without those ids too
+    )
     grading: GradingConfig = field(default_factory=GradingConfig)
-    batch_tokens: int = field(default=16384, metadata=_RUNTIME)  # prompt + new tokens decoded at once
+    batch_tokens: int = field(
+        default=16384, metadata=_RUNTIME
+    )  # prompt + new tokens decoded at once
     progress: bool = field(default=True, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:

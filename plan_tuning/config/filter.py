@@ -11,7 +11,7 @@ SELECTIONS = ("first", "best", "random", "all", "diverse")
 
 @dataclass
 class FilterConfig:
-    """Two independent verifiers and a choice among the candidates that pass (METHOD.md section 2)."""
+    """Two independent verifiers and a choice among the candidates that pass them."""
 
     name: str = "two_stage"
     plan: bool = True  # keep plans with plan_score >= plan_score_threshold

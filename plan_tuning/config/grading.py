@@ -14,7 +14,7 @@ _RUNTIME = {"runtime": True}
 
 @dataclass
 class GradingConfig:
-    """Policy and limits of the grader; the defaults are the same for filter, reward and benchmark."""
+    """Policy and limits of the grader, the same for filter, reward and benchmark."""
 
     # 50% against 50 is right (same); also 50% against 0.5 or 1/2, where the sign is written
     # (same_or_hundredth); only 50% against 50% (exact). 50 against 0.5 is always wrong.

@@ -46,7 +46,7 @@ class MicroworldConfig:
         Raises:
             ConfigError: a value is out of range, or two of them contradict each other.
         """
-        require_choice("data.world.family", self.family, FAMILIES)
+        require_choice("data.family", self.family, FAMILIES)
         for key, least, most, good in (
             ("num_names", 4, MAX_NAMES, 16),
             ("max_value", 10, 200, 40),
@@ -56,10 +56,10 @@ class MicroworldConfig:
             allowed = f"between {least} and {most}"
             require(
                 least <= value <= most,
-                f"data.world.{key}",
+                f"data.{key}",
                 value,
                 allowed,
-                f"data.world.{key}={good}",
+                f"data.{key}={good}",
             )
         for key, least in (("depth", 1), ("distractors", 0)):
             for prefix in ("", "ood_"):
@@ -67,10 +67,10 @@ class MicroworldConfig:
                 high = getattr(self, f"{prefix}max_{key}")
                 require(
                     least <= low <= high,
-                    f"data.world.{prefix}min_{key}",
+                    f"data.{prefix}min_{key}",
                     low,
-                    f"between {least} and data.world.{prefix}max_{key}={high}",
-                    f"data.world.{prefix}min_{key}={max(least, high)}",
+                    f"between {least} and data.{prefix}max_{key}={high}",
+                    f"data.{prefix}min_{key}={max(least, high)}",
                 )
         people = 1 + max(
             self.max_depth + max(self.max_distractors, self.ood_max_distractors),
@@ -78,13 +78,13 @@ class MicroworldConfig:
         )
         require(
             people <= self.num_names,
-            "data.world.num_names",
+            "data.num_names",
             self.num_names,
             f"the largest problem of these knobs is about {people} people",
-            "data.world.num_names=16 data.world.ood_max_depth=6 data.world.ood_max_distractors=6",
+            "data.num_names=16 data.ood_max_depth=6 data.ood_max_distractors=6",
         )
         for key in ("train_size", "test_size"):
-            require_positive(f"data.world.{key}", getattr(self, key), f"data.world.{key}=300")
+            require_positive(f"data.{key}", getattr(self, key), f"data.{key}=300")
 
 
 @dataclass
@@ -103,6 +103,7 @@ class ScriptedTeacherConfig:
     misread_rate: float = 0.65
     misread_fewer_from: int = 4
     slip_rate: float = 0.03  # random executor error: steps whose result is written down wrong
+    max_value: int = 40  # largest number that it writes: that of the world (data.max_value)
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -121,11 +122,9 @@ class ScriptedTeacherConfig:
         ):
             name = f"teacher.scripted.{key}"
             require_rate(name, getattr(self, key), f"{name}=0.2")
-        require_positive(
-            "teacher.scripted.misread_fewer_from",
-            self.misread_fewer_from,
-            "teacher.scripted.misread_fewer_from=4",
-        )
+        for key, good in (("misread_fewer_from", 4), ("max_value", 40)):
+            name = f"teacher.scripted.{key}"
+            require_positive(name, getattr(self, key), f"{name}={good}")
 
 
 @dataclass
@@ -149,7 +148,7 @@ class MicroBaseConfig:
     # Stage 1, looking up facts: ends as soon as the running loss is below the gate
     lookup_learning_rate: float = 2e-3
     lookup_gate: float = 0.02
-    lookup_max_steps: int = 1200  # the gate not reached by then: the build fails
+    lookup_max_steps: int = 1500  # the gate not reached by then: the build fails
     # Stage 2: arithmetic, look-up, stories and the execution of given plans
     mixture_learning_rate: float = 4e-3
     mixture_steps: int = 1400
@@ -175,7 +174,7 @@ class MicroBaseConfig:
             ("batch_size", "16"),
             ("lookup_learning_rate", "0.002"),
             ("lookup_gate", "0.02"),
-            ("lookup_max_steps", "1200"),
+            ("lookup_max_steps", "1500"),
             ("mixture_learning_rate", "0.004"),
             ("mixture_steps", "1400"),
             ("guided_max_depth", "6"),

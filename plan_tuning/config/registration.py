@@ -12,8 +12,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from plan_tuning.config.data import MicroworldDataConfig
+from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig
-from plan_tuning.config.run import Config
+from plan_tuning.config.run import Config, SweeperConfig
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SLUG_BYTES = 100
@@ -60,7 +61,9 @@ def register() -> None:
     """Register everything that conf/ and experiments/ refer to; safe to call twice."""
     store = ConfigStore.instance()
     store.store(name="base_config", node=Config)
+    store.store(group="hydra/sweeper", name="ablation", node=SweeperConfig)
     store.store(group="schema/data", name="microworld", node=MicroworldDataConfig)
+    store.store(group="schema/data", name="mixture", node=MixtureDataConfig)
     store.store(group="schema/model", name="micro", node=MicroModelConfig)
     for path in sorted(resource_folder("experiments").glob("*.yaml")):
         node: Any = OmegaConf.load(path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
-from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
@@ -14,6 +15,7 @@ from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfi
 
 STAGES = ("distill", "train", "evaluate")
 RESERVED_SWEEPS = ("artifacts", "calls", "single")
+SWEEPER_MODULE = "hydra._internal.core_plugins.ablation"  # see sweeper.register_sweeper
 LOGGERS = ("csv", "wandb_offline", "wandb")
 
 
@@ -60,6 +62,16 @@ class ExternalConfig:
     """An artifact from elsewhere, by the path of its folder."""
 
     path: str | None = None
+
+
+@dataclass
+class SweeperConfig:
+    """``hydra.sweeper``: grids of an ablation."""
+
+    _target_: str = f"{SWEEPER_MODULE}.AblationSweeper"
+    max_batch_size: int | None = None  # jobs launched at a time; 1 stops at the first failure
+    params: dict[str, str] | None = None  # Hydra's own form: one grid
+    grids: list[dict[str, Any]] = field(default_factory=list)  # a union of grids
 
 
 @dataclass
@@ -115,13 +127,13 @@ class Config:
         self._apply_debug()
 
     def _check_world(self) -> None:
-        is_micro_data = isinstance(self.data, MicroworldDataConfig)
+        is_micro_data = self.data.is_microworld
         is_micro_model = isinstance(self.model, MicroModelConfig)
         if is_micro_model and not is_micro_data:
             raise ConfigError(
                 "model",
                 self.model.name,
-                f"the micro student knows the micro-world's words only, not those of {self.data.name}",
+                f"the micro student knows the micro-world's words only, not {self.data.name}'s",
                 f"data={self.data.name} model=tiny_qwen3",
             )
         if self.teacher.backend == "scripted" and not is_micro_data and self.uses_teacher:
@@ -155,6 +167,7 @@ class Config:
                 "nothing is ever trained on a test split",
                 "data.split=test 'stages=[distill]'",
             )
+
     def _apply_debug(self) -> None:
         """Cap what costs time; the caps are content, so debug artifacts stand apart."""
         debug, trainer, evaluation = self.debug, self.trainer, self.evaluation
@@ -164,9 +177,7 @@ class Config:
             planned = None if trainer.max_steps == -1 else trainer.max_steps
             trainer.max_steps = min(debug.max_steps, planned or debug.max_steps)
         for key in ("max_new_tokens", "max_plan_tokens"):
-            setattr(
-                evaluation, key, min(getattr(evaluation, key), debug.max_new_tokens or 10**9)
-            )
+            setattr(evaluation, key, min(getattr(evaluation, key), debug.max_new_tokens or 10**9))
 
     @property
     def uses_teacher(self) -> bool:

@@ -1,4 +1,4 @@
-"""Group ``teacher``: the large model that writes, verifies and executes plans; and how to distil."""
+"""Groups ``teacher`` and ``distillation``: who writes and verifies plans, and how."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class TeacherConfig:
         require_positive("teacher.max_wait_s", self.max_wait_s, "teacher.max_wait_s=600", zero=True)
         require_positive("teacher.budget_usd", self.budget_usd, "teacher.budget_usd=5", zero=True)
         require_positive(
-            "teacher.requests_per_minute", self.requests_per_minute, "teacher.requests_per_minute=60"
+            "teacher.requests_per_minute",
+            self.requests_per_minute,
+            "teacher.requests_per_minute=60",
         )
         require_positive(
             "teacher.tokens_per_minute", self.tokens_per_minute, "teacher.tokens_per_minute=100000"
@@ -74,12 +76,14 @@ class TeacherConfig:
             "free, auto, or both input and output in USD per million tokens",
             "'teacher.price={input: 0.1, output: 0.4}'",
         )
-        if self.backend == "http":
+        if self.backend == "http" or (
+            self.backend == "litellm" and self.provider == "openai_compatible"
+        ):
             require(
-                self.api_base is not None,
+                bool(self.api_base),
                 "teacher.api_base",
                 self.api_base,
-                "the http backend needs the server's address",
+                "this teacher is a server of yours, and its address is needed",
                 "teacher.api_base=http://127.0.0.1:8000/v1",
             )
 
@@ -106,7 +110,9 @@ class DistillationConfig:
     max_tokens_verify: int = 2048
     max_tokens_execute: int = 4096
     score_parser: str = "strict"  # released_code: the paper's parser with its defects, to compare
-    window: int = field(default=0, metadata={"runtime": True})  # problems in flight; 0: 2 x concurrency
+    window: int = field(
+        default=0, metadata={"runtime": True}
+    )  # problems in flight; 0: 2 x concurrency
     max_failed_rate: float = field(default=0.5, metadata={"runtime": True})  # circuit breaker
 
     def __post_init__(self) -> None:
@@ -127,7 +133,9 @@ class DistillationConfig:
         )
         for role in ("constraints", "plan", "verify", "execute"):
             name = f"max_tokens_{role}"
-            require_positive(f"distillation.{name}", getattr(self, name), f"distillation.{name}=2048")
+            require_positive(
+                f"distillation.{name}", getattr(self, name), f"distillation.{name}=2048"
+            )
         require_choice("distillation.execution", self.execution, EXECUTIONS)
         require(
             -100 <= self.execute_threshold <= 100,

@@ -1,4 +1,4 @@
-"""Groups ``method``, ``prompt`` and ``trainer``: what a student learns from and how it is optimised."""
+"""Groups ``method``, ``prompt``, ``trainer``: what a student learns and how it is optimised."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
 PROMPTS = ("matched", "paper")
+ORDERS = ("shuffled", "by_source", "by_difficulty", "by_length")
 
 _RUNTIME = {"runtime": True}
 
@@ -68,7 +69,7 @@ class PromptConfig:
 
 @dataclass
 class TrainerConfig:
-    """Optimisation (content of the student) and hardware (marked runtime: not in its fingerprint)."""
+    """Optimisation (content of the student) and hardware (runtime: not in its fingerprint)."""
 
     learning_rate: float = 5e-6  # paper: 5e-6
     scheduler: str = "cosine"  # paper: cosine
@@ -88,6 +89,7 @@ class TrainerConfig:
     select_best: bool = False  # export the checkpoint with the lowest validation loss
     early_stopping_patience: int = 0  # validations without improvement; 0: off
     overlong: str = "drop"  # rows longer than max_length: drop (counted) or error
+    order: str = "shuffled"  # a curriculum: by_source, by_difficulty, by_length
     accelerator: str = field(default="auto", metadata=_RUNTIME)
     devices: int = field(default=1, metadata=_RUNTIME)
     strategy: str = field(default="auto", metadata=_RUNTIME)
@@ -139,6 +141,7 @@ class TrainerConfig:
         )
         require_choice("trainer.precision", self.precision, PRECISIONS)
         require_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
+        require_choice("trainer.order", self.order, ORDERS)
         require_choice("trainer.overlong", self.overlong, ("drop", "error"))
         require(
             self.val_fraction > 0 or not (self.select_best or self.early_stopping_patience),

@@ -1,0 +1,353 @@
+"""Groups ``method`` (grpo), ``reward`` and ``start``: reinforcement after plan tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from typing import Any
+
+from plan_tuning.artifacts import canonical
+from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.config.training import SCHEDULERS, MethodConfig, TrainerConfig
+
+LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo")
+KL_ESTIMATORS = ("k1", "k2", "k3")
+KL_WEIGHTINGS = ("plain", "ratio")
+KL_PLACES = ("loss", "reward")
+SCALINGS = ("group", "batch", "none")
+BASELINES = ("mean", "leave_one_out")
+CREDITS = ("uniform", "segment", "segment_strict")
+TRUNCATIONS = ("keep", "mask", "penalise")
+AGGREGATIONS = ("sum_then_normalise", "normalise_then_sum")
+PLAN_KINDS = ("judge", "steps", "embedding")
+STEP_METRICS = ("token_f1", "rouge_l")
+GUARDS = ("echo", "repetition", "answer", "giant")
+STARTS = ("base", "sft", "m1", "path")
+ASKED_AS = "m1"  # GRPO's prompt is that of M1 (METHOD.md section 3)
+
+_RUNTIME = {"runtime": True}
+
+
+@dataclass
+class GRPOConfig(MethodConfig):
+    """Group-relative policy optimisation (METHOD.md section 5).
+
+    ``trainer`` stays what it is for the start (so the start is the very artifact of the plain job)
+    and gives GRPO its hardware, betas and precision; everything else about the optimisation is
+    here. The loss weights that it inherits are those of the start's training.
+    """
+
+    name: str = "grpo"
+    # Length of the training
+    epochs: int = 1  # passes over the problems; paper: 1
+    steps: int = -1  # GRPO steps; -1: as many as the epochs give
+    prompts_per_step: int = 32  # paper: batch 32 (problems or completions: not stated)
+    group_size: int = 8  # completions per problem (TRL: num_generations)
+    # Sampling
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    accept_truncated_sampling: bool = False  # top_p < 1 or top_k > 0 make ratios wrong: say so
+    max_new_tokens: int = 1024
+    # Optimisation
+    learning_rate: float = 5e-6  # paper: 5e-6
+    scheduler: str = "cosine"  # paper: cosine
+    warmup_ratio: float = 0.1
+    min_lr_ratio: float = 0.0
+    max_grad_norm: float = 1.0  # 0: no clipping
+    mini_batches: int = 1  # optimizer steps per pass over the rollouts
+    buffer_epochs: int = 1  # passes over the rollouts of a step (mu)
+    # Objective
+    loss: str = "grpo"  # paper: DeepSeekMath's
+    epsilon_low: float = 0.2
+    epsilon_high: float | None = (
+        None  # None: as epsilon_low; cispo: 1 + epsilon_high caps the ratio
+    )
+    ratio_cap: float | None = None  # upper bound of the ratio where the advantage is negative
+    importance_cap: float | None = None  # truncated importance sampling against the sampler
+    beta: float = 0.04  # weight of the KL term; 0: no reference policy at all
+    kl_estimator: str = "k3"
+    kl_weighting: str = "plain"
+    kl_in: str = "loss"
+    entropy_bonus: float = 0.0
+    # Advantages
+    baseline: str = "mean"
+    scaling: str = "group"
+    std_epsilon: float = 1e-4
+    dead_tolerance: float = 1e-6  # a group whose rewards differ by no more teaches nothing
+    drop_dead_groups: bool = True
+    max_redraws: int = 0  # dynamic sampling: at most so many more draws for dead groups; 0: off
+    credit: str = "uniform"
+    # Completions that hit max_new_tokens
+    truncation: str = "keep"
+    overlong_buffer: int = 0  # truncation=penalise: tokens over which the penalty grows to 1
+    # Held-out accuracy, and when to give up
+    val_problems: int = 0  # problems held out from the training problems; 0: none
+    val_every_n_steps: int = field(default=0, metadata=_RUNTIME)  # 0: only at the end
+    stop_kl: float | None = None  # stop when k3 to the start exceeds this on average
+    stop_entropy: float | None = None  # stop when the mean entropy falls below this (nats)
+    stop_reward_drop: float | None = None  # stop when the reward falls so far below its best
+    # Hardware and logs
+    shared_prompt: bool = field(default=True, metadata=_RUNTIME)  # read a group's prompt once
+    merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
+    generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
+    max_log_prob_gap: float = field(default=0.05, metadata=_RUNTIME)  # sampler against trainer
+    log_completions_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("method.name", self.name, ("grpo",))
+        for key in ("epochs", "prompts_per_step", "max_new_tokens", "mini_batches"):
+            require_positive(f"method.{key}", getattr(self, key), f"method.{key}=8")
+        for key in ("temperature", "learning_rate", "buffer_epochs", "generation_batch_tokens"):
+            require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1")
+        for key in ("ratio_cap", "importance_cap", "stop_kl", "stop_entropy", "stop_reward_drop"):
+            require_positive(f"method.{key}", getattr(self, key), f"method.{key}=2")
+        for key in ("plan_weight", "solution_weight", "beta", "entropy_bonus", "max_grad_norm", "max_redraws", "overlong_buffer",
+                    "val_problems", "val_every_n_steps", "dead_tolerance", "std_epsilon", "top_k",
+                    "log_completions_every_n_steps", "max_log_prob_gap"):  # fmt: skip
+            require_positive(f"method.{key}", getattr(self, key), f"method.{key}=0.1", zero=True)
+        for key, choices in (
+            ("scheduler", SCHEDULERS),
+            ("loss", LOSSES),
+            ("kl_estimator", KL_ESTIMATORS),
+            ("kl_weighting", KL_WEIGHTINGS),
+            ("kl_in", KL_PLACES),
+            ("baseline", BASELINES),
+            ("scaling", SCALINGS),
+            ("credit", CREDITS),
+            ("truncation", TRUNCATIONS),
+        ):
+            require_choice(f"method.{key}", getattr(self, key), choices)
+        require(
+            self.group_size >= 2,
+            "method.group_size",
+            self.group_size,
+            "2 or more: an advantage compares the completions of a group",
+            "method.group_size=8",
+        )
+        require(
+            self.steps == -1 or self.steps > 0,
+            "method.steps",
+            self.steps,
+            "a number of GRPO steps, or -1 for whole epochs",
+            "method.steps=100",
+        )
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        require(
+            0.0 < self.epsilon_low < 1.0,
+            "method.epsilon_low",
+            self.epsilon_low,
+            "above 0 and below 1 (gspo: about 3e-4)",
+            "method.epsilon_low=0.2",
+        )
+        require_positive("method.epsilon_high", self.epsilon_high, "method.epsilon_high=0.28")
+        require(
+            self.ratio_cap is None or self.ratio_cap > 1.0 + self.clip_high,
+            "method.ratio_cap",
+            self.ratio_cap,
+            f"above 1 + epsilon_high = {1 + self.clip_high:g}",
+            "method.ratio_cap=4",
+        )
+        require(
+            0.0 < self.top_p <= 1.0,
+            "method.top_p",
+            self.top_p,
+            "above 0 and at most 1",
+            "method.top_p=1.0",
+        )
+        require(
+            self.accept_truncated_sampling or (self.top_p >= 1.0 and self.top_k == 0),
+            "method.top_p" if self.top_p < 1.0 else "method.top_k",
+            self.top_p if self.top_p < 1.0 else self.top_k,
+            "full sampling only: the trainer's probabilities know nothing of top-p and top-k, so "
+            "the ratios would be wrong",
+            "method.top_p=1.0 method.top_k=0, or method.accept_truncated_sampling=true",
+        )
+        require(
+            self.truncation != "penalise" or 0 < self.overlong_buffer <= self.max_new_tokens,
+            "method.overlong_buffer",
+            self.overlong_buffer,
+            "with truncation=penalise: above 0 and at most method.max_new_tokens",
+            "method.overlong_buffer=64",
+        )
+
+    @property
+    def is_trained(self) -> bool:
+        """GRPO always trains."""
+        return True
+
+    @property
+    def needs_corpus(self) -> bool:
+        """The golden plans come from the corpus."""
+        return True
+
+    @property
+    def clip_high(self) -> float:
+        """The upper clipping range."""
+        return self.epsilon_low if self.epsilon_high is None else self.epsilon_high
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a reference policy is needed."""
+        return self.beta > 0
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether a step's rollouts are used for one optimizer step only."""
+        return self.mini_batches * self.buffer_epochs == 1
+
+    def optimisation(self, trainer: TrainerConfig) -> TrainerConfig:
+        """The trainer's settings with GRPO's own rates."""
+        return dataclasses.replace(
+            trainer,
+            learning_rate=self.learning_rate,
+            scheduler=self.scheduler,
+            warmup_ratio=self.warmup_ratio,
+            min_lr_ratio=self.min_lr_ratio,
+            max_grad_norm=self.max_grad_norm,
+        )
+
+
+@dataclass
+class PlanRewardConfig:
+    """R_plan: how alike the student's plan and the teacher's are, in [0, 1]."""
+
+    weight: float = 1.0  # paper: 1; 0: not computed
+    kind: str = "steps"  # paper: judge; steps needs no large model
+    metric: str = "token_f1"  # kind=steps: how alike two steps are
+    guards: list[str] = field(default_factory=lambda: list(GUARDS))  # plans that earn nothing
+    # kind=judge
+    votes: int = 1  # replies per comparison; their mean counts
+    swap: bool = False  # ask in both orders and take the mean
+    temperature: float = 0.0
+    max_tokens: int = 512
+    wait_s: float = field(default=600.0, metadata=_RUNTIME)  # then a plan stays unscored
+    # kind=embedding
+    encoder: str | None = None  # folder of an encoder of transformers
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_positive("reward.plan.weight", self.weight, "reward.plan.weight=1", zero=True)
+        require_choice("reward.plan.kind", self.kind, PLAN_KINDS)
+        require_choice("reward.plan.metric", self.metric, STEP_METRICS)
+        for guard in self.guards:
+            require_choice("reward.plan.guards", guard, GUARDS)
+        require_positive("reward.plan.votes", self.votes, "reward.plan.votes=3")
+        require_positive("reward.plan.max_tokens", self.max_tokens, "reward.plan.max_tokens=512")
+        require_positive("reward.plan.wait_s", self.wait_s, "reward.plan.wait_s=600")
+        require_positive(
+            "reward.plan.temperature", self.temperature, "reward.plan.temperature=0", zero=True
+        )
+        require(
+            self.votes == 1 or self.temperature > 0,
+            "reward.plan.temperature",
+            self.temperature,
+            "above 0 when several votes are taken: at 0 they would all be equal",
+            "reward.plan.votes=3 reward.plan.temperature=0.7",
+        )
+        require(
+            self.kind != "embedding" or self.encoder is not None or not self.weight,
+            "reward.plan.encoder",
+            self.encoder,
+            "kind=embedding needs the folder of an encoder",
+            "reward.plan.encoder=/models/encoder, or reward.plan.kind=steps",
+        )
+
+
+@dataclass
+class RewardConfig:
+    """What a completion earns; a weight of 0 switches a part off."""
+
+    name: str = "answer"
+    answer_weight: float = 2.0  # `correct` is 0 or 1; paper: 2
+    plan: PlanRewardConfig = field(default_factory=lambda: PlanRewardConfig(weight=0.0))
+    format_weight: float = 0.0  # share of the expected tags that are there, 0..1
+    length_weight: float = 0.0  # 1 minus tokens / max_new_tokens, 0..1
+    leak_weight: float = 0.0  # 1 where the plan holds neither box nor answer, else 0
+    aggregation: str = "sum_then_normalise"
+    judge: TeacherConfig | None = None  # None: the teacher of the corpus judges as well
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("answer_weight", "format_weight", "length_weight", "leak_weight"):
+            require_positive(f"reward.{key}", getattr(self, key), f"reward.{key}=1", zero=True)
+        require_choice("reward.aggregation", self.aggregation, AGGREGATIONS)
+        if not self.weights:
+            raise ConfigError(
+                "reward.answer_weight",
+                self.answer_weight,
+                "all weights are 0: the policy would have nothing to gain",
+                "reward=answer",
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the parts that are switched on, by the part's name."""
+        named = {
+            "correct": self.answer_weight,
+            "plan": self.plan.weight,
+            "format": self.format_weight,
+            "length": self.length_weight,
+            "leak": self.leak_weight,
+        }
+        return {name: weight for name, weight in named.items() if weight > 0}
+
+    @property
+    def uses_judge(self) -> bool:
+        """Whether a large model is asked."""
+        return self.plan.weight > 0 and self.plan.kind == "judge"
+
+
+@dataclass
+class StartConfig:
+    """What GRPO begins from; ``filter`` selects the start's training rows, not the golden plans."""
+
+    name: str = "m1"
+    path: str | None = None
+    filter: FilterConfig = field(default_factory=FilterConfig)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require_choice("start.name", self.name, STARTS)
+        require(
+            (self.name == "path") == (self.path is not None),
+            "start.path",
+            self.path,
+            "the folder of a student, with start=path and only there",
+            "start=path start.path=multirun_outputs/artifacts/students/FINGERPRINT",
+        )
+
+
+def grpo_content(
+    method: GRPOConfig, reward: RewardConfig, trainer: TrainerConfig, judge: TeacherConfig
+) -> dict[str, Any]:
+    """Say what of the settings determines a GRPO student, for its fingerprint.
+
+    What the start was trained with is in the start's own fingerprint.
+
+    Args:
+        method: all but what belongs to the hardware.
+        reward: parts that are switched on; its name is a label.
+        trainer: what GRPO takes from it.
+        judge: its identity counts where it is asked.
+    """
+    parts = dataclasses.replace(reward, name=RewardConfig().name, judge=None)
+    if not parts.plan.weight:
+        parts = dataclasses.replace(parts, plan=PlanRewardConfig(weight=0.0))
+    start_only = {"plan_weight", "solution_weight", "problems"}
+    content: dict[str, Any] = {
+        "method": {k: v for k, v in canonical(method).items() if k not in start_only},
+        "reward": canonical(parts),
+        "optimizer": {
+            key: getattr(trainer, key) for key in ("weight_decay", "beta1", "beta2", "precision")
+        },
+    }
+    if reward.uses_judge:
+        content["judge"] = judge.identity()
+    return content

@@ -1,0 +1,146 @@
+"""Every choice and experiment composes; mistakes are refused with the key, the value and a fix."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.registration import job_slug, register, resource_folder
+from plan_tuning.config.run import Config
+from plan_tuning.config.typed import typed
+
+CONF = resource_folder("conf")
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "hydra")
+CHOICES = [
+    f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))
+]
+# What a choice needs beside it to make sense.
+COMPANIONS = {
+    "data": ["model=tiny_qwen3", "method=sft"],
+    "teacher": ["data=gsm8k", "model=tiny_qwen3", "teacher.api_base=http://127.0.0.1:1/v1"],
+    "model": ["data=gsm8k", "method=sft"],
+}
+
+
+@pytest.fixture(autouse=True)
+def hydra_app() -> Iterator[None]:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def config_of(*overrides: str) -> Config:
+    return typed(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes(choice: str) -> None:
+    group, name = choice.split("=")
+    extra = COMPANIONS.get(group, [])
+    if choice in ("data=microworld", "model=micro", "teacher=scripted"):
+        extra = []
+    config = config_of(choice, *[item for item in extra if not item.startswith(f"{group}=")])
+    chosen = getattr(config, group)
+    if hasattr(chosen, "name") and group not in ("debug",):
+        assert chosen.name == name
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_says_when_to_choose_it(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(resource_folder("experiments").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_experiment_composes(path: Path) -> None:
+    config = config_of(f"experiment={path.stem}")
+    assert config.sweep_name == path.stem
+
+
+def test_the_models_bring_their_trainer_and_the_command_line_wins() -> None:
+    assert config_of().trainer.precision == "fp32"
+    assert config_of("model=qwen3_0_6b", "data=gsm8k", "method=sft").trainer.learning_rate == 5e-6
+    assert config_of("trainer=paper").trainer.batch_size == 8
+    assert config_of("data=microworld").distillation.num_candidates < 5
+    assert config_of("distillation.num_candidates=7").distillation.num_candidates == 7
+
+
+def test_a_seed_covers_the_micro_world() -> None:
+    assert config_of("seed=7").data.seed == 7
+    assert config_of("seed=7", "data=gsm8k", "model=tiny_qwen3", "method=sft").data.seed == 42
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.learning_rate=-1"], r"trainer\.learning_rate=-1.*above 0"),
+        (["trainer.max_steps=0"], r"trainer\.max_steps=0"),
+        (["trainer.val_fraction=1.0"], r"trainer\.val_fraction"),
+        (["plan_score_threshold=101"], r"between -100 and 100"),
+        (["filter.selection=worst"], r"filter\.selection=worst.*first, best"),
+        (["distillation.plan_temperature=0"], r"would all be equal"),
+        (["distillation.num_candidates=0"], r"distillation\.num_candidates=0"),
+        (["evaluation.num_samples=4"], r"evaluation\.temperature"),
+        (["data.fraction=0"], r"data\.fraction"),
+        (["data.limit=-5"], r"data\.limit=-5"),
+        (["seed=-1"], r"seed=-1"),
+        (["sweep_name=artifacts"], r"sweep_name=artifacts"),
+        (["stages=[cook]"], r"stages=cook.*distill, train, evaluate"),
+        (["data=gsm8k"], r"model=micro.*model=tiny_qwen3"),
+        (["data=gsm8k", "model=tiny_qwen3"], r"teacher=scripted.*openai_compatible"),
+        (["student.path=x"], r"student\.path=x"),
+        (["data.split=test"], r"data\.split=test"),
+        (["data.path=x"], r"data\.path=x"),
+        (["method.plan_weight=0", "method=m2"], r"learn nothing"),
+        (["teacher.price=cheap"], r"teacher\.price=cheap"),
+        (["adapter.dropout=1"], r"adapter\.dropout"),
+        (["evaluation.benchmarks=[gsm8k,gsm8k]"], r"each benchmark once"),
+        (["logger.name=tensorboard"], r"logger\.name=tensorboard.*csv, wandb_offline"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_name_key_value_and_what_is_allowed(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_of(*overrides)
+    assert "Try for example: " in str(caught.value)
+
+
+def test_errors_cross_processes_as_they_are() -> None:
+    error = ConfigError("seed", -1, "0 or more", "seed=1")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_debug_caps_everything_that_costs_time() -> None:
+    config = config_of("debug=fast", "data.limit=10", "evaluation.limit=100")
+    assert config.data.limit == 10
+    assert config.evaluation.limit == config.debug.max_test_problems
+    assert config.trainer.max_steps == config.debug.max_steps
+    assert config.evaluation.max_new_tokens <= 48
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "method=m1,seed=3",
+        "teacher.api_base=http://127.0.0.1:8000/v1,data.path=../shared/data/gsm8k",
+        "evaluation.benchmarks=[gsm8k,aime2024],method=m1",
+        ",".join(f"trainer.some_long_key_{i}={i}" for i in range(30)),
+        "data.path=/a/ü/💥 x",
+    ],
+)
+def test_job_folders_have_safe_names(overrides: str) -> None:
+    slug = job_slug(overrides)
+    assert "/" not in slug
+    assert "http" not in slug
+    assert len(slug.encode()) < 120
+    assert slug == job_slug(overrides)
+    assert slug != job_slug(overrides + ",x=1")
