@@ -1,0 +1,175 @@
+"""Trajectories to training texts: what each student is asked and what it learns to answer.
+
+The tags are the paper's: ``<input>x</input>`` in the prompt; ``<plan>…</plan>`` and
+``<output>…</output>`` in the completion. A completion is a sequence of segments, so that the loss
+and the metrics can tell plan from solution.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from plan_tuning.config.training import PROMPTS, PromptConfig
+from plan_tuning.records import Message, Segment, SegmentKind
+
+MICROWORLD = "microworld"
+
+_BOX = re.compile(r"\\boxed\s*\{")
+_GSM8K_TAIL = re.compile(r"\n?####[^\n]*\s*\Z")
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_TAGS = re.compile(r"</?(?:input|plan|output)>")
+
+
+class FormatError(ValueError):
+    """A text cannot be rendered: an unknown method or prompt, or a part that is missing."""
+
+
+@functools.cache
+def _prompts() -> dict[str, Any]:
+    text = resources.files("plan_tuning.text").joinpath("prompts/student.yaml")
+    loaded: dict[str, Any] = yaml.safe_load(text.read_text(encoding="utf-8"))
+    return loaded
+
+
+def student_messages(
+    problem_text: str, *, method: str, prompt: PromptConfig | str, style: str
+) -> tuple[Message, ...]:
+    r"""Ask a student for one problem.
+
+    Args:
+        problem_text: the problem.
+        method: what the student learned (METHOD.md section 3); selects the suffix.
+        prompt: matched or paper, or the config that names it.
+        style: grading style; ``microworld`` has a closed vocabulary and suffixes of its own.
+
+    Raises:
+        FormatError: the method or the prompt is unknown.
+
+    >>> student_messages("2+3?", method="m1", prompt="matched", style="math")
+    ({'role': 'user', 'content': '<input>2+3?</input>'},)
+    """
+    name = prompt if isinstance(prompt, str) else prompt.name
+    suffixes = _prompts()["suffixes"]
+    if name not in suffixes:
+        raise FormatError(f"prompt={name} is unknown: choose one of {', '.join(PROMPTS)}")
+    if method not in suffixes[name]:
+        raise FormatError(
+            f"method={method} has no prompt: choose one of {', '.join(suffixes[name])}"
+        )
+    if style == MICROWORLD:
+        suffix = _prompts()[MICROWORLD]["suffixes"].get(method, "")
+    else:
+        suffix = suffixes[name][method]
+    content = _prompts()["input"].replace("{problem}", problem_text.strip()) + suffix
+    return ({"role": "user", "content": content},)
+
+
+def executor_messages(problem_text: str, plan: str, *, style: str) -> tuple[Message, ...]:
+    """Ask an executor to carry out a plan: M2's second call (METHOD.md section 3)."""
+    prompts = _prompts()
+    request = (prompts[MICROWORLD] if style == MICROWORLD else prompts)["execution_request"]
+    before, after = prompts["execution_input"].split("{problem}")
+    content = before + problem_text.strip() + after.replace("{plan}", plan.strip()) + request
+    return ({"role": "user", "content": content},)
+
+
+def render_completion(
+    method: str, *, plan: str, execution: str, solution: str, answer: str
+) -> tuple[Segment, ...]:
+    r"""Write what a student of ``method`` learns to say.
+
+    Args:
+        method: sft, sft_teacher_cot, m1 or m2.
+        plan: the selected plan; used by m1 and m2.
+        execution: the teacher's execution of it; used by sft_teacher_cot and m1.
+        solution: the human rationale; used by sft.
+        answer: gold answer; boxed at the end of a rationale that has no box of its own.
+
+    Raises:
+        FormatError: the method is not one that is trained, or the part it learns is empty.
+
+    >>> [s.text for s in render_completion(
+    ...     "m1", plan="1. Add.", execution="2+3=5, \\boxed{5}", solution="", answer="5")]
+    ['<plan>\n1. Add.\n</plan>\n', '<output>\n2+3=5, \\boxed{5}\n</output>']
+    """
+    if method == "sft":
+        return (_output(_boxed(_require(solution, method, "solution"), answer)),)
+    if method == "sft_teacher_cot":
+        return (_output(_boxed(_require(execution, method, "execution"), answer=None)),)
+    if method == "m1":
+        return (
+            _plan(_require(plan, method, "plan"), tail="\n"),
+            _output(_boxed(_require(execution, method, "execution"), answer=None)),
+        )
+    if method == "m2":
+        return (_plan(_require(plan, method, "plan")),)
+    raise FormatError(f"method={method} learns nothing: choose sft, sft_teacher_cot, m1 or m2")
+
+
+def parse_plan(text: str) -> str:
+    """Read the plan out of a student's completion.
+
+    Text before the tag is dropped. Without tags the whole text counts as the plan up to an output
+    tag, so that an untuned model's plan can be executed too.
+
+    >>> parse_plan("<plan> a ; b </plan> <output> 3 </output>")
+    'a ; b'
+    >>> parse_plan("<plan> a ; b")
+    'a ; b'
+    >>> parse_plan("1. Add.")
+    '1. Add.'
+    """
+    _, opened, rest = text.partition("<plan>")
+    body = rest if opened else text
+    for end in ("</plan>", "<output>"):
+        body = body.partition(end)[0]
+    return _TAGS.sub("", body).strip()
+
+
+def parse_output(text: str) -> str:
+    """Read what stands between the output tags; without them, everything behind the plan.
+
+    >>> parse_output("<plan> a </plan> <output> 3 </output>")
+    '3'
+    >>> parse_output("no tags")
+    'no tags'
+    """
+    _, opened, rest = text.rpartition("<output>")
+    body = rest if opened else text.rpartition("</plan>")[2]
+    return body.partition("</output>")[0].strip()
+
+
+def has_plan(text: str) -> bool:
+    """Whether a completion holds a complete, non-empty plan."""
+    before, closed, _ = text.partition("</plan>")
+    _, opened, plan = before.partition("<plan>")
+    return bool(opened and closed and plan.strip())
+
+
+def _require(text: str, method: str, part: str) -> str:
+    """Refuse an empty part, and tags that would end the segment too early."""
+    text = _TAGS.sub("", text).strip()
+    if not text:
+        raise FormatError(f"method={method} learns the {part}, which is empty")
+    return text
+
+
+def _plan(plan: str, tail: str = "") -> Segment:
+    return Segment(kind=SegmentKind.PLAN, text=f"<plan>\n{plan}\n</plan>{tail}")
+
+
+def _output(text: str) -> Segment:
+    return Segment(kind=SegmentKind.SOLUTION, text=f"<output>\n{text}\n</output>")
+
+
+def _boxed(rationale: str, answer: str | None) -> str:
+    """End a rationale in a box; GSM8K's calculator marks and ``####`` line are not for students."""
+    if answer is None or _BOX.search(rationale):
+        return rationale
+    text = _GSM8K_TAIL.sub("", _CALCULATOR.sub("", rationale)).strip()
+    return f"{text}\nThe answer is \\boxed{{{answer}}}."

@@ -1,0 +1,95 @@
+"""Problem, plan, constraints -> request: every prompt for a large model, read from its YAML file.
+
+A file has the keys ``user`` and, where wanted, ``system`` and ``reminder`` (appended to a request
+whose first reply could not be read). ``{{field}}`` is replaced by the field's text in a single
+pass, so braces, percent signs and even ``{{field}}`` inside a problem or a plan stay what they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from plan_tuning.records import Message
+
+STAGES = ("constraints", "plan", "verify", "execute")
+
+_FIELD = re.compile(r"\{\{(\w+)\}\}")
+_DIGEST_LENGTH = 16
+
+
+class PromptError(ValueError):
+    """A prompt that does not exist, or a field that is missing or unknown."""
+
+
+@functools.cache
+def _read(name: str) -> str:
+    file = resources.files("plan_tuning.text").joinpath(f"prompts/{name}.yaml")
+    if not file.is_file():
+        raise PromptError(f"prompt {name!r} is unknown: text/prompts/{name}.yaml does not exist")
+    return file.read_text(encoding="utf-8")
+
+
+@functools.cache
+def _load(name: str) -> dict[str, tuple[str, ...]]:
+    """Split each template at its fields: even parts are text, odd parts are field names."""
+    loaded: dict[str, Any] = yaml.safe_load(_read(name))
+    return {key: tuple(_FIELD.split(text)) for key, text in loaded.items()}
+
+
+@functools.cache
+def _field_names(name: str) -> frozenset[str]:
+    return frozenset(part for parts in _load(name).values() for part in parts[1::2])
+
+
+def render(name: str, *, is_reminded: bool = False, **fields: str) -> tuple[Message, ...]:
+    """Make the messages of one request.
+
+    Args:
+        name: the prompt, one of the files in text/prompts.
+        is_reminded: append the file's reminder of the reply's form.
+        fields: the text of each ``{{field}}``.
+
+    Raises:
+        PromptError: the prompt is unknown, or the fields are not exactly those it has.
+
+    >>> [m["role"] for m in render("plan", problem="What is {{plan}} + {0}?")]
+    ['system', 'user']
+    >>> "What is {{plan}} + {0}?" in render("plan", problem="What is {{plan}} + {0}?")[1]["content"]
+    True
+    """
+    parts = _load(name)
+    if fields.keys() != _field_names(name):
+        raise PromptError(
+            f"prompt {name!r} takes the fields {', '.join(sorted(_field_names(name)))}; "
+            f"given: {', '.join(sorted(fields))}"
+        )
+    user = _fill(parts["user"], fields)
+    if is_reminded:
+        user = f"{user}\n\n{_fill(parts['reminder'], fields)}"
+    message: Message = {"role": "user", "content": user}
+    if "system" not in parts:
+        return (message,)
+    return ({"role": "system", "content": _fill(parts["system"], fields)}, message)
+
+
+def _fill(parts: tuple[str, ...], fields: dict[str, str]) -> str:
+    return "".join(fields[part] if i % 2 else part for i, part in enumerate(parts))
+
+
+@functools.cache
+def digest(name: str) -> str:
+    """Hash a prompt's file: 16 hex digits of SHA-256, part of a corpus's fingerprint.
+
+    Only what reaches a model counts, so a comment in the file orphans nothing.
+
+    Raises:
+        PromptError: the prompt is unknown.
+    """
+    text = yaml.safe_dump(yaml.safe_load(_read(name)), sort_keys=True, allow_unicode=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
