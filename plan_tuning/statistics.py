@@ -1,0 +1,257 @@
+"""Figures -> what may be concluded from them: intervals, paired tests and corrections.
+
+Plain functions of plain numbers. Every interval and test here has a reference in the tests: scipy,
+a published table, or the enumeration of all outcomes of a small case.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A point estimate with its interval; ``low`` and ``high`` are nan where none exists."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Paired test of two classifiers on the same problems.
+
+    ``only_first`` and ``only_second`` count the problems that just one of the two got right.
+    """
+
+    only_first: int
+    only_second: int
+    p_exact: float
+    p_mid: float
+
+
+def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Estimate a proportion with Wilson's score interval (Wilson 1927).
+
+    Args:
+        successes: 0..n.
+        n: trials; 0 gives nan.
+        confidence: coverage, in (0, 1).
+
+    Raises:
+        ValueError: successes is outside 0..n, or the confidence outside (0, 1).
+
+    >>> round(wilson(8, 10).low, 4), round(wilson(8, 10).high, 4)
+    (0.4902, 0.9433)
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes={successes} is outside 0..n={n}")
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    z = normal_quantile(confidence)
+    p = successes / n
+    denominator = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / denominator
+    half = z / denominator * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # rounding must not push the bounds past the estimate at 0 and at n successes
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
+
+
+def normal_quantile(confidence: float) -> float:
+    """Two-sided quantile z of the standard normal distribution.
+
+    Raises:
+        ValueError: the confidence is outside (0, 1).
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence={confidence} is outside (0, 1); try 0.95")
+    if confidence == 0.95:
+        return _Z95
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """Estimate a mean over seeds with Student's t interval.
+
+    A single value has no interval: its bounds are nan. Equal values have one of width zero, which
+    says that the seeds made no difference, not that the mean is known exactly.
+
+    Raises:
+        ValueError: the confidence is outside (0, 1).
+
+    >>> interval = mean_interval([0.5, 0.6, 0.7])
+    >>> round(interval.low, 4), round(interval.high, 4)
+    (0.3516, 0.8484)
+    """
+    normal_quantile(confidence)
+    n = len(values)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    from scipy.special import stdtrit
+
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * math.sqrt(variance / n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """Compare two systems on the same problems (McNemar 1947; mid-p: Fagerland et al. 2013).
+
+    Both p-values are two-sided. The exact one is conservative; the mid-p one keeps its level in
+    practice and is the one to report for small numbers of disagreements.
+
+    Raises:
+        ValueError: the two sequences differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} outcomes cannot be paired")
+    only_first = sum(1 for a, b in zip(first, second, strict=True) if a and not b)
+    only_second = sum(1 for a, b in zip(first, second, strict=True) if b and not a)
+    n, k = only_first + only_second, min(only_first, only_second)
+    if n == 0:
+        return McNemar(0, 0, 1.0, 1.0)
+    tail, point = _binomial_cdf(k, n), _binomial_pmf(k, n)
+    mid = 1 - point / 2 if only_first == only_second else 2 * tail - point
+    return McNemar(only_first, only_second, min(1.0, 2 * tail), min(1.0, mid))
+
+
+def _binomial_pmf(k: int, n: int) -> float:
+    return math.exp(
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+    )
+
+
+def _binomial_cdf(k: int, n: int) -> float:
+    return math.fsum(_binomial_pmf(i, n) for i in range(k + 1))
+
+
+def paired_bootstrap(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    num_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Estimate the mean of ``second - first`` over problems, with a percentile bootstrap interval.
+
+    Problems are resampled, both systems together (Efron 1979; Koehn 2004 for system comparison).
+
+    Args:
+        first: one figure per problem, for example 0/1 correctness or a mean over samples.
+        second: the other system's, in the same order.
+        num_resamples: at least 1.
+        confidence: coverage, in (0, 1).
+        seed: of the resampling; equal seeds give equal intervals.
+
+    Raises:
+        ValueError: lengths differ, there are no problems, or an option is out of range.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} outcomes cannot be paired")
+    if not first:
+        raise ValueError("there are no outcomes to resample")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples={num_resamples} is not allowed: 1 or more; try 10000")
+    normal_quantile(confidence)
+    import numpy as np
+
+    difference = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    n = len(difference)
+    # Equal differences are interchangeable: drawing how often each value occurs is the same
+    # resampling, and 0/1 outcomes have only three values.
+    values, counts = np.unique(difference, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=num_resamples)
+    means = draws @ values / n
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(difference.mean()), float(low), float(high), n)
+
+
+def permutation_test(
+    first: Sequence[float], second: Sequence[float], *, num_resamples: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p-value of the mean paired difference under random swaps of each pair.
+
+    Up to 16 pairs that differ are enumerated exactly; beyond that signs are drawn, and the observed
+    assignment counts as one of the draws, so that p is never 0.
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} outcomes cannot be paired")
+    differences = [b - a for a, b in zip(first, second, strict=True) if a != b]
+    if not differences:
+        return 1.0
+    observed = abs(math.fsum(differences)) - 1e-12
+    n = len(differences)
+    if n <= 16:
+        extreme = 0
+        for mask in range(2**n):
+            total = math.fsum(d if mask >> i & 1 else -d for i, d in enumerate(differences))
+            extreme += abs(total) >= observed
+        return float(extreme / 2**n)
+    generator = random.Random(seed)
+    extreme = 1
+    for _ in range(num_resamples):
+        bits = generator.getrandbits(n)
+        total = sum(d if bits >> i & 1 else -d for i, d in enumerate(differences))
+        extreme += abs(total) >= observed
+    return extreme / (num_resamples + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for the family-wise error rate (Holm 1979), in the order given.
+
+    Raises:
+        ValueError: a p-value is outside 0..1.
+
+    >>> [round(p, 6) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    _check_p(p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for the false discovery rate (Benjamini & Hochberg 1995), in the order given.
+
+    Raises:
+        ValueError: a p-value is outside 0..1.
+
+    >>> [round(p, 6) for p in benjamini_hochberg([0.01, 0.04, 0.03])]
+    [0.03, 0.04, 0.04]
+    """
+    _check_p(p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i], reverse=True)
+    adjusted = [0.0] * len(p_values)
+    lowest = 1.0
+    for rank, i in enumerate(order):
+        lowest = min(lowest, p_values[i] * len(order) / (len(order) - rank))
+        adjusted[i] = lowest
+    return adjusted
+
+
+def _check_p(p_values: Sequence[float]) -> None:
+    for p in p_values:
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p={p} is outside 0..1")

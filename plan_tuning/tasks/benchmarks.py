@@ -1,0 +1,394 @@
+"""data set on disk or on the Hub -> problems: every benchmark and training set, read and checked.
+
+``load`` returns problems; ``read`` also says which rows were left out and why. A set comes from a
+path (JSONL, JSON or parquet, in the set's own published schema or as id/problem/answer/solution
+rows) or from the Hub at a pinned revision. What each set's rows mean stands in
+:mod:`plan_tuning.tasks.schemas`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plan_tuning.artifacts import file_digest
+from plan_tuning.records import Problem
+from plan_tuning.tasks.schemas import RowError, RowReader
+from plan_tuning.tasks.schemas import aime as aime_row
+from plan_tuning.tasks.schemas import gsm8k as gsm8k_row
+from plan_tuning.tasks.schemas import math as math_row
+from plan_tuning.tasks.schemas import olympiadbench as olympiadbench_row
+from plan_tuning.tasks.schemas import strategyqa as strategyqa_row
+from plan_tuning.text.equivalence import gold_defect
+
+logger = logging.getLogger(__name__)
+
+# Bump when a reader turns the same rows into other problems: identities of data change with it.
+READER_VERSION = 1
+
+_SUFFIXES = (".jsonl", ".parquet", ".json")
+_MATH_SUBJECTS = (
+    "algebra",
+    "counting_and_probability",
+    "geometry",
+    "intermediate_algebra",
+    "number_theory",
+    "prealgebra",
+    "precalculus",
+)
+
+
+class DataError(ValueError):
+    """A data set that cannot be read: names the file, the row and the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """Where a split lies on the Hub; ``configs`` and ``splits`` are concatenated in their order."""
+
+    repository: str
+    revision: str
+    splits: tuple[str, ...]
+    configs: tuple[str | None, ...] = (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkSpec:
+    """One data set: how its rows are read and where they come from."""
+
+    name: str
+    read_row: RowReader
+    splits: Mapping[str, HubSource]
+    num_rows: Mapping[str, int]  # rows of the published set; another number is worth a warning
+    # split -> the source whose problems are taken out of it (MATH's 12,000 = all minus MATH-500)
+    without: Mapping[str, HubSource] = field(default_factory=dict)
+
+
+_MATH_500 = HubSource(
+    "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", ("test",)
+)
+_HENDRYCKS = ("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3")
+
+BENCHMARKS: Mapping[str, BenchmarkSpec] = {
+    spec.name: spec
+    for spec in (
+        BenchmarkSpec(
+            "gsm8k",
+            gsm8k_row,
+            {
+                split: HubSource(
+                    "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", (split,), ("main",)
+                )
+                for split in ("train", "test")
+            },
+            {"train": 7473, "test": 1319},
+        ),
+        # The split of PRM800K: 12,000 training problems, the rest is MATH-500.
+        BenchmarkSpec(
+            "math",
+            math_row,
+            {"train": HubSource(*_HENDRYCKS, ("train", "test"), _MATH_SUBJECTS), "test": _MATH_500},
+            {"train": 12000, "test": 500},
+            without={"train": _MATH_500},
+        ),
+        # The split of Hendrycks et al.; tested on MATH-500, a part of its 5,000 test problems.
+        BenchmarkSpec(
+            "math_7500",
+            math_row,
+            {"train": HubSource(*_HENDRYCKS, ("train",), _MATH_SUBJECTS), "test": _MATH_500},
+            {"train": 7500, "test": 500},
+        ),
+        BenchmarkSpec("math500", math_row, {"test": _MATH_500}, {"test": 500}),
+        BenchmarkSpec(
+            "olympiadbench",
+            olympiadbench_row,
+            {
+                "test": HubSource(
+                    "Hothan/OlympiadBench",
+                    "91184b52131e7fc9455fef848035173aea8cc01a",
+                    ("train",),
+                    ("OE_TO_maths_en_COMP",),
+                )
+            },
+            {"test": 674},
+        ),
+        # 933 problems of 1983-2024, which the paper calls "AIME 2024". 14 of them are AIME-2024-II:
+        # this set and aime2024 must not be added up.
+        BenchmarkSpec(
+            "aime_1983_2024",
+            aime_row,
+            {
+                "test": HubSource(
+                    "di-zhang-fdu/AIME_1983_2024",
+                    "3e2cc86390666c5c756622afc0eeb9e6194496bc",
+                    ("train",),
+                )
+            },
+            {"test": 933},
+        ),
+        BenchmarkSpec(
+            "aime2024",
+            aime_row,
+            {
+                "test": HubSource(
+                    "HuggingFaceH4/aime_2024",
+                    "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
+                    ("train",),
+                )
+            },
+            {"test": 30},
+        ),
+        BenchmarkSpec(
+            "aime2025",
+            aime_row,
+            {
+                "test": HubSource(
+                    "math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", ("test",)
+                )
+            },
+            {"test": 30},
+        ),
+        # The Hub's split (1,603 / 687) is not the upstream one (2,061 / 229), which needs a path.
+        BenchmarkSpec(
+            "strategyqa",
+            strategyqa_row,
+            {
+                split: HubSource(
+                    "ChilleD/StrategyQA", "705562638fe1d8ca6bb98c66fc8f94d45fda8c83", (split,)
+                )
+                for split in ("train", "test")
+            },
+            {},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read: the problems, and the rows that were left out, by reason."""
+
+    problems: list[Problem]
+    left_out: dict[str, list[str]]  # reason -> ids
+    identity: dict[str, Any]
+
+
+def load(
+    name: str, *, split: str, path: str | None = None, revision: str | None = None
+) -> list[Problem]:
+    """Read the problems of a data set; see :func:`read`."""
+    return read(name, split=split, path=path, revision=revision).problems
+
+
+def read(name: str, *, split: str, path: str | None = None, revision: str | None = None) -> Reading:
+    """Read a data set and say which rows were left out.
+
+    Left out are rows whose gold answer cannot be graded and rows that repeat the text and answer of
+    an earlier one; both are logged by id.
+
+    Args:
+        name: a key of BENCHMARKS.
+        split: train or test; with a path to one file it only names the ids.
+        path: a folder with ``<split>.jsonl``, ``.parquet`` or ``.json``, or one such file; None
+            reads from the Hub.
+        revision: another commit of the Hub's repository than the pinned one.
+
+    Raises:
+        DataError: unknown set or split, absent or empty file, a row that cannot be read, or no
+            access to the Hub.
+    """
+    spec = spec_of(name)
+    if path is not None:
+        file = _file_of(spec, split, Path(path))
+        rows: Iterable[tuple[int, Any]] = _rows_of_file(file)
+        where = str(file)
+    else:
+        source = _source_of(spec, split, revision)
+        rows = enumerate(_rows_of_hub(source, name), start=1)
+        where = f"{source.repository}@{source.revision[:12]}"
+    excluded = _excluded(spec, split) if path is None else frozenset()
+    problems: list[Problem] = []
+    left_out: dict[str, list[str]] = {}
+    seen_ids: dict[str, int] = {}
+    seen_texts: set[tuple[str, str]] = set()
+    num_rows = 0
+    for number, row in rows:
+        try:
+            if not isinstance(row, Mapping):
+                raise RowError("", f"is {type(row).__name__}, expected an object")
+            problem = spec.read_row(row, f"{name}-{split}-{number - 1}", name)
+        except RowError as error:
+            field_part = f", field {error.field!r}" if error.field else ""
+            raise DataError(f"{where}, row {number}{field_part}: {error}") from error
+        if _squeezed(problem.problem) in excluded:
+            continue
+        num_rows += 1
+        if problem.id in seen_ids:
+            raise DataError(
+                f"{where}, row {number}, field 'id': {problem.id!r} is the id of row "
+                f"{seen_ids[problem.id]} too; ids must differ"
+            )
+        seen_ids[problem.id] = number
+        text = (_squeezed(problem.problem), problem.answer)
+        reason = gold_defect(problem.answer, problem.style)
+        if reason is None and text in seen_texts:
+            reason = "repeats an earlier row"
+        seen_texts.add(text)
+        if reason is None:
+            problems.append(problem)
+        else:
+            left_out.setdefault(reason, []).append(problem.id)
+    if num_rows == 0:
+        raise DataError(f"{where} holds no rows: give a file with one problem per row")
+    _report(where, name, split, num_rows, left_out, spec)
+    return Reading(problems, left_out, data_identity(name, split, path, revision))
+
+
+def data_identity(
+    name: str, split: str, path: str | None = None, revision: str | None = None
+) -> dict[str, Any]:
+    """Name what determines the rows, without reading them: a file's digest or a Hub revision.
+
+    Raises:
+        DataError: unknown set or split, or an absent file.
+    """
+    spec = spec_of(name)
+    identity: dict[str, Any] = {"name": name, "split": split, "reader": READER_VERSION}
+    if path is not None:
+        return identity | {"digest": file_digest(_file_of(spec, split, Path(path)))}
+    source = _source_of(spec, split, revision)
+    identity |= {"repository": source.repository, "revision": source.revision}
+    without = spec.without.get(split)
+    return identity | ({"without": f"{without.repository}@{without.revision}"} if without else {})
+
+
+def spec_of(name: str) -> BenchmarkSpec:
+    """Look a data set up.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    if name not in BENCHMARKS:
+        raise DataError(
+            f"there is no benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}, "
+            "for example gsm8k"
+        )
+    return BENCHMARKS[name]
+
+
+def _file_of(spec: BenchmarkSpec, split: str, path: Path) -> Path:
+    if path.is_dir():
+        for suffix in _SUFFIXES:
+            if (path / f"{split}{suffix}").is_file():
+                return path / f"{split}{suffix}"
+        raise DataError(
+            f"{path} holds no {split}.jsonl, {split}.parquet or {split}.json for {spec.name}: "
+            f"name the file itself, for example {path}/rows.jsonl"
+        )
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: give {spec.name} a folder with {split}.jsonl, or one file"
+        )
+    if path.suffix not in _SUFFIXES:
+        raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of {', '.join(_SUFFIXES)}")
+    return path
+
+
+def _source_of(spec: BenchmarkSpec, split: str, revision: str | None) -> HubSource:
+    if split not in spec.splits:
+        raise DataError(
+            f"{spec.name} has no split {split!r}: choose one of {', '.join(spec.splits)}, or give "
+            "the file of your split as the path"
+        )
+    source = spec.splits[split]
+    if revision is None:
+        return source
+    return HubSource(source.repository, revision, source.splits, source.configs)
+
+
+def _rows_of_file(file: Path) -> Iterator[tuple[int, Any]]:
+    if file.suffix == ".parquet":
+        yield from _rows_of_parquet(file)
+        return
+    try:
+        if file.suffix == ".json":
+            rows = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(rows, list):
+                raise DataError(f"{file} holds {type(rows).__name__}, expected a list of rows")
+            yield from enumerate(rows, start=1)
+            return
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{file}, row {number}: is not JSON ({error})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file} is not JSON ({error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8 text ({error})") from error
+
+
+def _rows_of_parquet(file: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is not a parquet file ({error})") from error
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+def _rows_of_hub(source: HubSource, name: str) -> Iterator[Any]:
+    import datasets
+
+    for config in source.configs:
+        for split in source.splits:
+            try:
+                rows = datasets.load_dataset(
+                    source.repository, config, split=split, revision=source.revision
+                )
+            except (OSError, ValueError) as error:  # no network, no such revision, gated
+                raise DataError(
+                    f"{source.repository} at {source.revision} cannot be read from the Hub "
+                    f"({type(error).__name__}: {error}). Without a network, give a local copy: "
+                    f"data.path=FOLDER or evaluation.benchmarks=[{name}=FOLDER]"
+                ) from error
+            for row in rows:
+                yield {**row, "hub_config": config, "hub_split": split}
+
+
+def _excluded(spec: BenchmarkSpec, split: str) -> frozenset[str]:
+    source = spec.without.get(split)
+    if source is None:
+        return frozenset()
+    return frozenset(_squeezed(str(row["problem"])) for row in _rows_of_hub(source, spec.name))
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _report(
+    where: str,
+    name: str,
+    split: str,
+    num_rows: int,
+    left_out: Mapping[str, list[str]],
+    spec: BenchmarkSpec,
+) -> None:
+    for reason, ids in left_out.items():
+        shown = ", ".join(ids[:10]) + (" …" if len(ids) > 10 else "")
+        logger.warning("%s: %d rows left out: %s (%s)", where, len(ids), reason, shown)
+    expected = spec.num_rows.get(split)
+    if expected is not None and num_rows != expected:
+        logger.info(
+            "%s: %d rows; the published %s %s has %d", where, num_rows, name, split, expected
+        )
