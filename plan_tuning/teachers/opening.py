@@ -1,0 +1,138 @@
+"""TeacherConfig -> ``ask``: connects a teacher with its store, and handles Ctrl-C meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.records import Ask
+from plan_tuning.teachers.backend import Backend
+from plan_tuning.teachers.caller import Caller
+from plan_tuning.teachers.errors import InterruptedByUserError, read_key
+from plan_tuning.teachers.pricing import Price, check_payment, price_of
+from plan_tuning.teachers.store import CallStore
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@asynccontextmanager
+async def open_teacher(
+    config: TeacherConfig, calls: Path, *, role_seed: int = 0
+) -> AsyncIterator[Ask]:
+    """Open a teacher for one role.
+
+    Args:
+        config: who is asked.
+        calls: folder of the store, usually ``multirun_outputs/calls``; processes share it.
+        role_seed: shifts the samples, so that two runs can draw different ones.
+
+    Yields:
+        The function from requests to replies.
+
+    Raises:
+        TeacherError: raised by the yielded function when the run cannot go on.
+        ConfigError: the same, when money would be spent that nobody agreed to.
+    """
+    async with open_caller(config, calls, role_seed=role_seed) as caller:
+        yield caller.ask
+
+
+@asynccontextmanager
+async def open_caller(
+    config: TeacherConfig, calls: Path, *, role_seed: int = 0, max_failed_rate: float = 0.5
+) -> AsyncIterator[Caller]:
+    """Open a teacher, with access to its counters; see :func:`open_teacher`."""
+
+    def connect() -> Backend:
+        return _connect(config)
+
+    def find_price() -> Price | None:
+        read_key(config.api_key_env, is_required=config.requires_key)  # absent: known at once
+        price = price_of(config)
+        check_payment(config, price)
+        return price
+
+    with CallStore(calls, is_batched=config.backend == "scripted") as store:
+        caller = Caller(
+            config,
+            store,
+            connect,
+            price=find_price,
+            role_seed=role_seed,
+            max_failed_rate=max_failed_rate,
+        )
+        with _interruptible(caller):
+            try:
+                yield caller
+            finally:
+                await caller.close()
+
+
+def _connect(config: TeacherConfig) -> Backend:
+    if config.backend == "litellm":
+        from plan_tuning.teachers.litellm_backend import LitellmBackend
+
+        return LitellmBackend(config)
+    if config.backend == "http":
+        from plan_tuning.teachers.http_backend import HttpBackend
+
+        return HttpBackend(config)
+    if config.backend == "replay":
+        from plan_tuning.teachers.replay import ReplayBackend
+
+        return ReplayBackend()
+    from plan_tuning.teachers.scripted import ScriptedTeacher
+
+    return ScriptedTeacher(config.scripted)
+
+
+@contextlib.contextmanager
+def _interruptible(caller: Caller) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) drain and the second one cancel."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    count = 0
+
+    def on_signal() -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            logger.warning(
+                "Interrupted: waiting for %d calls in flight. Press Ctrl-C again to give them up; "
+                "the same command resumes",
+                caller.in_flight,
+            )
+            caller.stop(
+                InterruptedByUserError(
+                    "interrupted; every answer that arrived is stored. Run the same command again "
+                    "to resume"
+                )
+            )
+        else:
+            logger.warning("Interrupted again: calls in flight are given up")
+            caller.abort()
+
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal)
+    except NotImplementedError:  # event loops without signal support (Windows)
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,106 @@
+"""What a provider's refusal means, and what of it may be written down."""
+
+from __future__ import annotations
+
+import pytest
+
+from plan_tuning.teachers.errors import (
+    BreakerError,
+    BudgetError,
+    Fatal,
+    FatalTeacherError,
+    InterruptedByUserError,
+    RateLimited,
+    Rejected,
+    TeacherError,
+    Transient,
+    scrub,
+)
+from plan_tuning.teachers.failures import classify, retry_after
+from plan_tuning.teachers.samples import storable
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        ({"Retry-After": "3"}, "", 3.0),
+        ({"retry-after": "0.25"}, "", 0.25),
+        ({"retry-after-ms": "250", "Retry-After": "1"}, "", 0.25),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, "", 0.0),
+        ({"Retry-After": "soon"}, "", None),
+        ({}, '{"error": {"details": [{"retryDelay": "26s"}]}}', 26.0),
+        ({}, '{"error": {"details": [{"retryDelay": "1.5s"}]}}', 1.5),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"}, "", 90.0),
+        ({"x-ratelimit-remaining-requests": "5", "x-ratelimit-reset-requests": "1m30s"}, "", None),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "250ms"}, "", 0.25),
+        ({}, "", None),
+    ],
+)
+def test_waits_are_understood(headers: dict[str, str], body: str, seconds: float | None) -> None:
+    assert retry_after(headers, body) == seconds
+
+
+GEMINI_MINUTE = (
+    '{"error": {"code": 429, "message": "You exceeded your current quota, please check your plan '
+    'and billing details.", "status": "RESOURCE_EXHAUSTED", "details": [{"violations": '
+    '[{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel"}]}, {"retryDelay": "26s"}]}}'
+)
+GEMINI_DAY = GEMINI_MINUTE.replace("PerMinute", "PerDay").replace(', {"retryDelay": "26s"}', "")
+GEMINI_NONE = GEMINI_MINUTE.replace("billing details.", "billing details. Quota, limit: 0")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (429, '{"error": {"message": "Rate limit reached"}}', RateLimited),
+        (429, GEMINI_MINUTE, RateLimited),
+        (429, GEMINI_DAY, Fatal),
+        (429, GEMINI_NONE, Fatal),
+        (429, '{"error": {"code": "insufficient_quota", "message": "quota"}}', Fatal),
+        (401, '{"error": {"message": "Incorrect API key"}}', Fatal),
+        (403, "", Fatal),
+        (402, "", Fatal),
+        (404, '{"error": {"message": "model not found"}}', Fatal),
+        (400, '[{"error": {"message": "API key not valid. Pass a valid key."}}]', Fatal),
+        (400, '{"error": {"message": "unknown parameter: seed"}}', Fatal),
+        (400, '{"error": {"code": "context_length_exceeded"}}', Rejected),
+        (400, '{"error": {"code": "content_filter"}}', Rejected),
+        (413, "", Rejected),
+        (500, "", Transient),
+        (502, "<html>nginx</html>", Transient),
+        (503, "", Transient),
+        (529, '{"error": {"type": "overloaded_error"}}', RateLimited),
+        (408, "", Transient),
+    ],
+)
+def test_what_a_status_means(status: int, body: str, kind: type[Exception]) -> None:
+    assert type(classify(status, {}, body)) is kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer abc.def-ghi",
+        "key sk-proj-abcdefgh1234 is wrong",
+        "https://host/v1?key=AIzaSyAbcdefghijkl&alt=json",
+        "x-api-key: secret-value",
+    ],
+)
+def test_keys_are_scrubbed(text: str) -> None:
+    said = scrub(text)
+    assert "[secret]" in said
+    for part in ("abc.def", "abcdefgh", "AIza", "secret-value"):
+        assert part not in said
+    assert scrub("my own word", ["own"]) == "my [secret] word"
+
+
+def test_lone_surrogates_become_storable() -> None:
+    assert storable("plain \u202e") == "plain \u202e"
+    assert storable("\ud83e\udded") == "🧭"
+    assert storable("a\ud800b") == "a\ufffdb"
+
+
+def test_exit_codes_tell_causes_apart() -> None:
+    kinds = (FatalTeacherError, BreakerError, BudgetError, InterruptedByUserError)
+    assert [kind("").exit_code for kind in kinds] == [3, 4, 5, 130]
+    assert all(issubclass(kind, TeacherError) and issubclass(kind, ValueError) for kind in kinds)
