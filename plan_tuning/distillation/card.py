@@ -1,0 +1,113 @@
+"""Facts about a corpus -> its dataset card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plan_tuning.artifacts import write_atomic
+from plan_tuning.config.teacher import DistillationConfig
+from plan_tuning.distillation.report import FUNNEL
+from plan_tuning.records import Problem
+
+CARD = "README.md"
+_LICENCES = {
+    "gsm8k": "MIT (openai/grade-school-math)",
+    "math": "MIT for the collection (hendrycks/math); the problems are third-party copyright",
+    "strategyqa": "MIT (eladsegal/strategyqa)",
+    "olympiadbench": "MIT (OpenBMB/OlympiadBench)",
+    "microworld": "made by plan-tuning, Apache-2.0",
+}
+
+
+def write_card(
+    folder: Path,
+    facts: Mapping[str, Any],
+    problems: Sequence[Problem],
+    distillation: DistillationConfig,
+) -> None:
+    """Write the card, whose header tells ``datasets.load_dataset`` where the tables are."""
+    sources = sorted({problem.source for problem in problems if problem.source})
+    header = {
+        "pretty_name": "Plans of a teacher, verified and executed",
+        "task_categories": ["text-generation"],
+        "tags": ["plan-tuning", "reasoning", *sources],
+        "configs": [
+            {"config_name": "trajectories", "data_files": "trajectories.parquet", "default": True},
+            {"config_name": "problems", "data_files": "problems.parquet"},
+        ],
+    }
+    teacher = facts["teacher"]
+    funnel = facts["funnel"]
+    lines = [
+        "---",
+        yaml.safe_dump(header, sort_keys=False).strip(),
+        "---",
+        "",
+        "# Plans of a teacher, verified and executed",
+        "",
+        f"Made by plan-tuning (arXiv 2507.07495) with the teacher `{teacher['model']}`"
+        + (f" ({teacher['label']})" if teacher["label"] else "")
+        + f": {distillation.num_candidates} plans for each problem, scored by a Plan Verifier, "
+        "executed, and compared with the gold answer. Every candidate is a row of `trajectories`; "
+        "no filter is applied.",
+        "",
+        "## Funnel",
+        "",
+        "| stage | count |",
+        "|---|---|",
+        *(f"| {name.replace('_', ' ')} | {funnel.get(name, 0)} |" for name in FUNNEL),
+        "",
+        "`good score` is 80 or more; `selected` is the two-stage filter: one best-scored plan for "
+        "each problem among those with a good score and a right answer.",
+        "",
+        "| filter | problems kept | rate |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {count} | {facts['kept_rate'][name]:.1%} |"
+            for name, count in facts["kept_problems"].items()
+        ),
+        "",
+        "## Quality",
+        "",
+        f"- plan score against right execution, AUC: {_shown(facts['score_auc'])}",
+        f"- verifier replies: {_counts(facts['score_status'])}; the authors' released parser reads "
+        f"{facts['released_parser_differs']} of them differently",
+        f"- verdicts on executions: {_counts(facts['verdicts'])}",
+        f"- plans, all: {_counts(facts['plans_before'])}",
+        f"- plans, after the two-stage filter: {_counts(facts['plans_after'])}",
+        f"- diversity of a problem's plans: {_counts(facts['diversity'])}",
+        "",
+        "## Cost",
+        "",
+        f"- {facts['calls']['bought']} calls asked for in the run that finished it, "
+        f"{facts['calls']['cached']} answered from the store",
+        f"- {facts['cost_usd']['corpus']:.4f} USD for the plans, verifications and executions",
+        f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
+        "",
+        "## Sources",
+        "",
+        *(f"- {source}: {_LICENCES.get(source, 'see its publisher')}" for source in sources),
+        "- the teacher's texts: see the terms of its provider",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        'trajectories = load_dataset("FOLDER", "trajectories", split="train")',
+        "```",
+        "",
+    ]
+    write_atomic(folder / CARD, "\n".join(lines))
+
+
+def _shown(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
+
+
+def _counts(values: Mapping[str, Any]) -> str:
+    return (
+        ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items()) or "none"
+    )

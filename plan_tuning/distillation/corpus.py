@@ -1,0 +1,309 @@
+"""Problems and a teacher -> the corpus artifact: parquet, a dataset card, and facts.
+
+A corpus folder holds ``trajectories.parquet`` (every candidate of every problem),
+``problems.parquet`` (the problems with their human solutions) and ``README.md``, the card that
+lets ``datasets.load_dataset`` read the folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plan_tuning.artifacts import canonical, write_atomic
+from plan_tuning.config.grading import GradingConfig
+from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
+from plan_tuning.distillation.card import write_card
+from plan_tuning.distillation.live import Monitor
+from plan_tuning.distillation.report import Tally
+from plan_tuning.distillation.synthesize import distil
+from plan_tuning.records import Problem, Trajectory, from_json, to_json
+from plan_tuning.tasks.grading import Grader
+from plan_tuning.teachers.caller import Caller
+from plan_tuning.teachers.opening import open_caller
+from plan_tuning.text.prompts import STAGES, digest
+
+logger = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+TRAJECTORIES = "trajectories.parquet"
+PROBLEMS = "problems.parquet"
+_ROWS_PER_GROUP = 2000
+_TYPES = {
+    "candidate": "int32",
+    "plan_score": "int32",
+    "duplicate_of": "int32",
+    "cost_usd": "float64",
+    "tolerance": "float64",
+    "is_multiple_answer": "bool_",
+}
+_LISTS = ("call_keys", "accepted_answers")
+
+
+class CorpusError(ValueError):
+    """A folder is no corpus."""
+
+
+def corpus_identity(
+    problems_identity: Mapping[str, Any],
+    teacher: TeacherConfig,
+    distillation: DistillationConfig,
+    grading: GradingConfig,
+) -> dict[str, Any]:
+    """Say what determines a corpus, for its fingerprint: plain values, no file is read but prompts.
+
+    Args:
+        problems_identity: what determines the problems and their order.
+        teacher: only its identity counts, and whether samples are seeded.
+        distillation: sampling, limits, parsers; the window and the breaker do not count.
+        grading: the Answer Verifier's policy.
+    """
+    identity = dict(teacher.identity())
+    if not teacher.seeded:
+        identity["seeded"] = False
+    return {
+        "problems": dict(problems_identity),
+        "teacher": identity,
+        "distillation": canonical(distillation),
+        "grading": canonical(grading),
+        "prompts": {name: digest(name) for name in STAGES},
+    }
+
+
+def make_corpus(
+    folder: Path,
+    problems: Sequence[Problem],
+    teacher: TeacherConfig,
+    distillation: DistillationConfig,
+    grading: GradingConfig,
+    calls: Path,
+    *,
+    progress: bool,
+) -> dict[str, Any]:
+    """Distil a corpus into ``folder``; replies that the store holds are not bought again.
+
+    Args:
+        folder: exists; what an interrupted run left there is overwritten.
+        problems: in the order in which they are asked and written.
+        teacher: who is asked.
+        distillation: how.
+        grading: the Answer Verifier's policy.
+        calls: the store's folder.
+        progress: show a live table (plain log lines off a terminal).
+
+    Returns:
+        Facts for the manifest: funnel, kept rates by filter, calls, cost, models that answered.
+
+    Raises:
+        TeacherError: the teacher cannot go on; its exit code and message say why and what to do.
+    """
+    return asyncio.run(
+        _make(folder, problems, teacher, distillation, grading, calls, progress=progress)
+    )
+
+
+async def _make(
+    folder: Path,
+    problems: Sequence[Problem],
+    teacher: TeacherConfig,
+    distillation: DistillationConfig,
+    grading: GradingConfig,
+    calls: Path,
+    *,
+    progress: bool,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    with Grader(grading) as grader:
+        async with open_caller(
+            teacher, calls, max_failed_rate=distillation.max_failed_rate
+        ) as caller:
+            for is_last in (False, True):
+                caller.left_out = 0
+                tally = await _distil(
+                    folder, problems, caller, grader, distillation, teacher, is_shown=progress
+                )
+                if is_last or not caller.left_out:
+                    break
+                logger.info("%d calls kept failing: they are tried once more", caller.left_out)
+            if caller.left_out:
+                logger.warning(
+                    "%d calls failed to the end; the corpus is made without them", caller.left_out
+                )
+    _write(folder / PROBLEMS, Problem, problems)
+    facts = {
+        **tally.facts(),
+        "calls": {
+            "bought": caller.bought,
+            "cached": caller.cached,
+            "failed_attempts": caller.failed_attempts,
+            "left_out": caller.left_out,
+        },
+        "cost_usd": {"corpus": round(tally.cost_usd, 6), "this_run": round(caller.usd, 6)},
+        "teacher": teacher.identity(),
+        "served_models": sorted(caller.served_models),
+        "distil_s": round(time.perf_counter() - started, 3),
+    }
+    write_card(folder, facts, problems, distillation)
+    return facts
+
+
+async def _distil(
+    folder: Path,
+    problems: Sequence[Problem],
+    caller: Caller,
+    grader: Grader,
+    distillation: DistillationConfig,
+    teacher: TeacherConfig,
+    *,
+    is_shown: bool,
+) -> Tally:
+    """Run all problems through their stages and write their trajectories."""
+    tally = Tally(len(problems))
+    with (
+        Monitor(len(problems), tally, caller, is_shown=is_shown) as monitor,
+        _Writer(folder / TRAJECTORIES, Trajectory) as writer,
+    ):
+
+        def on_progress(rows: tuple[Trajectory, ...]) -> None:
+            tally.add(rows)
+            monitor.update()
+
+        async for rows in distil(
+            problems,
+            caller.ask,
+            grader,
+            distillation,
+            window=distillation.window or 2 * teacher.concurrency,
+            on_progress=on_progress,
+        ):
+            writer.add(rows)
+    return tally
+
+
+def _schema(kind: type) -> Any:
+    import dataclasses
+
+    import pyarrow as pa
+
+    def type_of(name: str) -> Any:
+        if name in _LISTS:
+            return pa.list_(pa.string())
+        return getattr(pa, _TYPES.get(name, "string"))()
+
+    return pa.schema([(f.name, type_of(f.name)) for f in dataclasses.fields(kind)])
+
+
+class _Writer:
+    """Writes records to parquet group by group."""
+
+    def __init__(self, path: Path, kind: type) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = _schema(kind)
+        self._names = self._schema.names
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[Any] = []
+
+    def add(self, rows: Iterable[Any]) -> None:
+        self._rows.extend(rows)
+        if len(self._rows) >= _ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            columns = [
+                pa.array([_cell(getattr(row, name)) for row in self._rows], type=field.type)
+                for name, field in zip(self._names, self._schema, strict=True)
+            ]
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+            self._rows.clear()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+
+
+def _cell(value: Any) -> Any:
+    """Lists stay lists, other structures become JSON text."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, Mapping):
+        return json.dumps(to_json(value), ensure_ascii=False)
+    return value
+
+
+def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
+    """Export trajectories to one file, which appears only when it is complete.
+
+    Raises:
+        CorpusError: the file's ending is neither .jsonl nor .parquet.
+    """
+    if path.suffix == ".jsonl":
+        lines = (json.dumps(to_json(row), ensure_ascii=False) for row in rows)
+        write_atomic(path, "".join(f"{line}\n" for line in lines))
+    elif path.suffix == ".parquet":
+        partial = path.with_name(f".{path.name}.tmp")
+        _write(partial, Trajectory, rows)
+        partial.replace(path)
+    else:
+        raise CorpusError(f"{path}: choose a name that ends in .jsonl or .parquet")
+
+
+def _write(path: Path, kind: type, rows: Iterable[Any]) -> None:
+    with _Writer(path, kind) as writer:
+        writer.add(rows)
+
+
+def read_trajectories(path: Path) -> list[Trajectory]:
+    """Read all candidates of a corpus.
+
+    Args:
+        path: a corpus folder, or its trajectories.parquet.
+
+    Raises:
+        CorpusError: there is no such file, or it holds no trajectories.
+    """
+    return [_restore(Trajectory, row) for row in _read(path, TRAJECTORIES)]
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read the problems of a corpus, with their human solutions.
+
+    Raises:
+        CorpusError: there is no such file, or it holds no problems.
+    """
+    rows = _read(path, PROBLEMS)
+    for row in rows:
+        row["metadata"] = json.loads(row["metadata"] or "{}")
+    return [_restore(Problem, row) for row in rows]
+
+
+def _read(path: Path, name: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    file = path / name if path.is_dir() else path
+    if not file.is_file():
+        raise CorpusError(
+            f"corpus.path={path}: there is no {name}. Give a corpus folder, for example "
+            "corpus.path=multirun_outputs/artifacts/corpora/FINGERPRINT"
+        )
+    rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    return rows
+
+
+def _restore(kind: type[Any], row: Mapping[str, Any]) -> Any:
+    try:
+        return from_json(kind, row)
+    except (ValueError, KeyError) as error:
+        raise CorpusError(f"the corpus has rows of another schema: {error}") from error

@@ -1,0 +1,159 @@
+"""Trajectories -> training rows: two verifiers, then a choice among the candidates that pass.
+
+Pure functions over what a corpus holds, so a sweep over filters asks the teacher nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.records import Trajectory, Verdict
+from plan_tuning.text.plans import leaks, similarity
+
+STANDARD_FILTERS = (
+    FilterConfig(name="none", plan=False, answer=False, selection="first"),
+    FilterConfig(name="plan_only", plan=True, answer=False, selection="best"),
+    FilterConfig(name="answer_only", plan=False, answer=True, selection="first"),
+    FilterConfig(name="two_stage", plan=True, answer=True, selection="best"),
+)
+"""The choices of the group ``filter``, under the paper's names."""
+
+USABLE = "ok"
+MISSING = "missing"
+_EXECUTED = ("ok", "truncated")
+
+
+class FilterError(ValueError):
+    """A filter asks for what a corpus does not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterResult:
+    """Rows that are kept, and why the others are not.
+
+    ``reasons`` counts every candidate under exactly one word, ``kept`` among them.
+    """
+
+    kept: list[Trajectory]
+    reasons: dict[str, int]
+    problems: int  # in the corpus, kept or not
+
+    @property
+    def kept_problems(self) -> int:
+        """Problems of which at least one trajectory is kept."""
+        return len({row.problem_id for row in self.kept})
+
+    @property
+    def kept_rate(self) -> float:
+        """Share of the problems that are kept."""
+        return self.kept_problems / self.problems if self.problems else 0.0
+
+
+def filter_trajectories(rows: Sequence[Trajectory], config: FilterConfig) -> FilterResult:
+    """Apply a filter.
+
+    Args:
+        rows: all candidates of all problems of a corpus; the order of the problems is kept.
+        config: which verifiers decide, and which of the passing candidates is taken.
+
+    Raises:
+        FilterError: the answer verifier is asked for and a candidate was not executed.
+    """
+    groups: dict[str, list[Trajectory]] = {}
+    for row in rows:
+        groups.setdefault(row.problem_id, []).append(row)
+    reasons: Counter[str] = Counter()
+    kept: list[Trajectory] = []
+    for group in groups.values():
+        passing = []
+        for row in sorted(group, key=lambda row: row.candidate):
+            reason = rejection(row, config)
+            if reason is None:
+                passing.append(row)
+            else:
+                reasons[reason] += 1
+        chosen = select(passing, config)
+        reasons["not_selected"] += len(passing) - len(chosen)
+        kept.extend(chosen)
+    if config.max_rows is not None and len(kept) > config.max_rows:
+        reasons["over_max_rows"] += len(kept) - config.max_rows
+        lots = sorted(kept, key=lambda row: _lot(config.seed, row))[: config.max_rows]
+        taken = {(row.problem_id, row.candidate) for row in lots}
+        kept = [row for row in kept if (row.problem_id, row.candidate) in taken]
+    reasons["kept"] = len(kept)
+    counts = {reason: reasons[reason] for reason in sorted(reasons) if reasons[reason]}
+    return FilterResult(kept=kept, reasons=counts, problems=len(groups))
+
+
+def rejection(row: Trajectory, config: FilterConfig) -> str | None:
+    """Say why a candidate does not pass; None where it does.
+
+    Raises:
+        FilterError: its answer is asked for and it was not executed.
+    """
+    if row.plan_status != USABLE or not row.plan:
+        return f"plan_{row.plan_status}" if row.plan_status != USABLE else "plan_empty"
+    if config.plan and row.plan_score is None:
+        return f"score_{row.score_status}"
+    if config.plan and row.plan_score is not None and row.plan_score < config.plan_score_threshold:
+        return "score_below_threshold"
+    if config.drop_leaks and leaks(row.plan, row.answer, row.problem):
+        return "leak"
+    if row.execution_status == MISSING:
+        if config.answer:
+            raise FilterError(
+                f"filter={config.name} checks answers, but candidate {row.candidate} of problem "
+                f"{row.problem_id} was not executed: this corpus was made with "
+                "distillation.execution=retained. Make the missing executions with the same "
+                "command and distillation.execution=all (replies that exist are not bought again), "
+                "or choose filter=plan_only"
+            )
+        return None
+    if row.execution_status not in _EXECUTED:
+        return f"execution_{row.execution_status}"
+    if config.answer and not row.is_correct:
+        return f"answer_{row.verdict or Verdict.NO_ANSWER}"
+    return None
+
+
+def select(passing: Sequence[Trajectory], config: FilterConfig) -> list[Trajectory]:
+    """Choose among the passing candidates of one problem, which come in their order."""
+    if not passing:
+        return []
+    if config.selection == "first":
+        return [passing[0]]
+    if config.selection == "random":
+        return [min(passing, key=lambda row: _lot(config.seed, row))]
+    distinct = _distinct(passing)
+    if config.selection == "all":
+        return distinct
+    ranked = sorted(distinct, key=lambda row: (-_score(row), row.candidate))
+    if config.selection == "best":
+        return ranked[:1]
+    chosen: list[Trajectory] = []
+    for row in ranked:
+        if all(similarity(row.plan, other.plan) < config.diverse_below for other in chosen):
+            chosen.append(row)
+    return sorted(chosen, key=lambda row: row.candidate)
+
+
+def _distinct(rows: Iterable[Trajectory]) -> list[Trajectory]:
+    """Leave out repeated plans."""
+    first: dict[str, Trajectory] = {}
+    for row in rows:
+        first.setdefault(row.plan, row)
+    return list(first.values())
+
+
+def _score(row: Trajectory) -> int:
+    return row.plan_score if row.plan_score is not None else -101
+
+
+def _lot(seed: int, row: Trajectory) -> bytes:
+    """Draw a row's lot: the same whatever other rows there are, so smaller samples are nested."""
+    text = f"{seed}\x1f{row.problem_id}\x1f{row.candidate}"
+    return hashlib.sha256(text.encode()).digest()
