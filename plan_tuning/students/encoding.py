@@ -1,0 +1,47 @@
+"""Texts to vectors: mean-pooled states of a local encoder, for the embedding plan reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from plan_tuning.students.loading import StudentError, without_bars
+
+
+def load_encoder(folder: Path) -> Callable[[Sequence[str]], np.ndarray[Any, Any]]:
+    """Load an encoder of transformers; its vectors are remembered by text.
+
+    Raises:
+        StudentError: the folder holds no model.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise StudentError(
+            f"reward.plan.encoder={folder} holds no model: give the folder of a sentence encoder, or "
+            "choose reward.plan.kind=steps"
+        )
+    with without_bars():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True)
+    model.eval()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    known: dict[str, np.ndarray[Any, Any]] = {}
+
+    @torch.no_grad()
+    def encode(texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            batch = tokenizer(missing, return_tensors="pt", padding=True, truncation=True)
+            states = model(**batch).last_hidden_state  # (N, T, D)
+            mask = batch["attention_mask"][:, :, None]
+            pooled = (states * mask).sum(dim=1) / mask.sum(dim=1)
+            known.update(zip(missing, pooled.float().numpy(), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return encode

@@ -1,0 +1,85 @@
+"""A trained student to a folder that transformers, peft and inference servers load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.students.loading import ADAPTER_FILE, Student, without_bars
+
+
+def export_student(
+    student: Student,
+    folder: Path,
+    *,
+    base: Path | str,
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write weights or adapter, tokenizer, chat template, generation config and model card.
+
+    Args:
+        student: the trained student.
+        folder: an existing or new folder.
+        base: what the student began from.
+        model: how it was loaded.
+        adapter: which weights were trained.
+        facts: how the training went, for the card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    causal_lm = student.causal_lm
+    causal_lm.config.use_cache = True  # switched off for training only
+    causal_lm.generation_config.eos_token_id = (
+        student.end_ids[0] if len(student.end_ids) == 1 else list(student.end_ids)
+    )
+    with without_bars():
+        student.model.save_pretrained(folder)  # safetensors is the only format it writes
+    causal_lm.generation_config.save_pretrained(folder)
+    student.tokenizer.save_pretrained(folder)
+    if (folder / ADAPTER_FILE).is_file():
+        _record_base(folder, base, model)
+    (folder / "README.md").write_text(_card(student, base, model, adapter, facts), encoding="utf-8")
+
+
+def _record_base(folder: Path, base: Path | str, model: ModelConfig) -> None:
+    """Name the base so that peft finds it from any working directory."""
+    path = folder / ADAPTER_FILE
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    local = Path(base)
+    settings["base_model_name_or_path"] = str(local.resolve()) if local.is_dir() else str(base)
+    settings["revision"] = None if local.is_dir() else model.revision
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _card(
+    student: Student,
+    base: Path | str,
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    facts: Mapping[str, Any],
+) -> str:
+    name = Path(base).name if Path(base).is_dir() else str(base)
+    library = "peft" if adapter.name != "full" else "transformers"
+    head = ["---", f"library_name: {library}", "tags: [plan-tuning, sft]"]
+    if not Path(base).is_dir():
+        head.append(f"base_model: {base}")
+    lines = [
+        *head,
+        "---",
+        f"# A plan-tuned {model.name}",
+        "",
+        "Trained by plan_tuning (PLAN-TUNING, arXiv 2507.07495). `manifest.json`, where it lies "
+        "beside this file, holds the whole specification and the versions of all libraries.",
+        "",
+        "| fact | value |",
+        "|---|---|",
+        f"| begins from | {name} |",
+        f"| architecture | {student.identity.get('architecture', '')} |",
+        f"| trained weights | {adapter.name} |",
+    ]
+    lines += [f"| {key} | {value} |" for key, value in facts.items() if not isinstance(value, list)]
+    return "\n".join(lines) + "\n"

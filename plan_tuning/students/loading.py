@@ -1,0 +1,238 @@
+"""A folder or hub id to a student: model, tokenizer and the ids that end its texts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.students import templates
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_FILE = "adapter_config.json"
+
+LORA_TARGETS = {
+    # Attention and feed-forward projections; these families name them alike.
+    family: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for family in ("qwen3", "gemma3", "llama", "auto")
+}
+
+
+class StudentError(ValueError):
+    """A student cannot be loaded."""
+
+
+@dataclass
+class Student:
+    """A small language model with everything that is needed to ask it."""
+
+    model: Any  # PreTrainedModel, or PeftModel around one
+    tokenizer: Any
+    end_ids: tuple[int, ...]  # every id that ends a generation
+    turn_end: tuple[int, ...]  # what stands behind a completion in training
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def causal_lm(self) -> Any:
+        """The model of transformers, with adapter layers inside where there are any."""
+        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+
+    @property
+    def pad_id(self) -> int:
+        """Fills batches; masked everywhere, so any id would do."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else self.end_ids[0]
+
+
+def load_student(
+    folder_or_id: str | Path,
+    model: ModelConfig,
+    *,
+    device: str = "cpu",
+    for_training: bool = False,
+    adapter: AdapterConfig | None = None,
+) -> Student:
+    """Load weights or an adapter folder; weights come from safetensors only.
+
+    Args:
+        folder_or_id: a folder with weights, a folder with a peft adapter (its base is recorded in
+            it), or a hub id.
+        model: dtype, attention implementation, revision, trust.
+        device: cpu, cuda or cuda:N.
+        for_training: keep an adapter trainable and wrap a new one around plain weights when
+            ``adapter`` asks for it; an earlier student's adapter is merged first.
+        adapter: which weights are trained; only read for training.
+
+    Raises:
+        StudentError: the folder does not exist or holds neither weights nor an adapter.
+    """
+    folder = Path(folder_or_id)
+    if folder.is_dir() and (folder / ADAPTER_FILE).is_file():
+        loaded, tokenizer, identity = _load_adapter(folder, model, device)
+        if for_training:
+            loaded = loaded.merge_and_unload()
+        else:
+            loaded.requires_grad_(False)
+    else:
+        loaded, tokenizer, identity = _load_weights(str(folder_or_id), model, device)
+    if for_training:
+        loaded = _wrap(loaded, model, adapter or AdapterConfig())
+    else:
+        loaded.eval()
+    generation = getattr(loaded, "generation_config", None)
+    return Student(
+        model=loaded,
+        tokenizer=tokenizer,
+        end_ids=templates.end_ids(tokenizer, generation, loaded.config),
+        turn_end=tuple(templates.turn_end_ids(tokenizer)),
+        identity=identity,
+    )
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence the bars that transformers draws for every file of weights."""
+    from transformers.utils import logging as transformers_logging
+
+    had_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bar:
+            transformers_logging.enable_progress_bar()
+
+
+def merge_for_inference(student: Student) -> Student:
+    """Fold a frozen adapter into its weights, which saves its extra layers at every token."""
+    if not hasattr(student.model, "peft_config"):
+        return student
+    merged = student.model.merge_and_unload()
+    merged.eval()
+    return Student(merged, student.tokenizer, student.end_ids, student.turn_end, student.identity)
+
+
+def _load_weights(source: str, model: ModelConfig, device: str) -> tuple[Any, Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise StudentError(
+            f"{folder} is no student: neither config.json nor {ADAPTER_FILE} is in it. "
+            "Give the folder that a finished training wrote, for example student.path=FOLDER"
+        )
+    is_local = folder.is_dir()
+    shared: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if model.revision is not None and not is_local:
+        shared["revision"] = model.revision
+    try:
+        with without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=getattr(torch, model.dtype),
+                attn_implementation=model.attention,
+                use_safetensors=True,
+                **shared,
+            )
+    except OSError as error:
+        raise StudentError(
+            f"model.path={source} cannot be loaded: {error}. Give a folder with config.json and "
+            "safetensors weights or a hub id, for example model.path=Qwen/Qwen3-0.6B"
+        ) from error
+    loaded.to(device)
+    identity = {
+        "base": str(folder.resolve()) if is_local else source,
+        "revision": None if is_local else getattr(loaded.config, "_commit_hash", model.revision),
+        "architecture": type(loaded).__name__,
+        "parameters": sum(p.numel() for p in loaded.parameters()),
+    }
+    return loaded, tokenizer, identity
+
+
+def _load_adapter(folder: Path, model: ModelConfig, device: str) -> tuple[Any, Any, dict[str, Any]]:
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    base = base_of_adapter(folder)
+    loaded, _, identity = _load_weights(base, model, device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+    with _quiet_peft():
+        wrapped = PeftModel.from_pretrained(loaded, folder, torch_device=device)
+    return wrapped, tokenizer, {**identity, "adapter": str(folder.resolve())}
+
+
+def base_of_adapter(folder: Path) -> str:
+    """Name the base of an adapter folder: a hub id or a folder.
+
+    Artifacts may have been moved together since the adapter was written; the base is then looked
+    for by name among the artifacts around ``folder``.
+
+    Raises:
+        StudentError: the recorded base is a folder that is nowhere to be found.
+    """
+    settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+    recorded = str(settings["base_model_name_or_path"])
+    if not Path(recorded).is_absolute() or Path(recorded).is_dir():
+        return recorded
+    for kind in ("bases", "students"):
+        moved = folder.resolve().parent.parent / kind / Path(recorded).name
+        if moved.is_dir():
+            return str(moved)
+    raise StudentError(
+        f"the adapter in {folder} belongs to the base {recorded}, which is not there. "
+        f"Move the base back, or correct base_model_name_or_path in {folder / ADAPTER_FILE}"
+    )
+
+
+def _wrap(loaded: Any, model: ModelConfig, adapter: AdapterConfig) -> Any:
+    loaded.config.use_cache = False
+    if adapter.name == "full":
+        # An image tower beside the language model is loaded and left alone.
+        loaded.requires_grad_(False)
+        loaded.get_decoder().requires_grad_(True)
+        loaded.get_output_embeddings().requires_grad_(True)
+        return loaded
+    if adapter.name == "qlora":
+        raise ConfigError(
+            "adapter", "qlora", "4-bit base weights need CUDA and bitsandbytes", "adapter=lora"
+        )
+    from peft import LoraConfig, get_peft_model
+
+    family = adapter.target_modules == "family"
+    names = LORA_TARGETS[model.family] if family else list(adapter.target_modules)
+    targets: list[str] | str = names
+    if family and getattr(loaded.config, "vision_config", None) is not None:
+        targets = rf".*language_model\..*\.({'|'.join(names)})"  # image towers name them alike
+    settings = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    with _quiet_peft():
+        return get_peft_model(loaded, settings)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Silence what peft's use of a renamed property of transformers makes transformers say."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield

@@ -1,0 +1,143 @@
+"""Conversations to token ids: the one rendering that training and generation share.
+
+Special tokens are recognised by id and position. How a template ends an assistant's turn is found
+by rendering two turns and comparing their ids, so no family needs a rule of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plan_tuning.records import Message
+
+_PROBES = ("a", "b", "1", "2", "yes", "no")
+
+
+class TemplateError(ValueError):
+    """A tokenizer has no chat template, or one that cannot carry the conversation."""
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Render a conversation up to where the student begins to write.
+
+    Thinking is switched off where the template has that switch. A system message that the
+    template cannot carry is put in front of the first user message.
+
+    Args:
+        tokenizer: a tokenizer of transformers with a chat template.
+        messages: the conversation; the last message is the user's.
+
+    Returns:
+        Token ids, begin-of-text token included where the template writes one.
+
+    Raises:
+        TemplateError: there is no chat template, or it refuses the conversation.
+    """
+    return _render(tokenizer, messages, add_generation_prompt=True)
+
+
+def turn_end_ids(tokenizer: Any) -> list[int]:
+    """Find the tokens with which the template ends an assistant's turn, up to the one that stops.
+
+    That is what the student learns to write behind its completion: ``<|im_end|>`` for Qwen3 (the
+    line break behind it belongs to the next turn), ``<end_of_turn>`` for Gemma-3, ``<|eot_id|>``
+    for Llama-3. A template that ends turns with ordinary text only gets the end-of-text token.
+
+    Raises:
+        TemplateError: there is no chat template, or neither it nor the tokenizer ends a text.
+    """
+    turns = [
+        _render(
+            tokenizer,
+            [{"role": "user", "content": "q"}, {"role": "assistant", "content": probe}],
+            add_generation_prompt=False,
+        )
+        for probe in _two_probes(tokenizer)
+    ]
+    tail: list[int] = []
+    for first, second in zip(reversed(turns[0]), reversed(turns[1]), strict=False):
+        if first != second:
+            break
+        tail.insert(0, first)
+    special = _special_ids(tokenizer)
+    for index, token in enumerate(tail):
+        if token in special:
+            return tail[: index + 1]
+    if tokenizer.eos_token_id is None:
+        raise TemplateError("neither the chat template nor the tokenizer has a token to end a turn")
+    return [int(tokenizer.eos_token_id)]
+
+
+def _two_probes(tokenizer: Any) -> tuple[str, str]:
+    """Choose two texts that the tokenizer tells apart; a closed vocabulary may know few words."""
+    known: dict[tuple[int, ...], str] = {}
+    for text in (*_PROBES, *sorted(tokenizer.get_vocab())):
+        ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if ids and tokenizer.unk_token_id not in ids and not _special_ids(tokenizer) & set(ids):
+            known.setdefault(ids, text)
+        if len(known) == 2:
+            first, second = known.values()
+            return first, second
+    raise TemplateError("the student's tokenizer has fewer than two words")
+
+
+def end_ids(tokenizer: Any, *configs: Any) -> tuple[int, ...]:
+    """Collect every id that ends a generation.
+
+    Args:
+        tokenizer: the student's tokenizer.
+        configs: generation config and model config; their ``eos_token_id`` is one id, a list or
+            None.
+    """
+    found = {turn_end_ids(tokenizer)[-1]}
+    if tokenizer.eos_token_id is not None:
+        found.add(int(tokenizer.eos_token_id))
+    for config in configs:
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            found.update(int(token) for token in (ids if isinstance(ids, list | tuple) else [ids]))
+    return tuple(sorted(found))
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
+def _render(
+    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool
+) -> list[int]:
+    import jinja2
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise TemplateError(
+            "the student's tokenizer has no chat template: choose an instruction-tuned model"
+        )
+    conversation = [dict(message) for message in messages]
+    try:
+        return _apply(tokenizer, conversation, add_generation_prompt)
+    except jinja2.exceptions.TemplateError as error:
+        merged = _without_system(conversation)
+        if merged == conversation:
+            raise TemplateError(f"the chat template refuses the conversation: {error}") from error
+        return _apply(tokenizer, merged, add_generation_prompt)
+
+
+def _apply(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> list[int]:
+    ids = tokenizer.apply_chat_template(
+        messages,
+        add_generation_prompt=generation,
+        enable_thinking=False,  # templates without the switch ignore it
+        tokenize=True,
+        return_dict=False,
+    )
+    return [int(token) for token in ids]
+
+
+def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    plain = [dict(message) for message in messages]
+    if len(plain) > 1 and plain[0]["role"] == "system":
+        system = plain.pop(0)
+        plain[0]["content"] = f"{system['content']}\n\n{plain[0]['content']}"
+    return plain

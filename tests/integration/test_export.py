@@ -1,0 +1,186 @@
+"""Exported students: plain transformers and peft load them and compute the same logits."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.students.generation import generate
+from plan_tuning.students.loading import StudentError, load_student, merge_for_inference
+from plan_tuning.students.templates import prompt_ids
+from plan_tuning.students.tiny import make_tiny
+from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.batches import TrainingRow
+from plan_tuning.training.fit import train_student
+
+pytestmark = [
+    pytest.mark.integration,
+    # peft reads a property that transformers has renamed
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
+]
+
+FAMILIES = ("qwen3", "gemma3", "llama")
+MESSAGES = student_messages("4 + 3 = ?", method="m2", prompt="matched", style="math")
+SAMPLES = {"keys": [("p", 0)], "max_new_tokens": 16}
+
+
+def model_config(family: str) -> ModelConfig:
+    return ModelConfig(name=f"tiny_{family}", kind="tiny", family=family)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """Students of every family, fully and with an adapter, beside their bases."""
+    root = tmp_path_factory.mktemp("artifacts")
+    rows = [
+        TrainingRow(
+            f"p{index}",
+            student_messages(f"{index} + 3 = ?", method="m2", prompt="matched", style="math"),
+            render_completion("m2", plan="Add.", execution="", solution="", answer=""),
+        )
+        for index in range(8)
+    ]
+    folders = {}
+    for family in FAMILIES:
+        base = root / "bases" / family
+        make_tiny(base, family, 0)
+        folders[family, "base"] = base
+        for adapter in ("full", "lora"):
+            folder = root / "students" / f"{family}_{adapter}"
+            train_student(
+                folder,
+                base=base,
+                rows=rows,
+                model=model_config(family),
+                adapter=AdapterConfig(name=adapter, rank=4, alpha=64),
+                trainer=TrainerConfig(
+                    learning_rate=2e-2,
+                    precision="fp32",
+                    accelerator="cpu",
+                    val_fraction=0.0,
+                    max_steps=6,
+                    max_length=200,
+                ),
+                method=MethodConfig(name="m2"),
+                seed=0,
+                loggers=[],
+                run_dir=root / "run",
+            )
+            folders[family, adapter] = folder
+    return folders
+
+
+def logits_of(model, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_plain_libraries_compute_the_same_logits(trained, family: str, adapter: str):
+    folder = trained[family, adapter]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = prompt_ids(tokenizer, MESSAGES)
+    if adapter == "full":
+        plain = AutoModelForCausalLM.from_pretrained(folder)
+    else:
+        settings = json.loads((folder / "adapter_config.json").read_text())
+        base = AutoModelForCausalLM.from_pretrained(settings["base_model_name_or_path"])
+        before = logits_of(base, ids)
+        plain = PeftModel.from_pretrained(base, folder)
+    ours = load_student(folder, model_config(family))
+    assert prompt_ids(ours.tokenizer, MESSAGES) == ids
+    expected = logits_of(plain.eval(), ids)
+    assert torch.equal(logits_of(ours.model, ids), expected)
+    if adapter == "lora":
+        assert (expected - before).abs().max() > 0.1  # the adapter does something
+        merged = merge_for_inference(load_student(folder, model_config(family)))
+        assert not hasattr(merged.model, "peft_config")
+        torch.testing.assert_close(logits_of(merged.model, ids), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_holds_all_that_a_server_needs(trained, family: str):
+    base = load_student(trained[family, "base"], model_config(family))
+    for adapter in ("full", "lora"):
+        folder = trained[family, adapter]
+        names = {path.name for path in folder.iterdir()}
+        weights = "model" if adapter == "full" else "adapter_model"
+        assert {f"{weights}.safetensors", "tokenizer.json", "chat_template.jinja"} <= names
+        assert {"generation_config.json", "README.md"} <= names
+        assert not any(name.endswith((".bin", ".pt", ".ckpt")) for name in names)
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+        assert sorted(ends) == sorted(base.end_ids)
+        card = (folder / "README.md").read_text()
+        assert "| steps | 6 |" in card
+        assert str(folder.parent.parent) not in card
+
+
+def test_adapters_find_a_base_that_was_moved_along(trained, tmp_path: Path):
+    root = trained["qwen3", "base"].parent.parent
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(root, moved)
+    settings_file = moved / "students" / "qwen3_lora" / "adapter_config.json"
+    settings = json.loads(settings_file.read_text())
+    settings["base_model_name_or_path"] = "/nowhere/bases/qwen3"
+    settings_file.write_text(json.dumps(settings))
+    student = load_student(settings_file.parent, model_config("qwen3"))
+    assert student.identity["base"] == str(moved / "bases" / "qwen3")
+    shutil.rmtree(moved / "bases")
+    with pytest.raises(StudentError, match="/nowhere/bases/qwen3"):
+        load_student(settings_file.parent, model_config("qwen3"))
+
+
+def test_generation_of_merged_and_unmerged_adapters_agrees(trained):
+    folder = trained["gemma3", "lora"]
+    student = load_student(folder, model_config("gemma3"))
+    prompts = [prompt_ids(student.tokenizer, MESSAGES)]
+    plain = generate(student, prompts, **SAMPLES)
+    assert plain == generate(merge_for_inference(student), prompts, **SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder.mkdir(), "neither config.json nor adapter_config.json"),
+        (lambda folder: None, r"model\.path"),
+    ],
+)
+def test_folders_that_hold_no_student(tmp_path: Path, make, message: str):
+    folder = tmp_path / "student"
+    make(folder)
+    with pytest.raises(StudentError, match=message):
+        load_student(folder, model_config("qwen3"))
+
+
+def test_pickled_weights_are_not_read(trained, tmp_path: Path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(trained["qwen3", "base"], folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(StudentError, match="safetensors"):
+        load_student(folder, model_config("qwen3"))
+
+
+def test_qlora_says_what_it_needs(trained):
+    with pytest.raises(ConfigError, match="bitsandbytes"):
+        load_student(
+            trained["qwen3", "base"],
+            model_config("qwen3"),
+            for_training=True,
+            adapter=AdapterConfig(name="qlora"),
+        )

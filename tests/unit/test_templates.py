@@ -1,0 +1,74 @@
+"""Chat templates of the families: their quirks are found, not assumed."""
+
+import pytest
+from transformers import GenerationConfig
+
+from plan_tuning.students.templates import TemplateError, end_ids, prompt_ids, turn_end_ids
+from plan_tuning.students.tiny import build_tokenizer
+
+SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+3?"}]
+USER = SYSTEM[1:]
+
+PROMPTS = {
+    "gemma3": "<bos><start_of_turn>user\n2+3?<end_of_turn>\n<start_of_turn>model\n",
+    "qwen3": "<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "llama": (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n2+3?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
+}
+ENDS = {"gemma3": ["<end_of_turn>"], "qwen3": ["<|im_end|>"], "llama": ["<|eot_id|>"]}
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {family: build_tokenizer(family) for family in PROMPTS}
+
+
+@pytest.mark.parametrize("family", PROMPTS)
+def test_prompts_end_where_the_student_begins(tokenizers, family: str):
+    tokenizer = tokenizers[family]
+    ids = prompt_ids(tokenizer, USER)
+    assert tokenizer.decode(ids) == PROMPTS[family]
+    if tokenizer.bos_token_id is not None:
+        assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("family", PROMPTS)
+def test_turns_end_as_the_template_ends_them(tokenizers, family: str):
+    tokenizer = tokenizers[family]
+    assert tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer)) == ENDS[family]
+
+
+@pytest.mark.parametrize("family", PROMPTS)
+def test_a_system_message_is_carried_by_every_family(tokenizers, family: str):
+    text = tokenizers[family].decode(prompt_ids(tokenizers[family], SYSTEM))
+    assert text.count("Be brief.") == 1
+    assert text.index("Be brief.") < text.index("2+3?")
+
+
+def test_all_ids_that_end_a_text_are_collected(tokenizers):
+    tokenizer = tokenizers["gemma3"]
+    found = end_ids(
+        tokenizer, GenerationConfig(eos_token_id=[7, 9]), GenerationConfig(eos_token_id=11), None
+    )
+    expected = {7, 9, 11, tokenizer.eos_token_id, *turn_end_ids(tokenizer)}
+    assert found == tuple(sorted(expected))
+
+
+def test_without_a_template_or_with_one_that_refuses():
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.chat_template = "{{ raise_exception('users are not welcome') }}"
+    with pytest.raises(TemplateError, match="users are not welcome"):
+        prompt_ids(tokenizer, USER)
+    tokenizer.chat_template = None
+    with pytest.raises(TemplateError, match="no chat template"):
+        prompt_ids(tokenizer, USER)
+
+
+def test_a_template_without_an_end_token_ends_with_end_of_text():
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}\n{% endfor %}"
+    )
+    assert turn_end_ids(tokenizer) == [tokenizer.eos_token_id]
