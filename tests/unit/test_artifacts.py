@@ -70,9 +70,7 @@ def test_build_once_and_read_the_manifest(tmp_path: Path) -> None:
         return {"rows": 3}
 
     for _ in range(2):
-        folder = build(
-            tmp_path, "corpora", "abc", make, spec={"n": 1}, upstream={"base": "def"}
-        )
+        folder = build(tmp_path, "corpora", "abc", make, spec={"n": 1}, upstream={"base": "def"})
     assert len(calls) == 1
     assert folder == folder_of(tmp_path, "corpora", "abc")
     assert (folder / "data.txt").read_text() == "rows"

@@ -145,7 +145,7 @@ def test_faults_are_retried_and_recorded(tmp_path: Path) -> None:
     async def main(caller: Caller) -> int:
         await caller.ask(REQUEST)
         await caller.ask(dataclasses.replace(REQUEST, sample_index=1))
-        return caller.failed_attempts
+        return caller.usage.failed_attempts
 
     assert run(tmp_path, backend, main) == 2
     with CallStore(tmp_path) as store:
@@ -253,12 +253,19 @@ def test_money_is_reserved_settled_and_remembered(tmp_path: Path) -> None:
     async def main(caller: Caller) -> float:
         for request in requests:
             await caller.ask(request)
-        return caller.usd
+        return caller.usage.usd
 
     with pytest.raises(BudgetError, match=r"60\.0000 USD are spent"):
         run(tmp_path, backend, main, price=price, budget_usd=160.0)
     assert len(backend.asked) == 4
     assert run(tmp_path, backend, main, price=price, budget_usd=1000.0) == 60.0
+
+    async def total(caller: Caller) -> float:
+        await main(caller)
+        await main(caller)
+        return caller.usage.total_usd
+
+    assert run(tmp_path, backend, total, price=price) == 120.0, "whenever it was bought, once"
     with CallStore(tmp_path) as store:
         (first, *_) = store.calls("p1")
     assert (first["cost_usd"], first["price_source"]) == (15.0, "configured")
@@ -295,7 +302,7 @@ def test_another_served_model_is_reported_once(
     async def main(caller: Caller) -> set[str]:
         await caller.ask(REQUEST)
         await caller.ask(dataclasses.replace(REQUEST, sample_index=1))
-        return caller.served_models
+        return caller.usage.served_models
 
     assert run(tmp_path, backend, main) == {"other-model"}
     assert caplog.text.count("serves another model") == 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
 from plan_tuning.teachers.errors import TeacherError, Transient
@@ -78,6 +79,12 @@ def test_a_teachers_identity_is_its_kind_model_and_label() -> None:
     assert digest() == digest(backend="litellm") == digest(backend="replay")
     assert digest() != digest(model="n")
     assert digest() != digest(label="other weights")
+
+
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="NAME of an environment variable") as caught:
+        TeacherConfig(api_key_env="sk-abcdefgh")
+    assert "sk-abcdefgh" not in str(caught.value)
 
 
 def test_addresses_do_not_change_between_versions() -> None:

@@ -1,0 +1,253 @@
+"""Rows of segments to micro-batches: tokens, loss weights, the order of the data, token budgets.
+
+The rows of an optimizer step are a pure function of (seed, step), so a resumed run needs nothing
+but its step to continue with the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from plan_tuning.config.training import MethodConfig
+from plan_tuning.records import Message, Segment, SegmentKind
+from plan_tuning.students.templates import prompt_ids
+
+KINDS = (SegmentKind.PROMPT, SegmentKind.PLAN, SegmentKind.SOLUTION, SegmentKind.END)
+"""A token's kind is the index of its segment's kind in this tuple."""
+
+
+class RowError(ValueError):
+    """A training row that cannot be learned from."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """What a student is asked and what it shall answer."""
+
+    problem_id: str
+    messages: tuple[Message, ...]
+    segments: tuple[Segment, ...]
+    stage: int = 0  # of a curriculum
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row in tokens; the weight and kind of a token are those of predicting it."""
+
+    problem_id: str
+    ids: torch.Tensor  # (T,) int64
+    weights: torch.Tensor  # (T,) float32; 0 on the prompt
+    kinds: torch.Tensor  # (T,) int64, index into KINDS
+    stage: int = 0  # of a curriculum
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Tokens that carry loss."""
+        return int((self.weights > 0).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows of one forward pass, padded on the right.
+
+    ``positions`` index the flattened (B * T) hidden states from which the supervised tokens
+    ``targets`` are predicted, so prompts and padding are never projected onto the vocabulary.
+    """
+
+    problem_ids: tuple[str, ...]
+    input_ids: torch.Tensor  # (B, T)
+    positions: torch.Tensor  # (N,)
+    targets: torch.Tensor  # (N,)
+    weights: torch.Tensor  # (N,)
+    kinds: torch.Tensor  # (N,)
+    num_tokens: int  # without padding
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """Move the tensors."""
+        return MicroBatch(
+            self.problem_ids,
+            self.input_ids.to(device, non_blocking=True),
+            self.positions.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            self.weights.to(device, non_blocking=True),
+            self.kinds.to(device, non_blocking=True),
+            self.num_tokens,
+        )
+
+
+def encode(
+    tokenizer: Any,
+    row: TrainingRow,
+    turn_end: Sequence[int],
+    *,
+    method: MethodConfig,
+    max_length: int,
+) -> EncodedRow:
+    """Turn a row into tokens.
+
+    The prompt is rendered as at generation, so both see the same ids. The completion is tokenised
+    as one text, as a student would write it; a token belongs to the segment that its first
+    character is in.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+        row: messages and segments.
+        turn_end: ids that end the turn, supervised with the last segment's weight.
+        method: loss weights of the segment kinds.
+        max_length: longest row, in tokens of prompt and completion.
+
+    Raises:
+        RowError: the row is too long, or nothing in it carries loss.
+    """
+    prompt = prompt_ids(tokenizer, row.messages)
+    text = "".join(segment.text for segment in row.segments)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ends = np.cumsum([len(segment.text) for segment in row.segments])
+    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
+    owner = np.minimum(np.searchsorted(ends, starts, side="right"), len(ends) - 1)
+    scale = {
+        SegmentKind.PLAN: method.plan_weight,
+        SegmentKind.SOLUTION: method.solution_weight,
+    }
+    weight_of = [s.weight * scale.get(s.kind, 1.0) for s in row.segments]
+    ids = [*prompt, *encoded["input_ids"], *turn_end]
+    if len(ids) > max_length:
+        raise RowError(
+            f"problem {row.problem_id}: {len(ids)} tokens exceed trainer.max_length={max_length}"
+        )
+    weights = [0.0] * len(prompt) + [weight_of[i] for i in owner] + [weight_of[-1]] * len(turn_end)
+    if not any(weights):
+        raise RowError(f"problem {row.problem_id}: no token of it carries loss")
+    kinds = (
+        [KINDS.index(SegmentKind.PROMPT)] * len(prompt)
+        + [KINDS.index(row.segments[i].kind) for i in owner]
+        + [KINDS.index(SegmentKind.END)] * len(turn_end)
+    )
+    return EncodedRow(
+        row.problem_id,
+        torch.tensor(ids),
+        torch.tensor(weights, dtype=torch.float32),
+        torch.tensor(kinds),
+        row.stage,
+    )
+
+
+def permutation(seed: int, epoch: int, num_rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Order the rows of an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(num_rows)
+
+
+def step_rows(
+    *, seed: int, step: int, num_rows: int, batch_size: int, total_rows: int
+) -> list[int]:
+    """Name the rows of an optimizer step: a window of the endless stream of shuffled epochs.
+
+    Args:
+        seed: of the order.
+        step: counted from 0.
+        num_rows: rows of an epoch.
+        batch_size: rows of a step.
+        total_rows: where the stream ends; the last step may be smaller.
+    """
+    first = step * batch_size
+    last = min(first + batch_size, total_rows)
+    orders = {
+        epoch: permutation(seed, epoch, num_rows)
+        for epoch in range(first // num_rows, (last - 1) // num_rows + 1)
+    }
+    return [int(orders[place // num_rows][place % num_rows]) for place in range(first, last)]
+
+
+def curriculum_rows(
+    *, seed: int, step: int, stages: Sequence[int], batch_size: int, total_rows: int
+) -> list[int]:
+    """Name the rows of an optimizer step when easier rows come first.
+
+    The stream of rows is cut once into one window a stage, in proportion to the stages' rows; each
+    window is an endless stream of shuffled epochs of its own stage.
+
+    Args:
+        seed: of the order within a stage.
+        step: counted from 0.
+        stages: the stage of every row.
+        batch_size: rows of a step.
+        total_rows: where the stream ends; the last step may be smaller.
+    """
+    numbers = np.asarray(stages)
+    members = [np.flatnonzero(numbers == stage) for stage in np.unique(numbers)]
+    shares = np.cumsum([0, *(len(rows) for rows in members)]) / len(numbers)
+    starts = np.round(shares * total_rows).astype(int)
+    chosen = []
+    for place in range(step * batch_size, min((step + 1) * batch_size, total_rows)):
+        stage = int(np.searchsorted(starts, place, side="right")) - 1
+        rows = members[stage]
+        epoch, index = divmod(place - int(starts[stage]), len(rows))
+        order = np.random.default_rng([seed, epoch, stage]).permutation(len(rows))
+        chosen.append(int(rows[order[index]]))
+    return chosen
+
+
+def micro_batches(rows: Sequence[EncodedRow], *, budget: int) -> list[MicroBatch]:
+    """Split the rows of a step into forward passes of similar lengths.
+
+    Args:
+        rows: of one step, in any order.
+        budget: padded tokens of a forward pass; a longer row goes alone.
+    """
+    batches: list[list[EncodedRow]] = []
+    for row in sorted(rows, key=len, reverse=True):
+        if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return [collate(batch) for batch in batches]
+
+
+def collate(rows: Sequence[EncodedRow]) -> MicroBatch:
+    """Pad rows on the right; causal attention never looks there, so no mask is needed."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    weights = torch.zeros((len(rows), longest))
+    kinds = torch.zeros((len(rows), longest), dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row.ids
+        weights[place, : len(row)] = row.weights
+        kinds[place, : len(row)] = row.kinds
+    weights[:, 0] = 0.0  # nothing predicts the first token
+    flat = weights.flatten()
+    supervised = flat.nonzero()[:, 0]  # (N,)
+    return MicroBatch(
+        problem_ids=tuple(row.problem_id for row in rows),
+        input_ids=ids,
+        positions=supervised - 1,
+        targets=ids.flatten()[supervised],
+        weights=flat[supervised],
+        kinds=kinds.flatten()[supervised],
+        num_tokens=sum(len(row) for row in rows),
+    )
+
+
+def split_validation(
+    rows: Sequence[EncodedRow], *, fraction: float, seed: int
+) -> tuple[list[EncodedRow], list[EncodedRow]]:
+    """Hold out a share of the problems; all rows of a problem go the same way.
+
+    Returns:
+        (training rows, validation rows), each in the given order.
+    """
+    ids = sorted({row.problem_id for row in rows})
+    count = min(max(round(fraction * len(ids)), 1), len(ids) - 1) if fraction > 0 else 0
+    chosen = np.random.default_rng([seed, len(ids), 1]).permutation(len(ids))[:count]
+    held_out = {ids[index] for index in chosen}
+    return (
+        [row for row in rows if row.problem_id not in held_out],
+        [row for row in rows if row.problem_id in held_out],
+    )

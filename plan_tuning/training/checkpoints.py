@@ -1,0 +1,121 @@
+"""What an interrupted training is resumed from, and the best weights seen so far."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file, save_file
+
+from plan_tuning.config.training import TrainerConfig
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Find the newest complete checkpoint; a half-written one bears another name."""
+    found = sorted(folder.glob("step-*.ckpt"))
+    return found[-1] if found else None
+
+
+def remove(folder: Path) -> None:
+    """Remove the checkpoints of a finished training."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+class Checkpoints(pl.Callback):
+    """Saves every n optimizer steps; a kill at any moment leaves the last complete file."""
+
+    def __init__(self, folder: Path, every_n_steps: int) -> None:
+        self.folder = folder
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due; the last step is followed by the export and needs none."""
+        step = pl_module.finished_steps
+        if not self.every_n_steps or step % self.every_n_steps or step == pl_module.total_steps:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".step-{step:09d}.part"
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / f"step-{step:09d}.ckpt")
+            for older in sorted(self.folder.glob("step-*.ckpt"))[:-1]:
+                older.unlink()
+
+
+class BestWeights(pl.Callback):
+    """Remembers the validation losses, keeps the best trained weights, stops when patience ends."""
+
+    def __init__(self, path: Path, config: TrainerConfig) -> None:
+        self.path = path
+        self.config = config
+        self.best_loss = float("inf")
+        self.best_step = 0
+        self.last_loss = float("nan")
+        self.last_step = -1
+        self.waited = 0
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Compare the new validation loss."""
+        self.last_loss = float(trainer.callback_metrics["val/loss"])
+        self.last_step = pl_module.finished_steps
+        if self.last_loss < self.best_loss:
+            self.best_loss, self.best_step = self.last_loss, pl_module.finished_steps
+            self.waited = 0
+            if self.config.select_best and trainer.is_global_zero:
+                self._save(pl_module)
+            return
+        self.waited += 1
+        patience = self.config.early_stopping_patience
+        if patience and self.waited >= patience:
+            trainer.should_stop = True
+
+    def _save(self, module: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".part")
+        save_file({name: p.detach().cpu().contiguous() for name, p in _trained(module)}, partial)
+        os.replace(partial, self.path)
+
+    def restore(self, module: Any) -> None:
+        """Put the best weights back."""
+        if not self.path.is_file():
+            return
+        saved = load_file(self.path)
+        with torch.no_grad():
+            for name, parameter in _trained(module):
+                parameter.copy_(saved[name])
+
+    def facts(self) -> dict[str, Any]:
+        """Say what validation found."""
+        return {
+            "val_loss": self.last_loss,
+            "best_val_loss": self.best_loss,
+            "best_step": self.best_step,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Store what a resumed run must know."""
+        return {
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "last_loss": self.last_loss,
+            "last_step": self.last_step,
+            "waited": self.waited,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from there."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+
+def _trained(module: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in module.model.named_parameters() if p.requires_grad]

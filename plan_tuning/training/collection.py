@@ -1,0 +1,173 @@
+"""A GRPO step's first half: sample groups, score them, compare them; no gradients yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.training import PromptConfig
+from plan_tuning.students.loading import Student
+from plan_tuning.training.experience import (
+    Experience,
+    Gather,
+    add_penalties,
+    assign_advantages,
+    compare_groups,
+    table,
+)
+from plan_tuning.training.phases import Phases
+from plan_tuning.training.policy import completion_scores, reference_policy
+from plan_tuning.training.rollouts import (
+    GoldenProblem,
+    PolicyBatch,
+    Rollout,
+    policy_batches,
+    sample_groups,
+    stream_rows,
+)
+from plan_tuning.training.sampler import Sampler, frozen_copy
+from plan_tuning.training.scoring import Scorer
+
+
+class Collector:
+    """Makes the experience of a step; ``drawn`` is all that it remembers from step to step."""
+
+    def __init__(
+        self,
+        student: Student,
+        cases: Sequence[GoldenProblem],
+        scorer: Scorer,
+        *,
+        method: GRPOConfig,
+        prompt: PromptConfig,
+        seed: int,
+        budget: int,
+        is_shared: bool,
+    ) -> None:
+        self.student = student
+        self.cases = cases
+        self.scorer = scorer
+        self.method = method
+        self.prompt = prompt
+        self.seed = seed
+        self.budget = budget  # padded tokens of a forward pass
+        self.is_shared = is_shared
+        self.drawn = 0  # position in the stream of problems
+        self._device = torch.device("cpu")
+        self._rank, self._world = 0, 1
+        self._gather: Gather = lambda value: [value]
+        self._sampler = Sampler(student, is_merged=method.merged_sampler)
+        needs_copy = method.has_reference and not hasattr(student.model, "peft_config")
+        self._reference = frozen_copy(student) if needs_copy else None
+
+    def begin(self, device: torch.device, *, rank: int, world: int, gather: Gather) -> None:
+        """Say where this rank computes and how it meets the others."""
+        self._device, self._rank, self._world, self._gather = device, rank, world, gather
+        if self._reference is not None:
+            self._reference.to(device)
+
+    def collect(self, step: int, phases: Phases) -> tuple[Experience, dict[str, float]]:
+        """Sample, score and compare; draw again for dead groups where that is asked for.
+
+        Returns:
+            This rank's experience, and figures of the rewards of all ranks.
+        """
+        everything = Experience()
+        counts = [
+            len(range(rank, self.method.prompts_per_step, self._world))
+            for rank in range(self._world)
+        ]
+        redraws = 0
+        while True:
+            chunk = self._draw(step, counts, phases)
+            weights = add_penalties(chunk, self.scorer.weights, self.method)
+            dead = self._dead_groups(chunk, weights)
+            missing = self._gather(int(dead.sum()))
+            if redraws >= self.method.max_redraws or not sum(missing):
+                everything.add(chunk, [True] * len(chunk.rollouts))
+                break
+            everything.add(chunk, np.repeat(~dead, self.method.group_size).tolist())
+            counts, redraws = missing, redraws + 1
+        aggregation = self.scorer.reward.aggregation
+        metrics = assign_advantages(
+            everything, weights, self.method, aggregation, self._gather, self._rank
+        )
+        metrics["redraws"] = float(redraws)
+        with phases("scoring"):
+            self._fill_passes(everything, everything.live)
+        return everything, metrics
+
+    def _dead_groups(
+        self, chunk: Experience, weights: dict[str, float]
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        if not chunk.rollouts:
+            return np.zeros(0, bool)
+        parts = table(chunk.rewards, self.method.group_size)
+        aggregation = self.scorer.reward.aggregation
+        return compare_groups(parts, weights, self.method, aggregation).is_dead
+
+    def _draw(self, step: int, counts: Sequence[int], phases: Phases) -> Experience:
+        """Sample and score this rank's share of the next problems of the stream."""
+        total, first = sum(counts), sum(counts[: self._rank])
+        rows = stream_rows(seed=self.seed, first=self.drawn, count=total, num_rows=len(self.cases))
+        places = range(first, first + counts[self._rank])
+        stream = [self.drawn + place for place in places]
+        self.drawn += total
+        with phases("rollout"), torch.autocast(self._device.type, enabled=False):
+            rollouts = sample_groups(
+                self._sampler.student(),
+                [self.cases[rows[place]] for place in places],
+                method=self.method,
+                prompt=self.prompt,
+                seed=self.seed,
+                step=step,
+                stream=stream,
+            )
+        chunk = Experience(rollouts=rollouts)
+        chunk.old = [None] * len(rollouts)
+        chunk.reference = [None] * len(rollouts)
+        pending = self.scorer.submit(rollouts)
+        is_in_reward = self.method.has_reference and self.method.kl_in == "reward"
+        if self.scorer.is_slow or is_in_reward:  # while the judge reads
+            with phases("scoring"):
+                self._fill_passes(chunk, range(len(rollouts)), needs_old=is_in_reward)
+        with phases("reward"):
+            chunk.rewards = pending.result()
+        return chunk
+
+    @torch.no_grad()
+    def _fill_passes(
+        self, experience: Experience, indices: Sequence[int], *, needs_old: bool = False
+    ) -> None:
+        """Compute the old and reference log-probabilities that are needed and not there yet."""
+        if needs_old or not self.method.is_on_policy:
+            self._fill(self.student.causal_lm, experience, experience.old, indices)
+        if self.method.has_reference:
+            with reference_policy(self.student, self._reference) as model:
+                self._fill(model, experience, experience.reference, indices)
+
+    def _fill(
+        self,
+        model: Any,
+        experience: Experience,
+        out: list[torch.Tensor | None],
+        indices: Sequence[int],
+    ) -> None:
+        missing = [index for index in indices if out[index] is None]
+        for batch in self.batches([experience.rollouts[index] for index in missing]):
+            scores = completion_scores(
+                model, batch.to(self._device), temperature=self.method.temperature
+            )
+            parts = scores.log_probs.split(batch.lengths.tolist())
+            for place, values in zip(batch.indices, parts, strict=True):
+                out[missing[place]] = values.cpu()
+
+    def batches(self, rollouts: Sequence[Rollout]) -> list[PolicyBatch]:
+        """Split rollouts into forward passes."""
+        return policy_batches(
+            rollouts, budget=self.budget, is_shared=self.is_shared, pad_id=self.student.pad_id
+        )

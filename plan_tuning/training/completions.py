@@ -1,0 +1,70 @@
+"""What the policy wrote, with its rewards: JSON lines in the student's folder, a table in W&B."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plan_tuning.artifacts import write_atomic
+from plan_tuning.text.formats import parse_output
+from plan_tuning.training.experience import Experience
+
+LogTable = Callable[[str, Sequence[Mapping[str, Any]]], None]
+
+
+class CompletionLog:
+    """Appends the completions of every n-th step; a resumed run drops what it will write again."""
+
+    def __init__(
+        self, path: Path, *, every_n_steps: int, log_table: LogTable | None = None
+    ) -> None:
+        self.path = path
+        self._every_n_steps = every_n_steps
+        self._log_table = log_table
+
+    def rewind(self, step: int) -> None:
+        """Forget steps from ``step`` on."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and _step_of(line) < step]
+            write_atomic(self.path, "".join(kept))
+
+    def add(self, step: int, experience: Experience) -> None:
+        """Write a step, if it is its turn."""
+        if not self._every_n_steps or step % self._every_n_steps:
+            return
+        rows = [_row(step, experience, index) for index in range(len(experience.rollouts))]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if self._log_table is not None and rows:
+            self._log_table("completions", rows)
+
+
+def _step_of(line: str) -> int:
+    return int(json.loads(line)["step"])
+
+
+def _row(step: int, experience: Experience, index: int) -> dict[str, Any]:
+    rollout = experience.rollouts[index]
+    rewards = {
+        f"reward_{name}": None if math.isnan(value) else round(value, 6)
+        for name, value in experience.rewards[index].items()
+    }
+    return {
+        "step": step,
+        "problem_id": rollout.case.problem.id,
+        "sample": rollout.sample,
+        "plan": rollout.plan,
+        "teacher_plan": rollout.case.teacher_plan,
+        "answer": parse_output(rollout.completion.text),
+        "gold": rollout.case.problem.answer,
+        **rewards,
+        "advantage": round(float(experience.totals[index]), 6),
+        "is_learned": experience.is_live[index],
+        "tokens": len(rollout),
+        "finish": rollout.completion.finish_reason,
+    }

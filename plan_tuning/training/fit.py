@@ -1,0 +1,269 @@
+"""Rows to a finished student folder: load, encode, train or resume, export."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.students.export import export_student
+from plan_tuning.students.loading import Student, load_student
+from plan_tuning.training import batches
+from plan_tuning.training.batches import EncodedRow, RowError, TrainingRow
+from plan_tuning.training.checkpoints import BestWeights, Checkpoints, latest_checkpoint, remove
+from plan_tuning.training.log_probs import check_projection
+from plan_tuning.training.sft import HeldOut, SFTModule, Steps, TrainingError
+
+logger = logging.getLogger(__name__)
+
+_MAX_DROPPED_IDS = 20
+
+# What Lightning says about things that are meant; everything else stays visible.
+_QUIET = (
+    r"The 'train_dataloader' does not have many workers.*",
+    r"The 'val_dataloader' does not have many workers.*",
+    r"You are trying to `self.log\(\)` but.*",
+    r"GPU available but not used.*",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r"The number of training batches.*is smaller than the logging interval.*",
+    r"You defined a `validation_step` but have no `val_dataloader`.*",
+    r"Found \d+ module\(s\) in eval mode at the start of training.*",
+)
+
+
+def train_student(
+    folder: Path,
+    *,
+    base: Path | str,
+    rows: Sequence[TrainingRow],
+    model: ModelConfig,
+    adapter: AdapterConfig,
+    trainer: TrainerConfig,
+    method: MethodConfig,
+    seed: int,
+    loggers: Sequence[Any],
+    run_dir: Path,
+) -> dict[str, Any]:
+    """Train a student and write it into ``folder``; continue where an earlier attempt ended.
+
+    Args:
+        folder: receives the student; ``checkpoints/`` in it is what an interrupted run left.
+        base: folder or hub id of the student to begin from.
+        rows: what it learns.
+        model: how the base is loaded.
+        adapter: which weights are trained.
+        trainer: optimisation.
+        method: loss weights of plan and solution.
+        seed: of the data order, dropout and new adapter weights.
+        loggers: Lightning loggers.
+        run_dir: where a failure is written down.
+
+    Returns:
+        Facts: steps, losses, tokens, tokens/s, rows, dropped rows.
+
+    Raises:
+        TrainingError: nothing is left to learn from, or the loss is not a number.
+        RowError: a row is too long and ``trainer.overlong=error``.
+        ConfigError: the device or strategy is not there.
+    """
+    _check_hardware(trainer)
+    if trainer.threads > 0:
+        torch.set_num_threads(trainer.threads)
+    pl.seed_everything(seed, workers=False, verbose=False)
+    student = load_student(base, model, for_training=True, adapter=adapter)
+    encoded, dropped = _encode_all(student, rows, method, trainer)
+    training, held_out = batches.split_validation(encoded, fraction=trainer.val_fraction, seed=seed)
+    if not training:
+        raise TrainingError(
+            f"no row is left to train on: {len(rows)} rows given, {len(dropped)} dropped. "
+            "Raise trainer.max_length, or choose a looser filter, for example filter=none"
+        )
+    check_projection(student.causal_lm, training[0].ids[None, :32])
+    if trainer.gradient_checkpointing:
+        _checkpoint_activations(student)
+    per_epoch = math.ceil(len(training) / trainer.batch_size)
+    total = (
+        trainer.max_steps
+        if trainer.max_steps > 0
+        else math.ceil(trainer.epochs * len(training) / trainer.batch_size)
+    )
+    module = SFTModule(
+        student,
+        training,
+        trainer=trainer,
+        seed=seed,
+        total_steps=total,
+        failure_file=run_dir / "nonfinite_rows.json",
+    )
+    checkpoints = folder / "checkpoints"
+    resumed = latest_checkpoint(checkpoints)
+    best = BestWeights(checkpoints / "best.safetensors", trainer) if held_out else None
+    _fit(module, held_out, trainer, loggers, checkpoints, best, resumed, run_dir, total, per_epoch)
+    if best is not None and trainer.select_best:
+        best.restore(module)
+    facts = {
+        "steps": module.finished_steps,
+        "resumed_from_step": 0 if resumed is None else int(resumed.stem.rpartition("-")[2]),
+        "first_loss": module.losses[0],
+        "final_loss": sum(module.losses[-10:]) / len(module.losses[-10:]),
+        "tokens": module.tokens,
+        "train_s": round(module.seconds, 3),
+        "tokens_per_s": round(module.tokens / module.seconds, 1),
+        "rows": len(training),
+        "val_rows": len(held_out),
+        "dropped_rows": len(dropped),
+        "dropped_ids": dropped[:_MAX_DROPPED_IDS],
+        "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
+        **({} if best is None else best.facts()),
+    }
+    if module.trainer.is_global_zero:
+        export_student(student, folder, base=base, model=model, adapter=adapter, facts=facts)
+        remove(checkpoints)
+    del module, student
+    gc.collect()
+    return facts
+
+
+def _encode_all(
+    student: Student, rows: Sequence[TrainingRow], method: MethodConfig, trainer: TrainerConfig
+) -> tuple[list[EncodedRow], list[str]]:
+    encoded, dropped = [], []
+    for row in rows:
+        try:
+            encoded.append(
+                batches.encode(
+                    student.tokenizer,
+                    row,
+                    student.turn_end,
+                    method=method,
+                    max_length=trainer.max_length,
+                )
+            )
+        except RowError:
+            if trainer.overlong == "error":
+                raise
+            dropped.append(row.problem_id)
+    if dropped:
+        logger.warning(
+            "%d of %d rows are left out: longer than trainer.max_length=%d, for example %s",
+            len(dropped),
+            len(rows),
+            trainer.max_length,
+            ", ".join(dropped[:3]),
+        )
+    return encoded, dropped
+
+
+def _fit(
+    module: SFTModule,
+    held_out: Sequence[EncodedRow],
+    config: TrainerConfig,
+    loggers: Sequence[Any],
+    checkpoints: Path,
+    best: BestWeights | None,
+    resumed: Path | None,
+    run_dir: Path,
+    total: int,
+    per_epoch: int,
+) -> None:
+    callbacks: list[pl.Callback] = [Checkpoints(checkpoints, config.checkpoint_every_n_steps)]
+    if best is not None:
+        callbacks.append(best)
+    held_out_loader = (
+        HeldOut(batches.micro_batches(held_out, budget=config.micro_batch_tokens))
+        if held_out
+        else None
+    )
+    has_bar = config.progress and sys.stderr.isatty()
+    if has_bar:
+        callbacks.append(pl.callbacks.RichProgressBar())
+    with _quiet():
+        trainer = pl.Trainer(
+            accelerator={"cuda": "gpu"}.get(config.accelerator, config.accelerator),
+            devices=config.devices,
+            strategy=config.strategy,
+            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+            max_steps=total,
+            max_epochs=-1,
+            logger=list(loggers) or False,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=has_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=None,
+            val_check_interval=min(config.val_every_n_steps or per_epoch, total),
+            limit_val_batches=1.0 if held_out else 0,
+            log_every_n_steps=1,  # the module itself logs every log_every_n_steps
+            use_distributed_sampler=False,
+            inference_mode=False,
+            default_root_dir=str(run_dir),
+        )
+        if resumed is not None:
+            logger.info("training continues from %s", resumed)
+        trainer.fit(
+            module,
+            train_dataloaders=Steps(module, total),
+            val_dataloaders=held_out_loader,
+            ckpt_path=None if resumed is None else str(resumed),
+        )
+        if best is not None and best.last_step != module.finished_steps:
+            trainer.validate(module, held_out_loader, verbose=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's remarks on settings that are meant, and its start-up banner."""
+    lightning = logging.getLogger("pytorch_lightning")
+    fabric = logging.getLogger("lightning.fabric")
+    levels = lightning.level, fabric.level
+    lightning.setLevel(logging.WARNING)
+    fabric.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _QUIET:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        lightning.setLevel(levels[0])
+        fabric.setLevel(levels[1])
+
+
+def _checkpoint_activations(student: Student) -> None:
+    model = student.causal_lm
+    # transformers renamed the method within version 5
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    if hasattr(student.model, "peft_config"):
+        # The frozen embeddings' output must carry gradients for the layers above to have any.
+        student.causal_lm.enable_input_require_grads()
+
+
+def _check_hardware(trainer: TrainerConfig) -> None:
+    if trainer.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "trainer.accelerator", "cuda", "no CUDA device is visible here", "trainer=cpu_small"
+        )
+    if trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
+        # Lightning would start this command again for every further rank: the whole job or sweep,
+        # which then waits for the student that this process is holding the lock of.
+        raise ConfigError(
+            "trainer.devices",
+            trainer.devices,
+            "several processes are for callers of train_student who start the ranks themselves "
+            "(LOCAL_RANK, WORLD_SIZE); a job or a sweep trains on one device",
+            "trainer.devices=1",
+        )

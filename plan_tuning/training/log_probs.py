@@ -1,0 +1,159 @@
+"""Log-probabilities of given tokens: the one function behind SFT, scoring and policy gradients.
+
+Only the positions that are asked for are projected onto the vocabulary, a chunk at a time, and a
+chunk's logits are computed again in the backward pass, so no tensor exceeds chunk x vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_TOKENS = 1024
+
+
+class ProjectionError(ValueError):
+    """A model whose logits are not what its hidden states and output layer say."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Scores of N tokens, each (N,)."""
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor | None = None  # of the whole distribution, in nats; carries no gradient
+    is_top: torch.Tensor | None = None  # whether the token is the most probable one
+
+
+def token_scores(
+    causal_lm: Any,
+    input_ids: torch.Tensor,
+    positions: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    chunk_tokens: int = CHUNK_TOKENS,
+    with_entropy: bool = False,
+    with_top: bool = False,
+) -> TokenScores:
+    """Score tokens under a model.
+
+    Args:
+        causal_lm: a causal language model of transformers (inside a peft model: its base model).
+        input_ids: (B, T).
+        positions: (N,) indices into the flattened (B * T) hidden states.
+        targets: (N,) the tokens that follow there.
+        attention_mask: (B, T) or (B, 1, T, T); not needed with padding on the right.
+        position_ids: (B, T); counted from 0 where absent.
+        temperature: logits are divided by it.
+        chunk_tokens: positions that are projected at once.
+        with_entropy: also return the entropy.
+        with_top: also return whether each token is the most probable one.
+
+    Returns:
+        Scores in float32.
+    """
+    extra = {
+        name: value
+        for name, value in (("attention_mask", attention_mask), ("position_ids", position_ids))
+        if value is not None
+    }
+    output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
+    hidden = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
+    chunks = list(zip(hidden.split(chunk_tokens), targets.split(chunk_tokens), strict=True))
+    again = torch.is_grad_enabled() and len(chunks) > 1
+    parts = []
+    for states, tokens in chunks:
+        arguments = (causal_lm, states, tokens, temperature, with_entropy, with_top)
+        if again:
+            parts.append(checkpoint(_score, *arguments, use_reentrant=False))
+        else:
+            parts.append(_score(*arguments))
+    log_probs, entropy, is_top = (list(part) for part in zip(*parts, strict=True))
+    return TokenScores(
+        log_probs=torch.cat(log_probs),
+        entropy=torch.cat(entropy) if with_entropy else None,
+        is_top=torch.cat(is_top) if with_top else None,
+    )
+
+
+def _score(
+    causal_lm: Any,
+    states: torch.Tensor,
+    tokens: torch.Tensor,
+    temperature: float,
+    with_entropy: bool,
+    with_top: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    logits = project(causal_lm, states).float()  # (chunk, V)
+    if temperature != 1.0:
+        logits = logits / temperature
+    log_probs = -torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
+    entropy = is_top = None
+    with torch.no_grad():
+        if with_entropy:
+            weights = torch.softmax(logits, dim=-1)
+            entropy = logits.logsumexp(dim=-1) - (weights * logits).sum(dim=-1)
+        if with_top:
+            is_top = logits.argmax(dim=-1) == tokens
+    return log_probs, entropy, is_top
+
+
+def project(causal_lm: Any, states: torch.Tensor) -> torch.Tensor:
+    """Project hidden states onto the vocabulary as the model's own forward does: (N, H) to (N, V).
+
+    The output layer is called as a module, so an adapter on it counts. Scales and soft caps are
+    those of Gemma (cap), Cohere (factor) and Granite (divisor).
+    """
+    config = causal_lm.config.get_text_config()
+    logits: torch.Tensor = causal_lm.get_output_embeddings()(states)
+    factor = getattr(config, "logit_scale", None)
+    if factor is not None:
+        logits = logits * factor
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is not None:
+        logits = logits / divisor
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+@torch.no_grad()
+def check_projection(causal_lm: Any, input_ids: torch.Tensor) -> None:
+    """Compare :func:`project` with the model's own logits on a few tokens.
+
+    A family that treats its logits in a way unknown here would otherwise be trained on another
+    distribution than the one it generates from.
+
+    Args:
+        causal_lm: the model.
+        input_ids: (1, T) a short text.
+
+    Raises:
+        ProjectionError: they differ.
+    """
+    was_training = {module: module.training for module in causal_lm.modules()}
+    causal_lm.eval()  # dropout would make two passes differ
+    try:
+        expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
+        hidden = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[0]
+        found = project(causal_lm, hidden).float()
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode
+    scale = expected.abs().max().clamp(min=1.0)
+    gap = float((expected - found).abs().max() / scale)
+    # bfloat16 carries eight bits: two orders of summation may differ in the last of them.
+    allowed = 1e-4 if expected.dtype == causal_lm.dtype else 2e-2
+    if not gap <= allowed:
+        raise ProjectionError(
+            f"{type(causal_lm).__name__} treats its logits in a way that is not supported "
+            f"(relative difference {gap:.2g}): choose a model of the Qwen, Gemma, Llama or "
+            "SmolLM families, for example model=qwen3_0_6b"
+        )

@@ -1,0 +1,351 @@
+"""Corpus rows to a student: supervised fine-tuning on completions, segment by segment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from plan_tuning.config.training import TrainerConfig
+from plan_tuning.records import SegmentKind
+from plan_tuning.students.loading import Student
+from plan_tuning.training import batches
+from plan_tuning.training.batches import EncodedRow, MicroBatch
+from plan_tuning.training.log_probs import token_scores
+
+_LOGGED = (SegmentKind.PLAN, SegmentKind.SOLUTION)
+
+
+class TrainingError(ValueError):
+    """Training cannot go on: no rows, or a loss that is not a number."""
+
+
+class Steps:
+    """The loader: one item is the micro-batches of one optimizer step.
+
+    Lightning asks it for its state, but the step it continues from is the module's own, which is
+    what the checkpoint restores first.
+    """
+
+    def __init__(self, module: SFTModule, total: int) -> None:
+        self.module = module
+        self.total = total
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        for step in range(self.module.finished_steps, self.total):
+            yield self.module.step_batches(step)
+
+    def state_dict(self) -> dict[str, int]:
+        """Say where the data stand."""
+        return {"step": self.module.finished_steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue there."""
+        self.module.finished_steps = state["step"]
+
+
+class HeldOut:
+    """The validation loader: the same micro-batches every time."""
+
+    def __init__(self, micro_batches: Sequence[MicroBatch]) -> None:
+        self.micro_batches = micro_batches
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return iter(self.micro_batches)
+
+
+class SFTModule(pl.LightningModule):
+    """Next-token loss on the supervised tokens, averaged over a whole optimizer step."""
+
+    def __init__(
+        self,
+        student: Student,
+        rows: Sequence[EncodedRow],
+        *,
+        trainer: TrainerConfig,
+        seed: int,
+        total_steps: int,
+        failure_file: Path,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint holds the trained weights only
+        self.model = student.model
+        self.student = student
+        self.rows = rows
+        self.config = trainer
+        self.seed = seed
+        self.total_steps = total_steps
+        self.failure_file = failure_file
+        self.finished_steps = 0
+        self.tokens = 0
+        self.seconds = 0.0
+        self.losses: list[float] = []
+        self._validation: list[torch.Tensor] = []
+        self._hook: Any = None
+
+    @property
+    def total_rows(self) -> int:
+        """Rows of the whole training."""
+        if self.config.max_steps > 0:
+            return self.config.max_steps * self.config.batch_size
+        return self.config.epochs * len(self.rows)
+
+    def step_batches(self, step: int) -> list[MicroBatch]:
+        """Make this rank's micro-batches of a step: a function of (seed, step) and the rank."""
+        stream = {"batch_size": self.config.batch_size, "total_rows": self.total_rows}
+        if self.config.order == "shuffled":
+            indices = batches.step_rows(
+                seed=self.seed, step=step, num_rows=len(self.rows), **stream
+            )
+        else:
+            stages = [row.stage for row in self.rows]
+            indices = batches.curriculum_rows(seed=self.seed, step=step, stages=stages, **stream)
+        mine = indices[self.global_rank :: self.trainer.world_size]
+        chosen = [self.rows[index] for index in mine]
+        if not chosen:  # every rank must run a backward pass; this one adds nothing
+            row = self.rows[indices[0]]
+            chosen = [EncodedRow(row.problem_id, row.ids, row.weights * 0.0, row.kinds)]
+        return batches.micro_batches(chosen, budget=self.config.micro_batch_tokens)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with the schedule of the config; fused where the device has it."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        plain = [p for p in trained if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},  # norms and biases
+            ],
+            lr=self.config.learning_rate,
+            betas=(self.config.beta1, self.config.beta2),
+            fused=trained[0].device.type in ("cpu", "cuda"),
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self.total_steps, self.config)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_fit_start(self) -> None:
+        """Put every module into train mode.
+
+        Models arrive in eval mode and Lightning leaves them so; gradient checkpointing and dropout
+        would be silently off.
+        """
+        self.model.train()
+        if self.config.neftune_alpha > 0:
+            self._hook = self.student.causal_lm.get_input_embeddings().register_forward_hook(
+                self._add_noise
+            )
+
+    def on_fit_end(self) -> None:
+        """Take the embedding noise away."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _add_noise(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """NEFTune (arXiv 2310.05914): uniform noise of alpha / sqrt(T * H) on the embeddings."""
+        if not module.training:
+            return output
+        bound = self.config.neftune_alpha / math.sqrt(output.shape[1] * output.shape[2])
+        return output + torch.empty_like(output).uniform_(-bound, bound)
+
+    def training_step(self, batch: list[MicroBatch], batch_idx: int) -> None:
+        """Do one whole optimizer step: every micro-batch, then clip, update, schedule."""
+        start = time.perf_counter()
+        step = self.finished_steps
+        # Dropout and noise are functions of (seed, step, rank): a resumed run needs no saved state.
+        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.global_rank)
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+        is_logged = (step + 1) % self.config.log_every_n_steps == 0 or step == 0
+        normaliser = self._normaliser(batch)
+        sums = torch.zeros(len(batches.KINDS), 4, device=self.device)
+        loss = torch.zeros((), device=self.device)
+        for place, micro in enumerate(batch):
+            micro = micro.to(self.device)
+            with self._gradients_stay_local(place < len(batch) - 1):
+                part, counts = self._loss(micro, with_top=is_logged)
+                # Ranks average their gradients: times the number of ranks makes that a sum.
+                self.manual_backward(part * (self.trainer.world_size / normaliser))
+            loss += part.detach() / normaliser
+            sums += counts
+        loss = self._sum_over_ranks(loss)
+        norm = torch.nn.utils.clip_grad_norm_(
+            [p for p in self.model.parameters() if p.requires_grad],
+            self.config.max_grad_norm or math.inf,
+        )
+        values = torch.stack([loss, norm.to(loss.device)]).tolist()
+        if not all(math.isfinite(value) for value in values):
+            self._refuse(step, batch, *values)
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+        self.finished_steps += 1
+        self.losses.append(values[0])
+        self.tokens += sum(micro.num_tokens for micro in batch)
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        if is_logged:
+            self._log_step(batch, sums, values, rate, seconds)
+
+    def _loss(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum the weighted loss; counts by kind: (tokens, loss, hits, 0)."""
+        scores = token_scores(
+            self.student.causal_lm,
+            micro.input_ids,
+            micro.positions,
+            micro.targets,
+            with_top=with_top,
+        )
+        losses = -scores.log_probs
+        counts = torch.zeros(len(batches.KINDS), 4, device=losses.device)
+        if with_top and scores.is_top is not None:
+            columns = torch.stack(
+                [torch.ones_like(losses), losses.detach(), scores.is_top.float(), losses * 0.0], 1
+            ).detach()
+            counts.index_add_(0, micro.kinds, columns)
+        return (losses * micro.weights).sum(), counts
+
+    def _normaliser(self, batch: Sequence[MicroBatch]) -> torch.Tensor:
+        """Sum the weights of the step's supervised tokens over all micro-batches and ranks."""
+        total = sum(float(micro.weights.sum()) for micro in batch)
+        return self._sum_over_ranks(torch.tensor(total, device=self.device))
+
+    def _sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def _gradients_stay_local(self, is_local: bool) -> Any:
+        """Only the last backward pass of a step exchanges gradients between ranks."""
+        strategy: Any = self.trainer.strategy
+        if is_local and hasattr(strategy, "block_backward_sync"):
+            return strategy.block_backward_sync()
+        return contextlib.nullcontext()
+
+    def _refuse(self, step: int, batch: Sequence[MicroBatch], loss: float, norm: float) -> None:
+        ids = [problem_id for micro in batch for problem_id in micro.problem_ids]
+        self.failure_file.parent.mkdir(parents=True, exist_ok=True)
+        self.failure_file.write_text(
+            json.dumps({"step": step, "loss": str(loss), "grad_norm": str(norm), "rows": ids}),
+            encoding="utf-8",
+        )
+        raise TrainingError(
+            f"step {step}: loss {loss}, gradient norm {norm} on problems {', '.join(ids[:8])}; "
+            f"all ids are in {self.failure_file}. Lower trainer.learning_rate, or use "
+            "trainer.precision=fp32"
+        )
+
+    def _log_step(
+        self,
+        batch: Sequence[MicroBatch],
+        sums: torch.Tensor,
+        values: Sequence[float],
+        rate: float,
+        seconds: float,
+    ) -> None:
+        tokens = sum(micro.num_tokens for micro in batch)
+        padded = sum(micro.input_ids.numel() for micro in batch)
+        metrics = {
+            "train/loss": values[0],
+            "train/grad_norm": values[1],
+            "train/learning_rate": rate,
+            "train/tokens_per_s": tokens / seconds,
+            "train/padding_rate": 1.0 - tokens / padded,
+        }
+        rows = sum(len(micro.problem_ids) for micro in batch)
+        for kind in _LOGGED:
+            count, loss, hits, _ = sums[batches.KINDS.index(kind)].tolist()
+            if count:
+                metrics[f"train/loss/{kind}"] = loss / count
+                metrics[f"train/accuracy/{kind}"] = hits / count
+                metrics[f"train/tokens/{kind}"] = count / rows
+        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=rows)
+
+    def on_validation_start(self) -> None:
+        """Start the sums, and switch dropout off."""
+        self._validation = []
+        self.model.eval()
+
+    def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
+        """Add a micro-batch of held-out rows to the sums."""
+        micro = batch.to(self.device)
+        loss, counts = self._loss(micro, with_top=True)
+        weight = micro.weights.sum()
+        self._validation.append(torch.cat([torch.stack([loss, weight]), counts.flatten()]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the held-out loss, and that of each kind."""
+        sums = self._sum_over_ranks(torch.stack(self._validation).sum(dim=0))
+        metrics = {"val/loss": float(sums[0] / sums[1])}
+        counts = sums[2:].reshape(len(batches.KINDS), 4)
+        for kind in _LOGGED:
+            count, loss, hits, _ = counts[batches.KINDS.index(kind)].tolist()
+            if count:
+                metrics[f"val/loss/{kind}"] = loss / count
+                metrics[f"val/accuracy/{kind}"] = hits / count
+        self.log_dict(metrics)
+        self.model.train()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep trained weights only; frozen ones come from the base."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        checkpoint["sft"] = {
+            "finished_steps": self.finished_steps,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the position.
+
+        Raises:
+            TrainingError: the checkpoint lacks trained weights of this student.
+        """
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        missing = sorted(trained - set(checkpoint["state_dict"]))
+        if missing:
+            raise TrainingError(
+                f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
+                "it is of another model or adapter; remove its folder to train anew"
+            )
+        state = checkpoint["sft"]
+        self.finished_steps = int(state["finished_steps"])
+        self.tokens = int(state["tokens"])
+        self.seconds = float(state["seconds"])
+        self.losses = state["losses"].tolist()
+
+
+def learning_rate_factor(step: int, total: int, config: TrainerConfig) -> float:
+    """Share of the learning rate at a step (counted from 0) of ``total``.
+
+    Linear warm-up over ``warmup_ratio`` of the steps, then the schedule down to ``min_lr_ratio``.
+    """
+    warmup = math.ceil(config.warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.scheduler == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    shape = 0.5 * (1.0 + math.cos(math.pi * done)) if config.scheduler == "cosine" else 1.0 - done
+    return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * shape

@@ -1,0 +1,115 @@
+"""Sweeps as a user launches them: the quickstart in its cheap form, failures, kill -9, resume."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run, built, command, results
+
+pytestmark = pytest.mark.e2e
+
+needs_joblib = pytest.mark.skipif(
+    importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None,
+    reason="the extra `sweep` is not installed",
+)
+QUICKSTART = ("experiment=quickstart", "debug=fast", "seed=0", "logger=csv")
+
+
+@needs_joblib
+def test_quickstart_end_to_end_and_again(plan_tuning: Run, tmp_path: Path) -> None:
+    first = plan_tuning(*QUICKSTART)
+    assert first.returncode == 0, first.stderr
+    outputs = tmp_path / "multirun_outputs"
+    sweep = outputs / "quickstart"
+    done = results(sweep)
+    # 5 methods and 4 filters of m1, of which m1 two_stage is in both grids
+    assert len(done) == 8
+    assert {row["status"] for row in done} == {"completed"}
+    assert {row["choices"]["method"] for row in done} == {
+        "zero_shot", "sft", "sft_teacher_cot", "m1", "m2"
+    }  # fmt: skip
+    assert all(row["debug"] for row in done)
+    for name in ("comparison.md", "comparison.csv", "comparison.json", "report.html"):
+        assert (sweep / name).is_file(), name
+    before = built(outputs)
+    kinds = [key.split("/")[1] for key in before]
+    assert kinds.count("bases") == 1
+    assert kinds.count("corpora") == 1
+    assert kinds.count("students") == 7
+
+    again = plan_tuning(*QUICKSTART)
+    assert again.returncode == 0, again.stderr
+    assert built(outputs) == before
+
+
+def test_a_plain_multirun_and_the_plan_before_it(plan_tuning: Run, tmp_path: Path) -> None:
+    words = ("-m", "method=sft", "filter=none,two_stage", "seed=0,1", "sweep_name=mine")
+    planned = plan_tuning(*words, "debug=fast", "dry_run=true")
+    assert planned.returncode == 0, planned.stderr
+    assert "2 jobs" in planned.stdout, "the filter changes nothing for sft"
+    assert not (tmp_path / "multirun_outputs" / "mine").exists()
+
+    ran = plan_tuning(*words, "debug=fast")
+    assert ran.returncode == 0, ran.stderr
+    done = results(tmp_path / "multirun_outputs" / "mine")
+    assert [row["seed"] for row in done] == [0, 1]
+    runs = sorted((tmp_path / "multirun_outputs" / "mine").glob("*/wandb/offline-run-*"))
+    assert len(runs) == 2, "one W&B run a job"
+
+
+def test_a_failed_job_leaves_a_hole_and_the_others_go_on(plan_tuning: Run, tmp_path: Path) -> None:
+    ran = plan_tuning(
+        "-m", "method=m1", "trainer.max_length=4,256", "seed=0", "debug=fast", "logger=csv",
+        "sweep_name=holes",
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "1 of 2 jobs failed" in ran.stderr + ran.stdout
+    sweep = tmp_path / "multirun_outputs" / "holes"
+    by_status = {row["status"]: row for row in results(sweep)}
+    assert set(by_status) == {"completed", "failed"}
+    assert "max_length" in by_status["failed"]["error"]["message"]
+    assert "failed" in (sweep / "comparison.md").read_text()
+
+
+def test_a_bad_job_stops_the_sweep_before_it_starts(plan_tuning: Run, tmp_path: Path) -> None:
+    ran = plan_tuning("-m", "method=m1", "trainer.learning_rate=1e-3,-1", "sweep_name=bad")
+    assert ran.returncode != 0
+    assert "trainer.learning_rate=-1" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "multirun_outputs" / "bad").exists()
+
+
+@needs_joblib
+def test_kill_9_and_the_same_command_finishes_it(
+    plan_tuning: Run, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    outputs = tmp_path / "multirun_outputs"
+    moments = random.Random(5)
+    for _ in range(3):
+        process = subprocess.Popen(
+            command(*QUICKSTART),
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(moments.uniform(6, 14))
+        before = built(outputs)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finished = plan_tuning(*QUICKSTART)
+    assert finished.returncode == 0, finished.stderr
+    after = built(outputs)
+    assert before.items() <= after.items(), "something finished was made again"
+    assert {row["status"] for row in results(outputs / "quickstart")} == {"completed"}
+    assert len(results(outputs / "quickstart")) == 8

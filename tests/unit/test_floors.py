@@ -1,0 +1,128 @@
+"""The four laws as far as the source shows them: imports run one way, files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FLOORS = {
+    "main": 7, "cli": 7, "sweeper": 7, "launching": 7,
+    "experiment": 6, "specs": 6, "inputs": 6, "result": 6,
+    "training": 5, "comparison": 5,
+    "distillation": 4, "evaluation": 4,
+    "teachers": 3, "students": 3, "rewards": 3,
+    "tasks": 2,
+    "text": 1,
+    "records": 0, "config": 0, "artifacts": 0, "tracking": 0, "statistics": 0,
+}  # fmt: skip
+# Top-level modules of one floor that may use each other, in this order.
+ORDER = ["records", "artifacts", "statistics", "config", "tracking", "specs", "inputs", "result",
+         "experiment", "launching", "sweeper", "cli", "main"]  # fmt: skip
+HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")
+PURE_ROOMS = ("text", "records", "statistics")
+IMPURE = ("pytorch_lightning", "hydra", "omegaconf", "litellm", "wandb", "aiohttp", "sqlite3")
+
+
+def sources(root: Path) -> list[Path]:
+    return sorted((root / "plan_tuning").rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imports_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            if node.module == "plan_tuning":
+                names |= {f"plan_tuning.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_imports_run_one_way(root: Path) -> None:
+    wrong = []
+    for path in sources(root):
+        relative = path.relative_to(root / "plan_tuning")
+        room = relative.parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        assert room in FLOORS, f"{relative} is in no room of the house"
+        for name in imports_of(path):
+            if not name.startswith("plan_tuning."):
+                continue
+            other = room_of(name)
+            if other == room:
+                continue
+            same_floor = FLOORS[other] == FLOORS[room]
+            in_order = (
+                same_floor
+                and room in ORDER
+                and other in ORDER
+                and ORDER.index(other) < ORDER.index(room)
+            )
+            if FLOORS[other] > FLOORS[room] or (same_floor and not in_order):
+                wrong.append(f"{relative} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_teachers_import_a_provider(root: Path) -> None:
+    for path in sources(root):
+        if path.relative_to(root / "plan_tuning").parts[0] == "teachers":
+            continue
+        providers = {
+            name for name in imports_of(path) if name.split(".")[0] in ("litellm", "openai")
+        }
+        assert not providers, f"{path} imports {providers}"
+
+
+def test_the_heart_is_pure(root: Path) -> None:
+    for path in sources(root):
+        room = path.relative_to(root / "plan_tuning").parts[0].removesuffix(".py")
+        if room in PURE_ROOMS:
+            impure = {name for name in imports_of(path) if name.split(".")[0] in IMPURE}
+            assert not impure, f"{path} imports {impure}"
+
+
+def test_dictconfig_ends_at_the_door(root: Path) -> None:
+    allowed = {"main.py", "sweeper.py", "config/registration.py", "config/typed.py"}
+    for path in sources(root):
+        relative = path.relative_to(root / "plan_tuning").as_posix()
+        if relative not in allowed:
+            used = {
+                name for name in imports_of(path) if name.split(".")[0] in ("hydra", "omegaconf")
+            }
+            assert not used, f"{relative} imports {used}"
+
+
+def test_files_stay_readable(root: Path) -> None:
+    long = [
+        f"{path.relative_to(root)}: {count} lines"
+        for folder in ("plan_tuning", "tests", "experiments")
+        for path in sorted((root / folder).rglob("*.py"))
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    ]
+    assert not long, "\n".join(long)
+
+
+def test_no_rooms_without_a_name(root: Path) -> None:
+    nameless = {"utils", "helpers", "common", "misc"}
+    assert not [p for p in sources(root) if p.stem in nameless or p.parent.name in nameless]
+
+
+@pytest.mark.parametrize(
+    "module", ["plan_tuning.main", "plan_tuning.specs", "plan_tuning.experiment"]
+)
+def test_nothing_heavy_before_a_job_starts(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
