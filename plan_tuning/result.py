@@ -1,0 +1,133 @@
+"""result.json: what a job leaves behind, the unit of comparison."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plan_tuning.artifacts import provenance, write_atomic
+from plan_tuning.config.run import Config
+from plan_tuning.records import to_json
+from plan_tuning.specs import JobPlan
+
+logger = logging.getLogger(__name__)
+
+RESULT_SCHEMA = 1
+RESULT_FILE = "result.json"
+CURVES_FILE = "metrics.csv"
+PREDICTIONS_FILE = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """Where a job runs and what Hydra knows about it."""
+
+    folder: Path
+    name: str
+    sweep_name: str | None  # None: a job outside a sweep
+    overrides: tuple[str, ...] = ()
+    choices: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a job has done so far; the raw material of result.json."""
+
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    corpus: dict[str, Any] | None = None  # folder, funnel, rows and reasons of the filter
+    training: dict[str, Any] | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by benchmark
+    teacher_calls: int = 0  # bought by this job
+    cost_usd: float | None = 0.0  # of those; None: the price is unknown
+    device: str = "cpu"
+
+    def add_stage(self, name: str, wall_s: float, *, is_cached: bool) -> None:
+        """Account a stage's time; several parts of one stage add up."""
+        record = self.stages.setdefault(name, {"wall_s": 0.0, "is_cached": True})
+        record["wall_s"] = round(record["wall_s"] + wall_s, 3)
+        record["is_cached"] = bool(record["is_cached"] and is_cached)
+
+
+def read_result(folder: Path, key: str) -> dict[str, Any] | None:
+    """Read the result of an earlier run of the same job, if it was completed.
+
+    A result of another meaning under the same name (an edited configuration) is not this job's.
+    """
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if result.get("status") == "completed" and result.get("key") == key:
+        return result
+    return None
+
+
+def write_result(
+    config: Config,
+    plan: JobPlan,
+    context: JobContext,
+    outcome: Outcome,
+    *,
+    wall_s: float,
+    error: BaseException | None = None,
+) -> dict[str, Any]:
+    """Write result.json, of a completed job or of a failed one, and return its content."""
+    folder = context.folder
+    first = plan.predictions[0].label if plan.predictions else None
+    corpus = outcome.corpus
+    if corpus is not None:
+        corpus = {**corpus, "path": _relative(corpus["path"], folder)}
+    result = {
+        "schema": RESULT_SCHEMA,
+        "status": "completed" if error is None else "failed",
+        "error": None
+        if error is None
+        else {"type": type(error).__name__, "message": str(error)[:2000]},
+        "job": context.name,
+        "sweep": context.sweep_name,
+        "debug": config.debug.enabled,
+        "choices": dict(context.choices),
+        "overrides": list(context.overrides),
+        "tags": list(config.tags),
+        "seed": config.seed,
+        "settings": to_json(config),
+        "key": plan.key,
+        "fingerprints": fingerprints(plan),
+        "objective": outcome.metrics[first]["accuracy"] if first in outcome.metrics else None,
+        "metrics": outcome.metrics,
+        "predictions": {
+            stage.label: _relative(stage.folder / PREDICTIONS_FILE, folder)
+            for stage in plan.predictions
+            if stage.is_done
+        },
+        "corpus": corpus,
+        "training": outcome.training,
+        "curves": CURVES_FILE if (folder / CURVES_FILE).is_file() else None,
+        "device": outcome.device,
+        "stages": outcome.stages,
+        "wall_s": round(wall_s, 3),
+        "teacher_calls": outcome.teacher_calls,
+        "cost_usd": outcome.cost_usd,
+        **provenance(),
+    }
+    write_atomic(folder / RESULT_FILE, json.dumps(result, indent=1, ensure_ascii=False))
+    return result
+
+
+def fingerprints(plan: JobPlan) -> dict[str, Any]:
+    """Fingerprints of the job's artifacts, by role."""
+    return {
+        "base": plan.base.key if plan.base else None,
+        "corpus": plan.corpus.key if plan.corpus else None,
+        "student": plan.student.key if plan.student else None,
+        "predictions": {stage.label: stage.key for stage in plan.predictions},
+    }
+
+
+def _relative(path: str | Path, folder: Path) -> str:
+    return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()

@@ -1,0 +1,275 @@
+"""A sweep: a union of grids, equal jobs once, the plan first, the comparison at the end.
+
+Hydra's basic sweeper takes one product of choices; the paper's ablations are unions of small grids.
+This one takes ``hydra.sweeper.grids`` from an experiment file, lets the command line narrow or
+extend every grid, and launches through whichever launcher is chosen.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from plan_tuning.artifacts import canonical
+from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.run import SWEEPER_MODULE, Config
+from plan_tuning.config.typed import check_outputs, typed
+from plan_tuning.launching import check_processes
+
+logger = logging.getLogger(__name__)
+
+HIDDEN = ("experiment=", "paths.", "dry_run=", "debug=", "logger=", "sweep_name=")  # in the plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep."""
+
+    overrides: tuple[str, ...]
+    config: Config
+    plan: Any  # specs.JobPlan
+
+
+def grid_arguments(grid: dict[str, Any], taken: Iterable[str]) -> list[str]:
+    """Write a grid as Hydra overrides, leaving out keys that the command line sets.
+
+    >>> grid_arguments({"method": ["sft", "m1"], "seed": "0,1", "filter": "none"}, ["seed"])
+    ['method=sft,m1', 'filter=none']
+    """
+    skip = set(taken)
+    arguments = []
+    for key, value in grid.items():
+        if key in skip:
+            continue
+        is_list = isinstance(value, list | tuple | ListConfig)
+        text = ",".join(_text(item) for item in value) if is_list else _text(value)
+        arguments.append(f"{key}={text}")
+    return arguments
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class AblationSweeper(Sweeper):  # type: ignore[misc]
+    """Hydra sweeper of ablations; without grids it is the basic one with a plan and an ending."""
+
+    hydra_context: HydraContext
+    launcher: Launcher
+    config: DictConfig
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: dict[str, str] | None = None,
+        grids: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self.max_batch_size = max_batch_size
+        self.params = dict(params or {})
+        self.grids = [dict(grid) for grid in grids]
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra hands over, and the chosen launcher."""
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the sweep.
+
+        Raises:
+            CompactHydraException: a job's configuration cannot work; nothing was started.
+            SystemExit: a job failed (exit code 1), or the launcher died.
+        """
+        jobs = self._jobs(self._all_overrides(arguments))
+        first = jobs[0].config
+        folder = Path(self.config.hydra.sweep.dir)
+        print_plan(jobs, folder)
+        if first.dry_run:
+            return []
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        returns: list[JobReturn] = []
+        try:
+            size = self.max_batch_size or len(jobs)
+            for start in range(0, len(jobs), size):
+                batch = [list(job.overrides) for job in jobs[start : start + size]]
+                returns += self.launcher.launch(batch, initial_job_idx=start)
+                if self.max_batch_size is not None and _failed(returns):
+                    logger.error("stopping: a job failed and hydra.sweeper.max_batch_size is set")
+                    break
+        finally:
+            self._compare(folder, len(jobs))
+        failed = _failed(returns)
+        for item in failed:
+            overrides = " ".join(item.overrides or ())
+            logger.error("job failed: %s\n  %s", overrides, item._return_value)
+        if failed:
+            logger.error(
+                "%d of %d jobs failed; the same command runs them again and keeps the others",
+                len(failed),
+                len(jobs),
+            )
+            raise SystemExit(1)
+        return returns
+
+    def _all_overrides(self, arguments: list[str]) -> list[tuple[str, ...]]:
+        # Imported late: Hydra's plugin scan replaces this module when it first runs.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        taken = [override.get_key_element() for override in parser.parse_overrides(arguments)]
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        combinations: dict[tuple[str, ...], None] = {}
+        for grid in self.grids or [{}]:
+            texts = [*params, *grid_arguments(grid, taken), *arguments]
+            for batch in BasicSweeper.split_arguments(parser.parse_overrides(texts), None):
+                combinations.update({tuple(job): None for job in batch})
+        return list(combinations)
+
+    def _jobs(self, combinations: Sequence[tuple[str, ...]]) -> list[Job]:
+        """Compose and check every job, and keep one of those that mean the same."""
+        from plan_tuning.specs import plan_job
+
+        jobs: dict[str, Job] = {}
+        launcher = str(self.config.hydra.launcher._target_)
+        for overrides in combinations:
+            composed: DictConfig = self.hydra_context.config_loader.load_sweep_config(
+                self.config, list(overrides)
+            )
+            try:
+                config = typed(composed)
+                check_processes(config, launcher)
+                plan = plan_job(config)
+            except ValueError as error:
+                raise CompactHydraException(
+                    f"error: {error}\n(in the job {' '.join(overrides)}; no job was started)"
+                ) from None
+            jobs.setdefault(plan.key, Job(overrides, config, plan))
+        dropped = len(combinations) - len(jobs)
+        if dropped:
+            logger.info("%d of %d jobs mean the same as another one", dropped, len(combinations))
+        kept = list(jobs.values())
+        try:
+            check_outputs(kept[0].config)
+        except ValueError as error:
+            raise CompactHydraException(f"error: {error}") from None
+        return kept
+
+    def _compare(self, folder: Path, num_jobs: int) -> None:
+        from plan_tuning.comparison.report import compare
+
+        compare([folder], expected_jobs=num_jobs)
+
+
+def register_sweeper() -> None:
+    """Make the sweeper known to Hydra's plugin manager.
+
+    Hydra instantiates plugins by name and takes only names below two packages of its own, so this
+    module is known under such a name too.
+    """
+    sys.modules[SWEEPER_MODULE] = sys.modules[__name__]
+    AblationSweeper.__module__ = SWEEPER_MODULE
+    Plugins.instance().register(AblationSweeper)
+
+
+def _failed(returns: Sequence[JobReturn]) -> list[JobReturn]:
+    return [item for item in returns if item.status is not JobStatus.COMPLETED]
+
+
+def print_plan(jobs: Sequence[Job], folder: Path) -> None:
+    """Print what a sweep is about to do: jobs, what is done, what the teacher is asked."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Sweep {folder}: {len(jobs)} jobs", title_justify="left")
+    for column in ("job", "base", "corpus", "student", "predictions"):
+        table.add_column(column, overflow="fold")
+    claimed: set[str] = set()
+    for job in jobs:
+        cells = [
+            _state([stage], claimed) for stage in (job.plan.base, job.plan.corpus, job.plan.student)
+        ]
+        cells.append(_state(job.plan.predictions, claimed))
+        shown = [text for text in job.overrides if not text.startswith(HIDDEN)]
+        table.add_row(" ".join(shown), *cells)
+    console = Console()
+    console.print(table)
+    console.print(teacher_line(jobs))
+
+
+def _state(stages: Sequence[Any], claimed: set[str]) -> str:
+    present = [stage for stage in stages if stage is not None]
+    if not present:
+        return "-"
+    new = [stage for stage in present if not stage.is_done and stage.key not in claimed]
+    claimed.update(stage.key for stage in present)
+    if new:
+        return "build" if len(present) == 1 else f"build {len(new)}"
+    return "done" if all(stage.is_done for stage in present) else "shared"
+
+
+def teacher_line(jobs: Sequence[Job]) -> str:
+    """Say how many teacher calls the sweep needs at the most, and what they may cost."""
+    from plan_tuning.distillation.estimate import count_missing_calls
+    from plan_tuning.inputs import count_problems, source_parts
+
+    corpora = {
+        job.plan.corpus.key: job.config
+        for job in jobs
+        if job.plan.corpus is not None and not job.plan.corpus.is_done and job.config.uses_teacher
+    }
+    if not corpora:
+        return "Teacher calls: none."
+    # A corpus of fewer problems or candidates is part of a larger one: its calls are bought once.
+    needs: dict[str, tuple[int, Config]] = {}
+    for config in corpora.values():
+        for name, part in source_parts(config.data).items():
+            found = needs.setdefault(_calls_key(name, part, config), (0, config))
+            count = max(found[0], count_problems(part))
+            largest = max(found[1], config, key=lambda c: c.distillation.num_candidates)
+            needs[_calls_key(name, part, config)] = (count, largest)
+    estimates = [
+        count_missing_calls(count, config.teacher, config.distillation)
+        for count, config in needs.values()
+    ]
+    calls = sum(estimate.calls for estimate in estimates)
+    prices = [(estimate.usd_low, estimate.usd_high) for estimate in estimates]
+    if any(low is None or high is None for low, high in prices):
+        cost = "price unknown"
+    else:
+        low, high = (sum(side or 0.0 for side in sides) for sides in zip(*prices, strict=True))
+        cost = "free" if high == 0 else f"{low:.2f} to {high:.2f} USD"
+    return (
+        f"Teacher calls: at most {calls:,} for {len(corpora)} corpora ({cost}); "
+        "answers that are already stored are not asked again."
+    )
+
+
+def _calls_key(name: str, part: DataConfig, config: Config) -> str:
+    """Name the problems, the teacher and the settings that calls are shared by."""
+    shared = replace(config.distillation, num_candidates=1, plan_temperature=1.0)
+    world = part.world() if isinstance(part, MicroworldDataConfig) else {}
+    seed = part.seed if world else 0  # other sets are the same problems in another order
+    origin = (world or name, part.path, part.revision, part.split, seed)
+    settings = (config.distillation.plan_temperature, canonical(shared), config.teacher.identity())
+    return repr((origin, settings))
