@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
-from plan_tuning.config.microworld import ScriptedTeacherConfig
+from plan_tuning.config.microworld import SCRIPTED_VERSION, ScriptedTeacherConfig
 
 BACKENDS = ("scripted", "litellm", "http", "replay")
 EXECUTIONS = ("all", "retained")
@@ -58,6 +58,13 @@ class TeacherConfig:
         require_positive(
             "teacher.tokens_per_minute", self.tokens_per_minute, "teacher.tokens_per_minute=100000"
         )
+        require(
+            self.api_key_env is None or self.api_key_env.isidentifier(),
+            "teacher.api_key_env",
+            "(hidden)",
+            "the NAME of an environment variable; the key itself stays in the environment",
+            "teacher.api_key_env=OPENAI_API_KEY",
+        )
         is_pair = isinstance(self.price, dict) and set(self.price) == {"input", "output"}
         if is_pair:
             for side in ("input", "output"):
@@ -92,7 +99,7 @@ class TeacherConfig:
         kind = {"litellm": "api", "http": "api", "replay": "api"}.get(self.backend, self.backend)
         identity: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
         if self.backend == "scripted":
-            identity["scripted"] = dict(vars(self.scripted))
+            identity["scripted"] = {"version": SCRIPTED_VERSION, **vars(self.scripted)}
         return identity
 
 

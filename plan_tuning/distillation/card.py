@@ -85,7 +85,8 @@ def write_card(
         "",
         f"- {facts['calls']['bought']} calls asked for in the run that finished it, "
         f"{facts['calls']['cached']} answered from the store",
-        f"- {facts['cost_usd']['corpus']:.4f} USD for the plans, verifications and executions",
+        f"- {facts['cost_usd']['corpus']:.4f} USD for all replies that it rests on, "
+        "whenever they were bought",
         f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
         "",
         "## Sources",

@@ -123,29 +123,35 @@ async def _make(
             teacher, calls, max_failed_rate=distillation.max_failed_rate
         ) as caller:
             for is_last in (False, True):
-                caller.left_out = 0
+                caller.usage.left_out = 0
                 tally = await _distil(
                     folder, problems, caller, grader, distillation, teacher, is_shown=progress
                 )
-                if is_last or not caller.left_out:
+                if is_last or not caller.usage.left_out:
                     break
-                logger.info("%d calls kept failing: they are tried once more", caller.left_out)
-            if caller.left_out:
+                logger.info(
+                    "%d calls kept failing: they are tried once more", caller.usage.left_out
+                )
+            if caller.usage.left_out:
                 logger.warning(
-                    "%d calls failed to the end; the corpus is made without them", caller.left_out
+                    "%d calls failed to the end; the corpus is made without them",
+                    caller.usage.left_out,
                 )
     _write(folder / PROBLEMS, Problem, problems)
     facts = {
         **tally.facts(),
         "calls": {
-            "bought": caller.bought,
-            "cached": caller.cached,
-            "failed_attempts": caller.failed_attempts,
-            "left_out": caller.left_out,
+            "bought": caller.usage.bought,
+            "cached": caller.usage.cached,
+            "failed_attempts": caller.usage.failed_attempts,
+            "left_out": caller.usage.left_out,
         },
-        "cost_usd": {"corpus": round(tally.cost_usd, 6), "this_run": round(caller.usd, 6)},
+        "cost_usd": {
+            "corpus": round(caller.usage.total_usd, 6),
+            "this_run": round(caller.usage.usd, 6),
+        },
         "teacher": teacher.identity(),
-        "served_models": sorted(caller.served_models),
+        "served_models": sorted(caller.usage.served_models),
         "distil_s": round(time.perf_counter() - started, 3),
     }
     write_card(folder, facts, problems, distillation)

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.records import Trajectory, Verdict
@@ -87,6 +88,30 @@ def filter_trajectories(rows: Sequence[Trajectory], config: FilterConfig) -> Fil
     reasons["kept"] = len(kept)
     counts = {reason: reasons[reason] for reason in sorted(reasons) if reasons[reason]}
     return FilterResult(kept=kept, reasons=counts, problems=len(groups))
+
+
+def decisions(rows: Sequence[Trajectory], config: FilterConfig) -> list[dict[str, Any]]:
+    """Say of every candidate what the filter makes of it: the rows of a table for people."""
+    kept = {(row.problem_id, row.candidate) for row in filter_trajectories(rows, config).kept}
+    table = []
+    for row in rows:
+        is_kept = (row.problem_id, row.candidate) in kept
+        table.append(
+            {
+                "problem_id": row.problem_id,
+                "candidate": row.candidate,
+                "problem": row.problem,
+                "plan": row.plan,
+                "plan_score": row.plan_score,
+                "kept": is_kept,
+                "reason": "kept" if is_kept else rejection(row, config) or "not_selected",
+                "execution": row.execution,
+                "answer": row.execution_answer,
+                "gold": row.answer,
+                "is_correct": row.is_correct,
+            }
+        )
+    return table
 
 
 def rejection(row: Trajectory, config: FilterConfig) -> str | None:

@@ -65,7 +65,7 @@ class Monitor:
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
             self._live.stop()
-        elif self._is_shown and (self._tally.problems or self._caller.bought):
+        elif self._is_shown and (self._tally.problems or self._caller.usage.bought):
             logger.info("%s", self.line())
 
     def update(self) -> None:
@@ -84,11 +84,11 @@ class Monitor:
     def line(self) -> str:
         """The state in one line."""
         stages = ", ".join(f"{name} {count}" for name, count in self._counts()[1:])
-        caller = self._caller
+        usage = self._caller.usage
         return (
             f"distillation {self._tally.problems}/{self._total} problems: {stages}; "
-            f"calls {caller.bought} asked, {caller.cached} from the store, "
-            f"{caller.failed_attempts} failed tries; {caller.usd:.4f} USD"
+            f"calls {usage.bought} asked, {usage.cached} from the store, "
+            f"{usage.failed_attempts} failed tries; {usage.usd:.4f} USD"
         )
 
     def _counts(self) -> list[tuple[str, int]]:
@@ -105,9 +105,10 @@ class Monitor:
         table.add_row(*(str(count) for _, count in self._counts()))
         caller = self._caller
         elapsed = max(1e-9, time.monotonic() - self._started)
+        usage = caller.usage
         table.caption = (
-            f"{caller.bought} calls asked ({caller.bought / elapsed:.1f}/s), {caller.in_flight} in "
-            f"flight, {caller.cached} from the store, {caller.failed_attempts} failed tries, "
-            f"{caller.usd:.4f} USD"
+            f"{usage.bought} calls asked ({usage.bought / elapsed:.1f}/s), {caller.in_flight} in "
+            f"flight, {usage.cached} from the store, {usage.failed_attempts} failed tries, "
+            f"{usage.usd:.4f} USD"
         )
         return table

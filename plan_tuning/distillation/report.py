@@ -80,7 +80,6 @@ class Tally:
         self.kept: Counter[str] = Counter()
         self.reasons: dict[str, Counter[str]] = {f.name: Counter() for f in STANDARD_FILTERS}
         self.parser_differs = 0
-        self.cost_usd = 0.0
         self._right: Counter[int] = Counter()  # executions by plan score
         self._wrong: Counter[int] = Counter()
         self._before, self._after = Checks(), Checks()
@@ -111,7 +110,6 @@ class Tally:
     def _add_row(self, row: Trajectory) -> None:
         self.plan_status[row.plan_status] += 1
         self.funnel["candidates"] += 1
-        self.cost_usd += row.cost_usd if row.duplicate_of is None else 0.0
         if row.plan_status != "ok":
             return
         self.funnel["plans"] += 1

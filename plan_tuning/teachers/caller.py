@@ -36,6 +36,7 @@ from plan_tuning.teachers.pricing import (
 )
 from plan_tuning.teachers.samples import next_sample, seeded, status_of, storable
 from plan_tuning.teachers.store import CallStore, Receipt, call_key, teacher_digest
+from plan_tuning.teachers.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +97,7 @@ class Caller:
         # or a closed port then costs one request and not a whole window of them.
         self._scouting = asyncio.Lock()
         self._completion_tokens: dict[str, float] = {}  # running mean by role
-        self.bought = 0
-        self.cached = 0
-        self.failed_attempts = 0
-        self.left_out = 0
-        self.usd = 0.0
-        self.served_models: set[str] = set()
+        self.usage = Usage(config.model)
 
     @property
     def in_flight(self) -> int:
@@ -129,9 +125,7 @@ class Caller:
         key = call_key(self.teacher, request)
         stored = self._store.get(key)
         if stored is not None:
-            self.cached += 1
-            if stored.served_model not in self.served_models:
-                self._note_served(stored.served_model)
+            self.usage.on_stored(stored)
             return stored
         if self._stopped_by is not None:
             raise self._stopped_by
@@ -179,7 +173,7 @@ class Caller:
         try:
             stored = self._store.get(key)
             if stored is not None:
-                self.cached += 1
+                self.usage.on_stored(stored)
                 return stored
             if not self._gate.has_succeeded:
                 async with self._scouting:
@@ -262,7 +256,7 @@ class Caller:
         """Tell the gate and the circuit breaker how a try ended."""
         if isinstance(failure, RateLimited):
             wait = failure.wait_s if failure.wait_s is not None else _DEFAULT_RATE_LIMIT_WAIT_S
-            self.failed_attempts += 1
+            self.usage.failed_attempts += 1
             self._gate.on_rate_limit(started, wait)
             return
         if failure is None or isinstance(failure, Rejected):
@@ -270,7 +264,7 @@ class Caller:
             self._gate.on_success()
             return
         self._outcomes.append(False)
-        self.failed_attempts += 1
+        self.usage.failed_attempts += 1
         share = self._outcomes.count(False) / _BREAKER_WINDOW
         if len(self._outcomes) == _BREAKER_WINDOW and share > self._max_failed_rate:
             self.stop(
@@ -291,7 +285,7 @@ class Caller:
                     "Everything paid for is kept; run the same command again later"
                 )
             )
-        self.left_out += 1
+        self.usage.left_out += 1
         logger.warning(
             "%s of problem %s failed %d times and is left out (%s)",
             request.role,
@@ -332,26 +326,11 @@ class Caller:
             requested_model=self._config.model,
         )
         self._store.add(key, self.teacher, request, kept, receipt)
-        self.bought += 1
-        self.usd += cost or 0.0
+        self.usage.on_bought(kept)
         if completion_tokens:
             mean = self._completion_tokens.get(request.role, float(completion_tokens))
             self._completion_tokens[request.role] = mean + _SMOOTHING * (completion_tokens - mean)
-        if reply.served_model not in self.served_models:
-            self._note_served(reply.served_model)
         return kept
-
-    def _note_served(self, served: str) -> None:
-        if not served:
-            return
-        self.served_models.add(served)
-        wanted = self._config.model.rpartition("/")[2]
-        if not served.rpartition("/")[2].startswith(wanted):
-            logger.warning(
-                "teacher.model=%s was asked for, but %s answers: the provider serves another model",
-                self._config.model,
-                served,
-            )
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless the run is stopped meanwhile."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Request
 from plan_tuning.teachers.errors import BudgetError
 
+logger = logging.getLogger(__name__)
+
+_WARN_AT = 0.8
 _PER_MILLION = 1e-6
 _CHARACTERS_PER_TOKEN = 4
 _MESSAGE_TOKENS = 4  # role and separators of a chat message
@@ -93,6 +97,7 @@ class Budget:
         self._spent = spent
         self._reserved = 0.0
         self._settled = asyncio.Event()
+        self._has_warned = False
 
     async def reserve(self, usd: float) -> None:
         """Set ``usd`` aside, waiting for calls in flight to settle where that may make room.
@@ -100,6 +105,7 @@ class Budget:
         Raises:
             BudgetError: the call could exceed the budget.
         """
+        self._warn()
         while self._limit is not None and self._spent() + self._reserved + usd > self._limit:
             if self._reserved <= 0:
                 raise BudgetError(
@@ -110,6 +116,14 @@ class Budget:
             self._settled.clear()
             await self._settled.wait()
         self._reserved += usd
+
+    def _warn(self) -> None:
+        if self._limit is None or self._has_warned:
+            return
+        spent = self._spent()
+        if spent >= _WARN_AT * self._limit:
+            self._has_warned = True
+            logger.warning("%.4f of the %g USD of teacher.budget_usd are spent", spent, self._limit)
 
     def settle(self, usd: float) -> None:
         """Release what was set aside; the real cost is in the store by now."""

@@ -85,7 +85,7 @@ def test_a_seed_covers_the_micro_world() -> None:
         (["trainer.learning_rate=-1"], r"trainer\.learning_rate=-1.*above 0"),
         (["trainer.max_steps=0"], r"trainer\.max_steps=0"),
         (["trainer.val_fraction=1.0"], r"trainer\.val_fraction"),
-        (["plan_score_threshold=101"], r"between -100 and 100"),
+        (["filter.plan_score_threshold=101"], r"between -100 and 100"),
         (["filter.selection=worst"], r"filter\.selection=worst.*first, best"),
         (["distillation.plan_temperature=0"], r"would all be equal"),
         (["distillation.num_candidates=0"], r"distillation\.num_candidates=0"),
