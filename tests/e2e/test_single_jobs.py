@@ -1,0 +1,68 @@
+"""Single jobs as a user types them: stage by stage, sampled, decontaminated, dry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run, built, results
+
+pytestmark = pytest.mark.e2e
+
+FAST = ("method=m2", "debug=fast", "logger=csv")
+
+
+def test_stage_by_stage(plan_tuning: Run, tmp_path: Path) -> None:
+    outputs = tmp_path / "multirun_outputs"
+    planned = plan_tuning(*FAST, "dry_run=true")
+    assert planned.returncode == 0, planned.stderr
+    assert "to build" in planned.stdout
+    assert not built(outputs)
+    expected = [{"corpora"}, {"corpora", "bases", "students"},
+                {"corpora", "bases", "students", "predictions"}]  # fmt: skip
+    for stage, kinds in zip(("distill", "train", "evaluate"), expected, strict=True):
+        ran = plan_tuning(*FAST, f"stages=[{stage}]")
+        assert ran.returncode == 0, ran.stderr
+        assert {key.split("/")[1] for key in built(outputs)} == kinds
+    done = results(outputs / "single")
+    assert [row["objective"] is None for row in done].count(False) == 1
+    shown = plan_tuning("corpus", "status")
+    assert shown.returncode == 0, shown.stderr
+    assert "24" in shown.stdout
+
+
+def test_samples_and_decontamination(plan_tuning: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(4)]
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    made = plan_tuning("contamination", "--train", "gsm8k=data", "--test", "gsm8k=data",
+                       "--out", "overlap.json")  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    report = json.loads((tmp_path / "overlap.json").read_text())
+    assert len(report["test"]["gsm8k"]["ids"]) == 4, "equal problems overlap exactly"
+    report["test"]["gsm8k"]["ids"] = report["test"]["gsm8k"]["ids"][:1]
+    (tmp_path / "overlap.json").write_text(json.dumps(report))
+
+    words = ["data=gsm8k", "data.path=data", "model=tiny_qwen3", "method=zero_shot_cot",
+             "evaluation.num_samples=3", "evaluation.temperature=0.8",
+             "evaluation.max_new_tokens=8", "logger=csv"]  # fmt: skip
+    ran = plan_tuning(*words, "evaluation.decontaminate=overlap.json")
+    assert ran.returncode == 0, ran.stderr
+    (row,) = results(tmp_path / "multirun_outputs" / "single")
+    assert row["metrics"]["gsm8k"]["n"] == 4
+    assert row["metrics"]["gsm8k_decontaminated"]["n"] == 3
+    assert {"pass@1", "pass@2", "maj@3", "avg@3"} <= set(row["metrics"]["gsm8k"])
+    for name in row["predictions"].values():
+        job = next((tmp_path / "multirun_outputs" / "single").glob("*/result.json")).parent
+        assert (job / name).is_file()
+
+
+def test_the_command_line_answers_before_anything_heavy_is_loaded(plan_tuning: Run) -> None:
+    for words in (["--help"], ["--cfg", "job"], ["compare", "--help"]):
+        ran = plan_tuning(*words)
+        assert ran.returncode == 0, ran.stderr
+        assert "plan" in ran.stdout

@@ -1,0 +1,142 @@
+"""Fingerprints: what changes the content changes the address, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.typed import typed
+from plan_tuning.specs import JobPlan, plan_job
+
+
+@pytest.fixture(autouse=True)
+def hydra_app() -> Iterator[None]:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def plan(*overrides: str) -> JobPlan:
+    return plan_job(typed(compose("config", list(overrides))))
+
+
+def keys(job: JobPlan) -> dict[str, str]:
+    named = {stage.kind: stage.key for stage in job.stages if stage.kind != "predictions"}
+    return named | {stage.label: stage.key for stage in job.predictions}
+
+
+def test_golden_fingerprints() -> None:
+    """Addresses of what users have on disk: a change orphans it, so bump a version on purpose."""
+    assert keys(plan("seed=0")) == GOLDEN
+
+
+GOLDEN = {
+    "bases": "",
+    "corpora": "",
+    "students": "",
+    "microworld": "",
+    "microworld_distractors": "",
+    "microworld_templates": "",
+    "microworld_depth": "",
+}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.threads=2",
+        "trainer.accelerator=auto",
+        "trainer.micro_batch_tokens=512",
+        "trainer.gradient_checkpointing=true",
+        "trainer.checkpoint_every_n_steps=7",
+        "trainer.log_every_n_steps=1",
+        "teacher.concurrency=2",
+        "teacher.timeout_s=5",
+        "distillation.window=3",
+        "evaluation.batch_tokens=512",
+        "evaluation.grading.num_workers=1",
+        "logger=csv",
+        "paths.outputs=elsewhere",
+        "sweep_name=other",
+        "tags=[a]",
+        "filter.name=mine",
+        "trainer=micro",
+        "evaluation.top_p=0.5",  # greedy
+    ],
+)
+def test_how_it_runs_is_not_hashed(override: str) -> None:
+    assert keys(plan(override)) == keys(plan())
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("seed=1", {"corpora", "students"}),
+        ("data.limit=100", {"corpora", "students"}),
+        ("data.max_depth=3", {"corpora", "students"}),
+        ("teacher.label=other", {"corpora", "students"}),
+        ("teacher.scripted.slip_rate=0.2", {"corpora", "students"}),
+        ("distillation.num_candidates=4", {"corpora", "students"}),
+        ("filter=none", {"students"}),
+        ("filter.plan_score_threshold=70", {"students"}),
+        ("trainer.learning_rate=1e-4", {"students"}),
+        ("trainer.max_steps=7", {"students"}),
+        ("method=m2", {"students"}),
+        ("method.plan_weight=2", {"students"}),
+        ("adapter=lora", {"students"}),
+        ("model.seed=1", {"bases", "students"}),
+        ("model.base.mixture_steps=10", {"bases", "students"}),
+        ("evaluation.limit=5", set()),
+        ("evaluation.max_new_tokens=5", set()),
+    ],
+)
+def test_what_determines_content_is_hashed(override: str, changed: set[str]) -> None:
+    before, after = keys(plan()), keys(plan(override))
+    stages = {"bases", "corpora", "students"}
+    assert {name for name in stages if before[name] != after[name]} == changed
+    assert all(before[name] != after[name] for name in before if name.startswith("microworld"))
+
+
+def test_a_filter_changes_nothing_for_those_who_do_not_use_it() -> None:
+    for method in ("zero_shot", "sft"):
+        assert (
+            plan(f"method={method}", "filter=none").key
+            == plan(f"method={method}", "filter=two_stage").key
+        )
+
+
+def test_a_threshold_without_a_plan_verifier_means_nothing() -> None:
+    loose = plan("filter=answer_only", "filter.plan_score_threshold=0")
+    assert keys(loose) == keys(plan("filter=answer_only"))
+
+
+def test_another_port_buys_nothing_again(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}")
+    (tmp_path / "test.jsonl").write_text("{}")
+    common = ["data=gsm8k", f"data.path={tmp_path}", "model=tiny_qwen3", "method=m1",
+              "teacher=openai_compatible", "teacher.model=any"]  # fmt: skip
+    first = plan(*common, "teacher.api_base=http://127.0.0.1:1/v1")
+    second = plan(*common, "teacher.api_base=http://127.0.0.1:2/v1", "teacher.backend=litellm")
+    assert keys(first) == keys(second)
+    (tmp_path / "train.jsonl").write_text("{} ")
+    other = plan(*common, "teacher.api_base=http://127.0.0.1:1/v1")
+    assert keys(other)["corpora"] != keys(first)["corpora"], "the file's content counts"
+    assert keys(other)["gsm8k"] != keys(first)["gsm8k"]
+
+
+def test_jobs_of_one_stage(tmp_path: Path) -> None:
+    only = plan("stages=[distill]")
+    assert [stage.kind for stage in only.stages] == ["corpora"]
+    assert [stage.kind for stage in plan("stages=[distill,train]").stages] == [
+        "bases",
+        "corpora",
+        "students",
+    ]
+    assert not plan("method=zero_shot").student
