@@ -37,11 +37,11 @@ class McNemar:
     p_mid: float
 
 
-def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
     """Estimate a proportion with Wilson's score interval (Wilson 1927).
 
     Args:
-        successes: 0..n.
+        successes: 0..n; a sum of per-problem means need not be whole.
         n: trials; 0 gives nan.
         confidence: coverage, in (0, 1).
 

@@ -3,6 +3,7 @@
 Pure functions of graded predictions. With several samples a problem, accuracy is avg@n: the mean
 over problems of the mean over samples; its interval is Wilson's for one sample and Student's over
 problems for several, because samples of one problem are not independent trials.
+Where all problems have the same mean, Student's would have no width: it is Wilson's there too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from plan_tuning.records import Prediction, Verdict
 from plan_tuning.statistics import Interval, mean_interval, wilson
+from plan_tuning.text.canonical import canonical_answer
 
 _UNANSWERED = frozenset({Verdict.NO_ANSWER, Verdict.TRUNCATED})
 
@@ -46,13 +48,14 @@ def majority_at_k(
     is_correct: Sequence[bool],
     k: int,
     *,
-    canonical: Callable[[str], str] = str.strip,
+    canonical: Callable[[str], str] = canonical_answer,
 ) -> float:
     """Grade the most frequent answer among the first k samples.
 
     Samples without an answer (empty text) do not vote. Among answers that are equally frequent one
     is drawn at random, so the expected value is returned: the share of right ones among them.
-    Right answers vote together however they are written; wrong ones by their ``canonical`` text.
+    Right answers vote together however they are written; wrong ones by their ``canonical`` key, so
+    that a wrong answer does not lose votes for being written in two ways.
 
     Args:
         answers: extracted answers, empty where none was found.
@@ -65,6 +68,8 @@ def majority_at_k(
 
     >>> majority_at_k(["4", "5", "4.0"], [True, False, True], 3)
     1.0
+    >>> majority_at_k(["3", "3.0", "4"], [False, False, True], 3)
+    0.0
     """
     if len(answers) != len(is_correct):
         raise ValueError(f"{len(answers)} answers but {len(is_correct)} verdicts")
@@ -156,6 +161,8 @@ def _accuracy(outcomes: Sequence[Sequence[bool]]) -> Interval:
     interval = mean_interval(means)
     if interval.n < 2:
         return interval
+    if len(set(means)) == 1:  # no spread to estimate from: problems are the trials
+        return wilson(means[0] * len(means), len(means))
     return Interval(interval.value, max(0.0, interval.low), min(1.0, interval.high), interval.n)
 
 

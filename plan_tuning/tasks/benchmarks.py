@@ -359,7 +359,7 @@ def _rows_of_hub(source: HubSource, name: str) -> Iterator[Any]:
                 raise DataError(
                     f"{source.repository} at {source.revision} cannot be read from the Hub "
                     f"({type(error).__name__}: {error}). Without a network, give a local copy: "
-                    f"data.path=FOLDER or evaluation.benchmarks=[{name}=FOLDER]"
+                    f"data.path=FOLDER or 'evaluation.benchmarks=[\"{name}=FOLDER\"]'"
                 ) from error
             for row in rows:
                 yield {**row, "hub_config": config, "hub_split": split}

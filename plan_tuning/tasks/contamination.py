@@ -157,17 +157,35 @@ def report(
     }
 
 
+def covers(file: Path) -> frozenset[str]:
+    """List the benchmarks that a report was made for; ask before :func:`contaminated_ids`.
+
+    Raises:
+        ContaminationError: the file is no report.
+    """
+    return frozenset(_read_report(file, "SET"))
+
+
 def contaminated_ids(file: Path, benchmark: str) -> Collection[str]:
     """Read the contaminated ids of one benchmark from a report, for ``evaluation.decontaminate``.
 
     Raises:
         ContaminationError: the file is no report, or does not cover the benchmark.
     """
-    make = f"plan-tuning contamination --train SET --test {benchmark} --out {file}"
+    ids = _read_report(file, benchmark)
+    if benchmark not in ids:
+        raise ContaminationError(
+            f"evaluation.decontaminate={file} covers {', '.join(ids) or 'nothing'}, not "
+            f"{benchmark}; make one with: {_command(file, benchmark)}"
+        )
+    return ids[benchmark]
+
+
+def _read_report(file: Path, benchmark: str) -> dict[str, frozenset[str]]:
+    make = _command(file, benchmark)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        sets = content["test"]
-        ids = {name: frozenset(entry["ids"]) for name, entry in sets.items()}
+        return {name: frozenset(entry["ids"]) for name, entry in content["test"].items()}
     except OSError as error:
         raise ContaminationError(
             f"evaluation.decontaminate={file} cannot be read ({error.strerror}); "
@@ -177,9 +195,7 @@ def contaminated_ids(file: Path, benchmark: str) -> Collection[str]:
         raise ContaminationError(
             f"evaluation.decontaminate={file} is no contamination report; make one with: {make}"
         ) from error
-    if benchmark not in ids:
-        raise ContaminationError(
-            f"evaluation.decontaminate={file} covers {', '.join(ids) or 'nothing'}, not "
-            f"{benchmark}; make one with: {make}"
-        )
-    return ids[benchmark]
+
+
+def _command(file: Path, benchmark: str) -> str:
+    return f"plan-tuning contamination --train SET --test {benchmark} --out {file}"

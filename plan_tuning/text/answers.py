@@ -11,6 +11,10 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from plan_tuning.text.normalisation import normalise
+from plan_tuning.text.quantities import is_quantity, unknowns
+from plan_tuning.text.words import POLAR, has_polar, polar
+
 MAX_CHARACTERS = 200_000
 _MAX_JOIN = 100  # characters between two boxes or formulas that are one answer
 _MAX_ANNOUNCED = 3000  # characters read behind "the answer is"
@@ -79,6 +83,9 @@ _DELIMITER = re.compile(r"\\\\|\\\$|\$\$|\$|\\[()\[\]]")
 _CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 _POLAR = re.compile(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:*\"')\]}]|$))", re.IGNORECASE)
 _POLAR_WORD = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
+# Letters that may be units behind a number stay: the rest of a side is a formula.
+_FORMULA_START = re.compile(r"(?<!\\)[A-Za-z]{2,}|'s\b|[,;:]|\.\s")
+_UNIT_LETTER = re.compile(r"(?<=\d)\s?[mghsL](?![A-Za-z])")
 _SENTENCE_END = re.compile(r"[.!?](?=[\s*\"')\]]|$)|\n")
 _PROSE_END = re.compile(r"[.!?:)\]}>$*\"'`|\d%]\s*$")
 
@@ -104,14 +111,21 @@ def extract(text: str, *, style: str = "math", require_box: bool = False) -> Ext
         return Extraction("", "", TRUNCATED)
     boxed = _boxed(body)
     if boxed is not None:
-        return boxed
+        return _committed(boxed, style)
     if require_box:
         return Extraction("", "", NONE)
     for rule in (_tagged, _hashed, _announced):
         found = rule(body, style)
         if found is not None:
-            return found
+            return _committed(found, style)
     return _last(body, style)
+
+
+def _committed(found: Extraction, style: str) -> Extraction:
+    """Take yes and no together for no answer."""
+    if style == "strategyqa" and has_polar(found.answer) and polar(found.answer) is None:
+        return Extraction("", found.rule, NONE)
+    return found
 
 
 def _committed_part(text: str) -> str | None:
@@ -185,7 +199,8 @@ def _boxed(text: str) -> Extraction | None:
             break
         if earlier[2].strip() not in contents:
             contents.insert(0, earlier[2].strip())
-    if not any(_is_answer(content) for content in contents):
+    contents = [content for content in contents if _is_answer(content)]
+    if not contents:
         return Extraction("", BOX_RULE, NONE)
     status = SEVERAL if len(contents) > 1 else FOUND
     return Extraction(", ".join(contents), BOX_RULE, status)
@@ -233,17 +248,40 @@ def _first_answer(rest: str, style: str) -> str | None:
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
     if style == "strategyqa":
-        word = _POLAR_WORD.search(sentence)
-        return word.group(1) if word else None
+        return _polar_answer(sentence) if has_polar(sentence) else None
     if style in NUMERIC_STYLES:
-        tail = sentence.rsplit("=", 1)[-1]
+        left, _, tail = sentence.rpartition("=")
         number = _NUMBER.search(tail) or _NUMBER.search(sentence)
-        return number.group().strip() if number else None
+        if number is None:
+            return None
+        unsolved = _unsolved_side(left)
+        return f"{unsolved} = {number.group().strip()}" if unsolved else number.group().strip()
     if rest.startswith(("$", "\\(", "\\[")):
         joined = _joined_formulas(rest[:_MAX_ANNOUNCED])
         if joined:
             return joined
     return sentence.strip(" \t*.`_") or None
+
+
+def _polar_answer(sentence: str) -> str:
+    """Return the word that a sentence commits itself to, or the whole sentence."""
+    value = polar(sentence)
+    if value is None:
+        return sentence.strip()
+    words = [word for word in _POLAR_WORD.findall(sentence) if POLAR[word.casefold()] == value]
+    return words[0] if words else ("yes" if value else "no")
+
+
+def _unsolved_side(left: str) -> str:
+    """Return the formula before an equals sign if it still holds an unknown, as in ``x + 7 = 5``.
+
+    Then the number behind the sign is no answer, and the whole equation is compared.
+    """
+    formula = _FORMULA_START.split(left.rpartition("=")[2])[-1].strip(" \t$*`")
+    if len(formula) > _MAX_JOIN:
+        return ""
+    side = normalise(_UNIT_LETTER.sub("", formula))
+    return formula if unknowns(side) and not is_quantity(side) else ""
 
 
 def _joined_formulas(rest: str) -> str:
@@ -279,8 +317,13 @@ def _formulas(text: str) -> list[tuple[int, int, str]]:
 
 def _last(text: str, style: str) -> Extraction:
     if style == "strategyqa":
-        words = [match.group(1) for match in _POLAR.finditer(text)]
-        return Extraction(words[-1], "last_word", FOUND) if words else Extraction("", "", NONE)
+        word = _last_match(_POLAR, text)
+        if word is None:
+            return Extraction("", "", NONE)
+        before = _last_match(_SENTENCE_END, text[: word.start()])
+        after = _SENTENCE_END.search(text, word.end())
+        sentence = text[before.end() if before else 0 : after.start() if after else len(text)]
+        return _committed(Extraction(_polar_answer(sentence), "last_word", FOUND), style)
     formulas = [] if style in NUMERIC_STYLES else _formulas(text)
     if formulas:
         rule, (_, end, answer) = "last_formula", formulas[-1]

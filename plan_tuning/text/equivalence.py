@@ -17,8 +17,10 @@ from plan_tuning.config.grading import GradingConfig
 from plan_tuning.text.arithmetic import evaluate, is_plain
 from plan_tuning.text.guards import is_safe
 from plan_tuning.text.normalisation import MAX_DEPTH, MAX_LENGTH, depth, normalise
+from plan_tuning.text.quantities import conclusion, holds, same_side, turned, unknowns
 from plan_tuning.text.scalars import Criteria, same_base, same_number, same_ratio
 from plan_tuning.text.structure import (
+    APPROXIMATELY,
     Relation,
     bare_name,
     bracketed,
@@ -155,7 +157,7 @@ class _Comparison:
             return polar(gold) is not None and polar(gold) == polar(answer)
         if _squashed(gold) == _squashed(answer):
             return True
-        answer = without_lead(answer)
+        answer = conclusion(without_lead(answer))
         choice = same_choice(gold, answer)
         if choice is not None:
             return choice
@@ -261,14 +263,14 @@ class _Comparison:
             )
         if first is None:
             return self.against_value(gold, second)
-        if set(first.operators) != {"="} or (second and set(second.operators) != {"="}):
+        if not first.is_equation or (second and not second.is_equation):
             return self.same_inequality(first, second)
         lhs, rhs = first.parts[0], first.parts[-1]
         if second is None:
             return self.one(rhs, answer) if is_name(lhs) else False
         if is_name(lhs) and is_name(second.parts[0]):
             if _same_name(lhs, second.parts[0]):
-                return self.one(rhs, second.parts[-1])
+                return self.one(rhs, second.parts[-1]) and holds(second, self.one)
             renamed = _renamed(lhs, second)
             if renamed is not None:
                 return self.one(rhs, renamed)
@@ -278,12 +280,21 @@ class _Comparison:
 
     def against_value(self, gold: str, second: Relation | None) -> bool | None:
         """Compare a gold value with what an equation of the answer ends in."""
-        if second is None or set(second.operators) != {"="}:
+        if second is None or not second.is_equation:
             return False
-        lhs, rhs = second.parts[0], second.parts[-1]
-        if _squashed(rhs) == "0" and not is_name(lhs):
-            return False  # an equation to be solved, no value
-        return self.one(gold, rhs)
+        found = turned(second)
+        result = self.one(gold, found.parts[-1])
+        if result is not False:
+            held = holds(found, self.one)
+            return result and held if held is not None else None
+        before = found.parts[-2]
+        if found.operators[-1] != APPROXIMATELY or unknowns(before):
+            return False
+        if same_side(before, found.parts[-1], is_approximate=True) is False:
+            return False
+        if len(found.parts) == 2:  # exact value, then a rounded one
+            return self.one(gold, before)
+        return self.against_value(gold, Relation(found.parts[:-1], found.operators[:-1]))
 
     def same_inequality(self, first: Relation, second: Relation | None) -> bool | None:
         if second is None or first.operators != second.operators:

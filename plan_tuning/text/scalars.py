@@ -84,6 +84,21 @@ def _close(gold: Fraction, answer: Fraction, texts: tuple[str, str], criteria: C
     return abs(gold - answer) <= abs(gold) * Fraction(str(criteria.config.rounding))
 
 
+def numeral_value(text: str) -> Fraction | None:
+    """Read a numeral with a base; None where the text is none.
+
+    >>> numeral_value("1101_2"), numeral_value("1101_{two}"), numeral_value("12_2")
+    (Fraction(13, 1), None, None)
+    """
+    match = _BASE.fullmatch(text)
+    base = _base(match) if match else None
+    if match is None or not isinstance(base, int) or not 2 <= base <= 36:
+        return None
+    if any(int(digit, 36) >= base for digit in match.group(1)):
+        return None
+    return Fraction(int(match.group(1), base))
+
+
 def same_base(gold: str, answer: str, accept_missing: bool) -> bool | None:
     """Compare numerals with a base by digits and base; None where neither has one."""
     expected, given = _BASE.fullmatch(gold), _BASE.fullmatch(answer)

@@ -17,7 +17,13 @@ _MATRIX = re.compile(
 )
 _ROW_BREAK = re.compile(r"\\\\(?:\[[^\]]*\])?")
 _RELATION = re.compile(r"\\(?:le|ge|ne|approx|in|equiv)(?![A-Za-z])|[<>]=?|:?=|!=")
-_SPELLING = {"<=": "\\le", ">=": "\\ge", ":=": "=", "!=": "\\ne", "\\approx": "=", "==": "="}
+_SPELLING = {"<=": "\\le", ">=": "\\ge", ":=": "=", "!=": "\\ne", "==": "="}
+APPROXIMATELY = "\\approx"
+_EQUALS = frozenset(("=", APPROXIMATELY))
+GREEK = (  # names; pi is a number
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi"
+    "|omega|ell|Gamma|Delta|Theta|Lambda|Pi|Sigma|Phi|Psi|Omega"
+)
 _AND = re.compile(r",?\s*(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])\s*|;|\\\\")
 _MAX_SIGNS = 4
 _ALTERNATIVE_SIGN = re.compile(r"\\(pm|mp)(?![A-Za-z])\s?")
@@ -30,6 +36,11 @@ class Relation:
 
     parts: tuple[str, ...]
     operators: tuple[str, ...]
+
+    @property
+    def is_equation(self) -> bool:
+        """Whether every sign says equal, or nearly so."""
+        return _EQUALS.issuperset(self.operators)
 
 
 def split_top(text: str, separator: str = ",") -> list[str]:
@@ -143,9 +154,10 @@ def relation(text: str) -> Relation | None:
 
 
 _NAME = re.compile(
-    r"(?:\\angle\s?)?(?:[A-Za-z](?:_\{?\w+\}?)?'?\s?){1,4}|\\[a-z]+(?:_\{?\w+\}?)?|\\text\{[^{}]*\}"
+    rf"(?:\\angle\s?)?(?:[A-Za-z](?:_\{{?\w+\}}?)?'?\s?){{1,4}}|\\(?:{GREEK})(?:_\{{?\w+\}}?)?"
+    r"|\\text\{[^{}]*\}"
     r"|[A-Za-z](?:_\{?\w+\}?)?\(\w(?:,\w)*\)|\|[A-Z]{2}\||\\overline\{[A-Z]{2}\}"
-    r"|\(\w(?:,\s?\w)+\)|[A-Za-z]{2,12}"
+    r"|\([A-Za-z]\w{0,3}(?:,\s?[A-Za-z]\w{0,3})+\)|[A-Za-z]{2,12}"
 )
 
 

@@ -11,6 +11,29 @@ import re
 POLAR = {"yes": True, "true": True, "no": False, "false": False}
 SHORT_SYMBOLS = 3  # bare letters up to here may be a product of variables
 _SHORT_WORDS = frozenset(("yes", "no", "odd", "all", "red"))
+_AROUND = " \t\r\n*_`'\"$(){}"
+_POLAR_WORD = re.compile(
+    r"(?P<negation>(?:\bnot|n't|n’t)[\s*_'\"]{1,5}(?:a\s)?)?\b(?P<word>yes|no|true|false)\b",
+    re.IGNORECASE,
+)
+_ANY_POLAR = r"[*_'\"]{0,3}\b(?:yes|no|true|false)\b[*_'\"]{0,3}"
+_OFFERED = re.compile(
+    rf"\b(?:n?either|whether)\b.{{0,20}}{_ANY_POLAR}"
+    rf"|{_ANY_POLAR}\s{{0,3}}(?:/|,?\s{{0,3}}\b(?:or|nor|and|as well as)\b)\s{{0,3}}{_ANY_POLAR}",
+    re.IGNORECASE,
+)
+_SETTLED = re.compile(
+    r"\b(?:so|thus|hence|therefore|actually|rather|instead)[\s,:*_]{1,5}(?P<word>yes|no)\b"
+    r"(?=\s*(?:[.,!;:*\"')\]}]|$))",
+    re.IGNORECASE,
+)
+# "no" before a noun: followed by a word that does not begin a clause of its own.
+_DETERMINER = re.compile(
+    r"no\s+(?!(?:because|since|as|for|but|and|or|so|if|it|its|they|he|she|we|i|you|there|this|that"
+    r"|the|a|an|not|to|in|on|at|is|are|was|were|yes)\b)[a-z]"
+    r"|no\s+(?:such|one|longer|more|idea|way)\b",
+    re.IGNORECASE,
+)
 _CHOICE = re.compile(r"\(?([A-Z])\)?[.:)]?")
 _CHOICE_AND_TEXT = re.compile(r"\(?([A-Z])(?:\)|\.|:)\s*\S.*")
 _TEXT_MACRO = re.compile(r"\\text\{([^{}]*)\}")
@@ -47,9 +70,35 @@ def without_lead(text: str) -> str:
 
 
 def polar(text: str) -> bool | None:
-    """Read yes or no off the first word; None where it is neither."""
-    word = unwrapped(text).strip().casefold()
-    return POLAR.get(re.split(r"[\s,.;:!]", word, maxsplit=1)[0])
+    """Read the yes or no that a sentence commits itself to; None where it does not.
+
+    What stands alone counts (``no, because``), what belongs to a noun does not (``no doubt``);
+    true and false count where neither yes nor no does; ``not`` turns them round. Two words that
+    are offered together (``yes or no``) or contradict each other are no commitment, unless one is
+    concluded (``so yes``).
+
+    >>> polar("Yes, there is no doubt."), polar("not no, it is yes"), polar("neither yes nor no")
+    (True, True, None)
+    """
+    text = unwrapped(text).strip(_AROUND)
+    if _OFFERED.search(text):
+        return None
+    settled = [match.group("word").casefold() for match in _SETTLED.finditer(text)]
+    if settled:
+        return POLAR[settled[-1]]
+    found = [
+        (match.group("word").casefold(), bool(match.group("negation")))
+        for match in _POLAR_WORD.finditer(text)
+        if match.start("word") == 0 or not _DETERMINER.match(text, match.start("word"))
+    ]
+    plain = [(word, is_turned) for word, is_turned in found if word in ("yes", "no")]
+    values = {POLAR[word] != is_turned for word, is_turned in plain or found}
+    return values.pop() if len(values) == 1 else None
+
+
+def has_polar(text: str) -> bool:
+    """Whether yes, no, true or false stands anywhere in a text."""
+    return _POLAR_WORD.search(text) is not None
 
 
 def same_choice(gold: str, answer: str) -> bool | None:

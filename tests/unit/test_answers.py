@@ -94,6 +94,54 @@ def test_equal_boxes_are_one_answer() -> None:
     assert extract(r"\boxed{3} and \boxed{3}").status == "found"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [r"\boxed{72}\boxed{}", r"\boxed{}\boxed{72}", r"\boxed{}, \boxed{72}, \boxed{ }"],
+)
+def test_empty_boxes_beside_a_full_one_say_nothing(text: str) -> None:
+    found = extract(text, style="gsm8k")
+    assert (found.answer, found.status) == ("72", "found")
+
+
+def test_an_empty_box_between_two_full_ones() -> None:
+    assert extract(r"\boxed{3}, \boxed{}, \boxed{5}").answer == "3, 5"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is not no, it is yes.", "yes"),
+        ("The answer is not yes.", "no"),
+        ("The answer isn't true.", "no"),
+        ("The answer is yes, there is no doubt.", "yes"),
+        ("The answer is yes, although no one knows.", "yes"),
+        ("The answer is no they never met.", "no"),
+        ("The answer is no, it is not true.", "no"),
+        ("The answer is yes, but actually no.", "no"),
+        ("He said no, but he did; so yes.", "yes"),
+        ("The answer is yes or no. After all, the answer is yes.", "yes"),
+        (r"\boxed{\text{No, because it rained}}", r"\text{No, because it rained}"),
+    ],
+)
+def test_yes_or_no_is_committed_to(text: str, answer: str) -> None:
+    assert extract(text, style="strategyqa").answer == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is yes or no.", "It is neither yes nor no.", "The answer is neither yes nor no",
+        "The answer is either yes or no.", "The answer is yes/no.", "The answer is yes, no.",
+        "So it could be yes or no.", r"\boxed{yes or no}", r"\boxed{yes}\boxed{no}",
+        r"\boxed{\text{yes}} or \boxed{\text{no}}", "<answer>yes and no</answer>",
+        "#### true or false", "The answer is **yes** or **no**.",
+    ],
+)  # fmt: skip
+def test_yes_and_no_is_no_answer(text: str) -> None:
+    found = extract(text, style="strategyqa")
+    assert (found.answer, found.status) == ("", "none")
+
+
 @pytest.mark.parametrize("text", ["#### 42", "The answer is 42.", "<answer>42</answer>", "42"])
 def test_a_required_box_has_no_substitute(text: str) -> None:
     assert extract(text, style="gsm8k", require_box=True).status == "none"

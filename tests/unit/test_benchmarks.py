@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,15 @@ def test_bad_golds_are_reported_by_id(tmp_path: Path, caplog: pytest.LogCaptureF
         problems = load("gsm8k", split="test", path=str(path))
     assert [problem.id for problem in problems] == ["g"]
     assert "the gold answer is no number (b)" in caplog.text
+
+
+def test_advice_without_a_network_is_a_command_that_works() -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with pytest.raises(DataError, match="cannot be read from the Hub") as caught:
+        read("gsm8k", split="test", revision="0" * 40)  # no cache holds such a revision
+    advice = str(caught.value).rpartition("data.path=FOLDER or ")[2]
+    (word,) = shlex.split(advice)
+    override = OverridesParser.create().parse_override(word)
+    assert override.key_or_group == "evaluation.benchmarks"
+    assert override.value() == ["gsm8k=FOLDER"]

@@ -11,6 +11,7 @@ from plan_tuning.records import Problem
 from plan_tuning.tasks.contamination import (
     ContaminationError,
     contaminated_ids,
+    covers,
     overlaps,
     report,
 )
@@ -77,6 +78,7 @@ def test_report_is_read_back(tmp_path: Path) -> None:
     write_atomic(file, json.dumps(found))
     assert contaminated_ids(file, "x") == {"e1"}
     assert contaminated_ids(file, "y") == frozenset()
+    assert covers(file) == {"x", "y"}
     with pytest.raises(ContaminationError, match="covers x, y, not z"):
         contaminated_ids(file, "z")
 
@@ -87,5 +89,9 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(ContaminationError, match="is no contamination report"):
         contaminated_ids(file, "x")
+    with pytest.raises(ContaminationError, match="is no contamination report"):
+        covers(file)
     with pytest.raises(ContaminationError, match="cannot be read"):
         contaminated_ids(tmp_path / "absent.json", "x")
+    with pytest.raises(ContaminationError, match="cannot be read"):
+        covers(tmp_path / "absent.json")

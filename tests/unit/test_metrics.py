@@ -55,6 +55,10 @@ def test_pass_at_k_refuses_impossible_counts(n: int, c: int, k: int) -> None:
         (["", "", "4"], [False, False, True], 3, 1.0),  # no answer, no vote
         (["", ""], [False, False], 2, 0.0),
         (["5", "4", "4"], [False, True, True], 1, 0.0),  # the first k only
+        (["3", "3.0", "4"], [False, False, True], 3, 0.0),  # wrong answers vote together too
+        (["1,2", "2, 1", "4"], [False, False, True], 3, 0.0),
+        (["no", "No.", "yes"], [False, False, True], 3, 0.0),
+        (["3", "-3", "4"], [False, False, True], 3, pytest.approx(1 / 3)),
     ],
 )
 def test_majority(answers: list[str], right: list[bool], k: int, expected: float) -> None:
@@ -112,6 +116,21 @@ def test_summary_of_several_samples() -> None:
     assert figures["pass@2"] == pytest.approx((5 / 6 + 0 + 1) / 3)
     assert figures["maj@4"] == pytest.approx((0.5 + 0 + 1) / 3)
     assert 0 <= figures["low"] <= figures["accuracy"] <= figures["high"] <= 1
+
+
+@pytest.mark.parametrize(("outcome", "successes"), [((0, 0), 0), ((1, 1), 6), ((1, 0), 3)])
+def test_equal_problems_have_an_interval(outcome: tuple[int, ...], successes: int) -> None:
+    rows = [
+        prediction(f"p{problem}", sample, Verdict.CORRECT if right else Verdict.WRONG)
+        for problem in range(6)
+        for sample, right in enumerate(outcome)
+    ]
+    figures = summarize(rows)
+    expected = wilson(successes, 6)
+    assert (figures["accuracy"], figures["low"], figures["high"]) == (
+        expected.value, expected.low, expected.high,
+    )  # fmt: skip
+    assert figures["low"] < figures["high"]
 
 
 def test_the_order_of_predictions_does_not_matter() -> None:
