@@ -119,7 +119,7 @@ class Trajectory:
     style: str = "math"
     true_plan: str = ""
     call_keys: tuple[str, ...] = ()  # store keys: constraints, plan, verify, execute
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0  # None: a price is unknown
 
     @property
     def is_correct(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,43 @@ from plan_tuning.config.microworld import SCRIPTED_VERSION, ScriptedTeacherConfi
 BACKENDS = ("scripted", "litellm", "http", "replay")
 EXECUTIONS = ("all", "retained")
 SCORE_PARSERS = ("strict", "released_code")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+# A key in capitals: a long run of letters and digits, without an underscore.
+_KEY_LIKE = re.compile(r"(?=[A-Z]*[0-9])[A-Z0-9]{20,}")
+_USER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?[/\\]*[^/?#\\]*@")
+_SECRET_QUERY = re.compile(r"(?i)[?&][^=&#]*(?:key|token|secret|password)[^=&#]*=")
+
+
+def check_key_variable(key: str, name: str | None) -> None:
+    """Refuse what is not the NAME of an environment variable, as a key itself is not.
+
+    Raises:
+        ConfigError: it is none; the message does not repeat it.
+    """
+    require(
+        name is None or (bool(_VARIABLE.fullmatch(name)) and not _KEY_LIKE.search(name)),
+        key,
+        "(hidden)",
+        "the NAME of an environment variable in capitals, digits and underscores; the key itself "
+        "stays in the environment",
+        f"{key}=OPENAI_API_KEY",
+    )
+
+
+def check_address(key: str, address: str | None) -> None:
+    """Refuse an address that holds a password or a key.
+
+    Raises:
+        ConfigError: it does; the message does not repeat it.
+    """
+    require(
+        not address or not (_USER.match(address) or _SECRET_QUERY.search(address)),
+        key,
+        "(hidden)",
+        "an address without user, password or key: it is written to logs and results; give the key "
+        "by teacher.api_key_env",
+        f"{key}=http://127.0.0.1:8000/v1",
+    )
 
 
 @dataclass
@@ -58,13 +96,8 @@ class TeacherConfig:
         require_positive(
             "teacher.tokens_per_minute", self.tokens_per_minute, "teacher.tokens_per_minute=100000"
         )
-        require(
-            self.api_key_env is None or self.api_key_env.isidentifier(),
-            "teacher.api_key_env",
-            "(hidden)",
-            "the NAME of an environment variable; the key itself stays in the environment",
-            "teacher.api_key_env=OPENAI_API_KEY",
-        )
+        check_key_variable("teacher.api_key_env", self.api_key_env)
+        check_address("teacher.api_base", self.api_base)
         is_pair = isinstance(self.price, dict) and set(self.price) == {"input", "output"}
         if is_pair:
             for side in ("input", "output"):
@@ -117,6 +150,7 @@ class DistillationConfig:
     max_tokens_verify: int = 2048
     max_tokens_execute: int = 4096
     score_parser: str = "strict"  # released_code: the paper's parser with its defects, to compare
+    allow_holes: bool = False  # true: calls that fail to the end are left out of the corpus
     window: int = field(
         default=0, metadata={"runtime": True}
     )  # problems in flight; 0: 2 x concurrency

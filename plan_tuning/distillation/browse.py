@@ -12,6 +12,7 @@ from plan_tuning.distillation.corpus import TRAJECTORIES, CorpusError
 from plan_tuning.distillation.filters import FilterResult
 from plan_tuning.distillation.report import FUNNEL, Checks
 from plan_tuning.records import Trajectory
+from plan_tuning.teachers.pricing import shown_usd
 from plan_tuning.teachers.store import CallStore
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def status_table(folder: Path, manifest: Mapping[str, Any]) -> RenderableType:
         f"teacher: {teacher} (served: {served})",
         f"made: {manifest['provenance']['created']}, {facts['distil_s']:.0f} s",
         f"calls of that run: {facts['calls']['bought']} asked, {facts['calls']['cached']} from the "
-        f"store; cost of the corpus: {facts['cost_usd']['corpus']:.4f} USD",
+        f"store, {facts['calls']['left_out']} left out; "
+        f"cost of the corpus: {shown_usd(facts['cost_usd']['corpus'])}",
         "score against right execution, AUC: " + ("not defined" if auc is None else f"{auc:.3f}"),
         f"verifier replies: {facts['score_status']}; the released parser differs on "
         f"{facts['released_parser_differs']}",
@@ -90,7 +92,10 @@ def store_table(store: CallStore, path: Path) -> RenderableType:
     for role, statuses in summary["calls"].items():
         table.add_row(role, str(sum(statuses.values())), _counts(statuses))
     failed = _counts(summary["failed_attempts"]) or "none"
-    table.caption = f"failed tries: {failed}; spent: {summary['usd']:.4f} USD"
+    spent = f"{summary['usd']:.4f} USD"
+    if summary["unpriced"]:
+        spent += f" and {summary['unpriced']} replies of unknown price"
+    table.caption = f"failed tries: {failed}; spent: {spent}"
     return table
 
 
@@ -127,7 +132,7 @@ def trajectory_panels(rows: Sequence[Trajectory], problem_id: str) -> Iterator[R
             f"{row.plan or f'(plan: {row.plan_status})'}\n\n"
             f"verifier:\n{row.score_text.strip() or '(none)'}\n\n"
             f"execution ({row.execution_status}):\n{row.execution.strip() or '(none)'}\n\n"
-            f"answer: {row.execution_answer or '(none)'}; cost: {row.cost_usd:.6f} USD"
+            f"answer: {row.execution_answer or '(none)'}; cost: {shown_usd(row.cost_usd)}"
         )
         yield Panel(Text(body), title=title, title_align="left")
 

@@ -12,6 +12,7 @@ from plan_tuning.artifacts import write_atomic
 from plan_tuning.config.teacher import DistillationConfig
 from plan_tuning.distillation.report import FUNNEL
 from plan_tuning.records import Problem
+from plan_tuning.teachers.pricing import shown_usd
 
 CARD = "README.md"
 _LICENCES = {
@@ -73,6 +74,7 @@ def write_card(
         "",
         "## Quality",
         "",
+        f"- calls that failed to the end and are left out: {facts['calls']['left_out']}",
         f"- plan score against right execution, AUC: {_shown(facts['score_auc'])}",
         f"- verifier replies: {_counts(facts['score_status'])}; the authors' released parser reads "
         f"{facts['released_parser_differs']} of them differently",
@@ -85,8 +87,8 @@ def write_card(
         "",
         f"- {facts['calls']['bought']} calls asked for in the run that finished it, "
         f"{facts['calls']['cached']} answered from the store",
-        f"- {facts['cost_usd']['corpus']:.4f} USD for all replies that it rests on, "
-        "whenever they were bought",
+        f"- all replies that it rests on, whenever they were bought: "
+        f"{shown_usd(facts['cost_usd']['corpus'])}",
         f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
         "",
         "## Sources",

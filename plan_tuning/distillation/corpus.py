@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from plan_tuning.distillation.synthesize import distil
 from plan_tuning.records import Problem, Trajectory, from_json, to_json
 from plan_tuning.tasks.grading import Grader
 from plan_tuning.teachers.caller import Caller
+from plan_tuning.teachers.errors import HolesError
 from plan_tuning.teachers.opening import open_caller
+from plan_tuning.teachers.usage import Usage
 from plan_tuning.text.prompts import STAGES, digest
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,10 @@ _TYPES = {
     "is_multiple_answer": "bool_",
 }
 _LISTS = ("call_keys", "accepted_answers")
+
+
+OnUsage = Callable[[int, float | None], None]
+"""Told how many calls were bought and what they cost in USD; None: a price is unknown."""
 
 
 class CorpusError(ValueError):
@@ -84,6 +90,7 @@ def make_corpus(
     calls: Path,
     *,
     progress: bool,
+    on_usage: OnUsage | None = None,
 ) -> dict[str, Any]:
     """Distil a corpus into ``folder``; replies that the store holds are not bought again.
 
@@ -95,16 +102,23 @@ def make_corpus(
         grading: the Answer Verifier's policy.
         calls: the store's folder.
         progress: show a live table (plain log lines off a terminal).
+        on_usage: told once what was bought, also where the distillation ends in an error.
 
     Returns:
-        Facts for the manifest: funnel, kept rates by filter, calls, cost, models that answered.
+        Facts for the manifest: funnel, kept rates by filter, calls, tokens and cost of what was
+        bought, models that answered.
 
     Raises:
         TeacherError: the teacher cannot go on; its exit code and message say why and what to do.
     """
-    return asyncio.run(
-        _make(folder, problems, teacher, distillation, grading, calls, progress=progress)
-    )
+    usage = Usage(teacher.model)
+    try:
+        return asyncio.run(
+            _make(folder, problems, teacher, distillation, grading, calls, usage, progress=progress)
+        )
+    finally:  # calls in flight have landed by now
+        if on_usage is not None:
+            on_usage(usage.bought, usage.usd)
 
 
 async def _make(
@@ -114,48 +128,53 @@ async def _make(
     distillation: DistillationConfig,
     grading: GradingConfig,
     calls: Path,
+    usage: Usage,
     *,
     progress: bool,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     with Grader(grading) as grader:
         async with open_caller(
-            teacher, calls, max_failed_rate=distillation.max_failed_rate
+            teacher, calls, max_failed_rate=distillation.max_failed_rate, usage=usage
         ) as caller:
             for is_last in (False, True):
-                caller.usage.left_out = 0
+                usage.left_out = 0
                 tally = await _distil(
                     folder, problems, caller, grader, distillation, teacher, is_shown=progress
                 )
-                if is_last or not caller.usage.left_out:
+                if is_last or not usage.left_out:
                     break
-                logger.info(
-                    "%d calls kept failing: they are tried once more", caller.usage.left_out
-                )
-            if caller.usage.left_out:
-                logger.warning(
-                    "%d calls failed to the end; the corpus is made without them",
-                    caller.usage.left_out,
-                )
+                logger.info("%d calls kept failing: they are tried once more", usage.left_out)
+    if usage.left_out and not distillation.allow_holes:
+        raise HolesError(
+            f"{usage.left_out} calls to {teacher.model} failed to the end, each in two rounds of "
+            f"{teacher.max_attempts} tries. Every answer that arrived is kept, and the same "
+            "command asks for the missing ones alone; to make the corpus without them: "
+            "distillation.allow_holes=true"
+        )
+    if usage.left_out:
+        logger.warning("%d calls failed to the end; the corpus lacks them", usage.left_out)
     _write(folder / PROBLEMS, Problem, problems)
     facts = {
         **tally.facts(),
         "calls": {
-            "bought": caller.usage.bought,
-            "cached": caller.usage.cached,
-            "failed_attempts": caller.usage.failed_attempts,
-            "left_out": caller.usage.left_out,
+            "bought": usage.bought,
+            "cached": usage.cached,
+            "failed_attempts": usage.failed_attempts,
+            "left_out": usage.left_out,
         },
-        "cost_usd": {
-            "corpus": round(caller.usage.total_usd, 6),
-            "this_run": round(caller.usage.usd, 6),
-        },
+        "tokens": {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens},
+        "cost_usd": {"corpus": _rounded(usage.total_usd), "this_run": _rounded(usage.usd)},
         "teacher": teacher.identity(),
-        "served_models": sorted(caller.usage.served_models),
+        "served_models": sorted(usage.served_models),
         "distil_s": round(time.perf_counter() - started, 3),
     }
     write_card(folder, facts, problems, distillation)
     return facts
+
+
+def _rounded(usd: float | None) -> float | None:
+    return None if usd is None else round(usd, 6)
 
 
 async def _distil(

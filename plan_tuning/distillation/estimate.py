@@ -66,6 +66,13 @@ def count_missing_calls(
     return estimate
 
 
+def count_executions(calls: int, teacher: TeacherConfig) -> Estimate:
+    """Price a number of executions beside a distillation, as a teacher executor does them."""
+    estimate = Estimate(problems=calls, to_buy={"execute": calls})
+    _price(estimate, _TYPICAL_PROMPT, _TYPICAL_REPLY, _TYPICAL_LATENCY_S, teacher)
+    return estimate
+
+
 def dry_run(
     problems: Sequence[Problem],
     teacher: TeacherConfig,

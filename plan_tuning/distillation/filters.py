@@ -54,15 +54,20 @@ class FilterResult:
         return self.kept_problems / self.problems if self.problems else 0.0
 
 
-def filter_trajectories(rows: Sequence[Trajectory], config: FilterConfig) -> FilterResult:
+def filter_trajectories(
+    rows: Sequence[Trajectory], config: FilterConfig, *, needs_execution: bool = False
+) -> FilterResult:
     """Apply a filter.
 
     Args:
         rows: all candidates of all problems of a corpus; the order of the problems is kept.
         config: which verifiers decide, and which of the passing candidates is taken.
+        needs_execution: the rows teach executions (m1, sft_teacher_cot), so a candidate without a
+            whole one does not pass, whatever the filter; learners of plans alone (m2) need none.
 
     Raises:
-        FilterError: the answer verifier is asked for and a candidate was not executed.
+        FilterError: a candidate that passes so far was never executed, and its execution is to be
+            learnt or its answer to be checked.
     """
     groups: dict[str, list[Trajectory]] = {}
     for row in rows:
@@ -72,7 +77,7 @@ def filter_trajectories(rows: Sequence[Trajectory], config: FilterConfig) -> Fil
     for group in groups.values():
         passing = []
         for row in sorted(group, key=lambda row: row.candidate):
-            reason = rejection(row, config)
+            reason = rejection(row, config, needs_execution=needs_execution)
             if reason is None:
                 passing.append(row)
             else:
@@ -82,7 +87,10 @@ def filter_trajectories(rows: Sequence[Trajectory], config: FilterConfig) -> Fil
         kept.extend(chosen)
     if config.max_rows is not None and len(kept) > config.max_rows:
         reasons["over_max_rows"] += len(kept) - config.max_rows
-        lots = sorted(kept, key=lambda row: _lot(config.seed, row))[: config.max_rows]
+        lots = sorted(
+            kept, key=lambda row: (_lot(config.seed, "rows", row.problem_id), row.candidate)
+        )
+        lots = lots[: config.max_rows]
         taken = {(row.problem_id, row.candidate) for row in lots}
         kept = [row for row in kept if (row.problem_id, row.candidate) in taken]
     reasons["kept"] = len(kept)
@@ -90,12 +98,20 @@ def filter_trajectories(rows: Sequence[Trajectory], config: FilterConfig) -> Fil
     return FilterResult(kept=kept, reasons=counts, problems=len(groups))
 
 
-def decisions(rows: Sequence[Trajectory], config: FilterConfig) -> list[dict[str, Any]]:
-    """Say of every candidate what the filter makes of it: the rows of a table for people."""
-    kept = {(row.problem_id, row.candidate) for row in filter_trajectories(rows, config).kept}
+def decisions(
+    rows: Sequence[Trajectory], config: FilterConfig, *, needs_execution: bool = False
+) -> list[dict[str, Any]]:
+    """Say of every candidate what the filter makes of it: the rows of a table for people.
+
+    Raises:
+        FilterError: as :func:`filter_trajectories` does, whose arguments these are.
+    """
+    result = filter_trajectories(rows, config, needs_execution=needs_execution)
+    kept = {(row.problem_id, row.candidate) for row in result.kept}
     table = []
     for row in rows:
         is_kept = (row.problem_id, row.candidate) in kept
+        reason = "kept" if is_kept else rejection(row, config, needs_execution=needs_execution)
         table.append(
             {
                 "problem_id": row.problem_id,
@@ -104,7 +120,7 @@ def decisions(rows: Sequence[Trajectory], config: FilterConfig) -> list[dict[str
                 "plan": row.plan,
                 "plan_score": row.plan_score,
                 "kept": is_kept,
-                "reason": "kept" if is_kept else rejection(row, config) or "not_selected",
+                "reason": reason or "not_selected",
                 "execution": row.execution,
                 "answer": row.execution_answer,
                 "gold": row.answer,
@@ -114,11 +130,13 @@ def decisions(rows: Sequence[Trajectory], config: FilterConfig) -> list[dict[str
     return table
 
 
-def rejection(row: Trajectory, config: FilterConfig) -> str | None:
+def rejection(
+    row: Trajectory, config: FilterConfig, *, needs_execution: bool = False
+) -> str | None:
     """Say why a candidate does not pass; None where it does.
 
     Raises:
-        FilterError: its answer is asked for and it was not executed.
+        FilterError: its answer or its execution is asked for and it was not executed.
     """
     if row.plan_status != USABLE or not row.plan:
         return f"plan_{row.plan_status}" if row.plan_status != USABLE else "plan_empty"
@@ -129,20 +147,36 @@ def rejection(row: Trajectory, config: FilterConfig) -> str | None:
     if config.drop_leaks and leaks(row.plan, row.answer, row.problem):
         return "leak"
     if row.execution_status == MISSING:
-        if config.answer:
-            raise FilterError(
-                f"filter={config.name} checks answers, but candidate {row.candidate} of problem "
-                f"{row.problem_id} was not executed: this corpus was made with "
-                "distillation.execution=retained. Make the missing executions with the same "
-                "command and distillation.execution=all (replies that exist are not bought again), "
-                "or choose filter=plan_only"
-            )
+        if config.answer or needs_execution:
+            raise FilterError(_not_executed(row, config))
         return None
-    if row.execution_status not in _EXECUTED:
+    if row.execution_status not in _EXECUTED or (
+        needs_execution and row.execution_status != USABLE
+    ):
         return f"execution_{row.execution_status}"
     if config.answer and not row.is_correct:
         return f"answer_{row.verdict or Verdict.NO_ANSWER}"
     return None
+
+
+def _not_executed(row: Trajectory, config: FilterConfig) -> str:
+    needs, instead = (
+        (f"filter={config.name} checks answers", "or choose filter=plan_only")
+        if config.answer
+        else (
+            f"this method learns executions and filter={config.name} passes plans of any score"
+            if not config.plan
+            else "this method learns executions and filter.plan_score_threshold="
+            f"{config.plan_score_threshold} passes plans below those that were executed",
+            "or choose filter=two_stage, or method=m2, which learns plans alone",
+        )
+    )
+    return (
+        f"{needs}, but candidate {row.candidate} of problem {row.problem_id} was not executed: "
+        "this corpus was made with distillation.execution=retained. Make the missing executions "
+        "with the same command and distillation.execution=all (replies that exist are not bought "
+        f"again), {instead}"
+    )
 
 
 def select(passing: Sequence[Trajectory], config: FilterConfig) -> list[Trajectory]:
@@ -152,7 +186,7 @@ def select(passing: Sequence[Trajectory], config: FilterConfig) -> list[Trajecto
     if config.selection == "first":
         return [passing[0]]
     if config.selection == "random":
-        return [min(passing, key=lambda row: _lot(config.seed, row))]
+        return [min(passing, key=lambda row: _candidate_lot(config.seed, row))]
     distinct = _distinct(passing)
     if config.selection == "all":
         return distinct
@@ -178,7 +212,15 @@ def _score(row: Trajectory) -> int:
     return row.plan_score if row.plan_score is not None else -101
 
 
-def _lot(seed: int, row: Trajectory) -> bytes:
-    """Draw a row's lot: the same whatever other rows there are, so smaller samples are nested."""
-    text = f"{seed}\x1f{row.problem_id}\x1f{row.candidate}"
-    return hashlib.sha256(text.encode()).digest()
+def _candidate_lot(seed: int, row: Trajectory) -> bytes:
+    return _lot(seed, "candidate", f"{row.problem_id}\x1f{row.candidate}")
+
+
+def _lot(seed: int, purpose: str, name: str) -> bytes:
+    """Draw a lot: the same whatever other rows there are, so smaller samples are nested.
+
+    Each purpose draws its own. A problem's candidate is the one with the least lot, which is less
+    the more candidates there are: were the rows chosen by the same lots, problems with many
+    candidates would crowd out the others.
+    """
+    return hashlib.sha256(f"{seed}\x1f{purpose}\x1f{name}".encode()).digest()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from plan_tuning.distillation.report import Tally
 from plan_tuning.teachers.caller import Caller
+from plan_tuning.teachers.pricing import shown_usd
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -88,7 +89,7 @@ class Monitor:
         return (
             f"distillation {self._tally.problems}/{self._total} problems: {stages}; "
             f"calls {usage.bought} asked, {usage.cached} from the store, "
-            f"{usage.failed_attempts} failed tries; {usage.usd:.4f} USD"
+            f"{usage.failed_attempts} failed tries; cost: {shown_usd(usage.usd)}"
         )
 
     def _counts(self) -> list[tuple[str, int]]:
@@ -109,6 +110,6 @@ class Monitor:
         table.caption = (
             f"{usage.bought} calls asked ({usage.bought / elapsed:.1f}/s), {caller.in_flight} in "
             f"flight, {usage.cached} from the store, {usage.failed_attempts} failed tries, "
-            f"{usage.usd:.4f} USD"
+            f"cost: {shown_usd(usage.usd)}"
         )
         return table

@@ -61,7 +61,8 @@ async def distil(
         grader: the Answer Verifier.
         config: how plans are sampled, verified and executed.
         window: problems under way at the same time.
-        on_progress: told of each problem as it is finished, in whatever order.
+        on_progress: told of each problem as it is finished, in whatever order, but before it is
+            yielded.
 
     Yields:
         All candidates of one problem, in the order of the problems.
@@ -76,8 +77,12 @@ async def distil(
     def on_done(task: asyncio.Task[tuple[Trajectory, ...]]) -> None:
         running.discard(task)
         finished.set()
-        if on_progress is not None and not task.cancelled() and task.exception() is None:
-            on_progress(task.result())
+
+    async def run(problem: Problem) -> tuple[Trajectory, ...]:
+        rows = await _Stages(problem, ask, grader, config).run()
+        if on_progress is not None:  # part of the task: whoever finds it done has been told
+            on_progress(rows)
+        return rows
 
     iterator = iter(problems)
     is_exhausted = False
@@ -89,7 +94,7 @@ async def distil(
                 if problem is None:
                     is_exhausted = True
                     break
-                task = asyncio.create_task(_Stages(problem, ask, grader, config).run())
+                task = asyncio.create_task(run(problem))
                 task.add_done_callback(on_done)
                 unread.append(task)
                 running.add(task)
@@ -238,11 +243,13 @@ def _with_calls(
 ) -> Trajectory:
     """Note which replies a row rests on, and what its own (not the shared constraints) cost."""
     replies = (constraints, plan, verifier, execution)
+    # A call that failed to the end has no price, and was not paid.
+    costs = [reply.cost_usd for reply in replies[1:] if reply and reply.status != "failed"]
     return replace(
         row,
         constraints=constraints.text,
         call_keys=tuple(reply.key if reply else "" for reply in replies),
-        cost_usd=sum(reply.cost_usd or 0.0 for reply in replies[1:] if reply),
+        cost_usd=None if None in costs else sum(cost for cost in costs if cost),
     )
 
 

@@ -47,6 +47,7 @@ _DEFAULT_RATE_LIMIT_WAIT_S = 2.0
 _LONGER_TIMEOUT = 1.5  # a second try may take longer than the first
 _SMOOTHING = 0.1
 _POLL_S = 0.2
+_LEASE_S = 300.0  # how long a vanished machine's claims stand; a running process renews its own
 
 
 class Caller:
@@ -59,6 +60,9 @@ class Caller:
         price: None: unknown.
         role_seed: shifts the samples of a role, so that two runs can draw different ones.
         max_failed_rate: share of failing calls, of the last fifty, that ends the run.
+        asks_again: ask for another sample where a reply is empty, cut or declined; a student that
+            is tested keeps its first answer.
+        usage: counters to go on with; they are whole once the caller is closed. None: new ones.
     """
 
     def __init__(
@@ -70,8 +74,11 @@ class Caller:
         price: Callable[[], Price | None],
         role_seed: int = 0,
         max_failed_rate: float = 0.5,
+        asks_again: bool = True,
+        usage: Usage | None = None,
     ) -> None:
         self._config = config
+        self._asks_again = asks_again
         self._store = store
         self._connect = connect
         self._find_price = price
@@ -96,8 +103,9 @@ class Caller:
         # Until something was answered, one request goes out alone, with all its tries: a wrong key
         # or a closed port then costs one request and not a whole window of them.
         self._scouting = asyncio.Lock()
+        self._renewing: asyncio.Task[None] | None = None
         self._completion_tokens: dict[str, float] = {}  # running mean by role
-        self.usage = Usage(config.model)
+        self.usage = usage or Usage(config.model)
 
     @property
     def in_flight(self) -> int:
@@ -117,7 +125,7 @@ class Caller:
         while True:
             reply = await self._answer(asked)
             following = next_sample(first, asked, reply, is_seeded=self._config.seeded)
-            if following is None:
+            if following is None or not self._asks_again:
                 return reply
             asked = following
 
@@ -165,11 +173,10 @@ class Caller:
 
     async def _buy(self, key: str, request: Request) -> Reply:
         """Buy a reply, unless another process on the store is buying it: then wait for that."""
-        patience_s = (
-            self._config.max_wait_s + self._config.max_attempts * 2 * self._config.timeout_s
-        )
-        while not self._store.claim(key, patience_s):
+        while not self._store.claim(key, _LEASE_S):
             await self._pause(_POLL_S)
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew_leases())
         try:
             stored = self._store.get(key)
             if stored is not None:
@@ -182,6 +189,12 @@ class Caller:
             return await self._insist(key, request)
         finally:
             self._store.release(key)
+
+    async def _renew_leases(self) -> None:
+        """Keep what is claimed, however long it waits at the gate or for the provider."""
+        while True:
+            await asyncio.sleep(_LEASE_S / 5)
+            self._store.renew(_LEASE_S)
 
     async def _insist(self, key: str, request: Request) -> Reply:
         """Try until there is a reply, or a reason not to try again."""
@@ -276,8 +289,15 @@ class Caller:
             )
 
     def _give_up(self, request: Request, failure: CallFailure, attempts: int) -> Reply:
-        """End a call that keeps failing; the run goes on where only this call is affected."""
-        if isinstance(failure, RateLimited) or not self._gate.has_succeeded:
+        """End a call that keeps failing; the run goes on where only this call is affected.
+
+        A run that resumes may have nothing left to ask but calls that always fail: that the teacher
+        answered before and can be reached now is enough then.
+        """
+        answers = self._gate.has_succeeded or (
+            self.usage.cached > 0 and failure.kind != "connection"
+        )
+        if isinstance(failure, RateLimited) or not answers:
             place = self._config.api_base or self._config.provider or "the provider"
             raise self.stop(
                 BreakerError(
@@ -311,11 +331,11 @@ class Caller:
         kept = Reply(
             text=text,
             status=status_of(reply, text),
-            finish_reason=reply.finish_reason,
+            finish_reason=storable(reply.finish_reason),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             cost_usd=cost,
-            served_model=reply.served_model,
+            served_model=storable(reply.served_model),
             key=key,
         )
         receipt = Receipt(
@@ -363,6 +383,9 @@ class Caller:
             await asyncio.wait(flights, timeout=self._config.timeout_s * _LONGER_TIMEOUT)
             self.abort()
             await asyncio.gather(*flights, return_exceptions=True)
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         self._store.flush()
         disconnect = getattr(self._backend, "close", None)
         if disconnect is not None:

@@ -45,6 +45,12 @@ class BudgetError(TeacherError):
     exit_code = 5
 
 
+class HolesError(TeacherError):
+    """Calls kept failing, and what is made of the rest would lack them for good."""
+
+    exit_code = 4
+
+
 class InterruptedByUserError(TeacherError):
     """Ctrl-C: in-flight calls were waited for and stored."""
 
@@ -64,9 +70,9 @@ class CallFailure(Exception):  # noqa: N818 - not every one of them is an error 
     def __init__(
         self, kind: str, message: str, *, status: int = 0, wait_s: float | None = None
     ) -> None:
-        super().__init__(message)
+        self.message = scrub(message).encode(errors="replace").decode()  # the store takes UTF-8
+        super().__init__(self.message)
         self.kind = kind
-        self.message = scrub(message)
         self.status = status
         self.wait_s = wait_s
 
@@ -88,15 +94,22 @@ class Fatal(CallFailure):
 
 
 def scrub(text: str, secrets: Iterable[str] = ()) -> str:
-    """Remove keys and authorisation headers from a message, and cut it to a readable length.
+    """Remove secrets from a message, then cut it to a readable length; see :func:`redact`."""
+    return redact(text, secrets)[:_MESSAGE_LENGTH]
 
-    >>> scrub("401 for Bearer sk-abcdefgh at https://x/?key=AIzaSyD-1234567890")
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Remove keys and authorisation headers from a text.
+
+    Always before the text is cut: of a key on the cut a readable part would be left.
+
+    >>> redact("401 for Bearer sk-abcdefgh at https://x/?key=AIzaSyD-1234567890")
     '401 for [secret] at https://x/?[secret]'
     """
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[secret]")
-    return _SECRETS.sub("[secret]", text)[:_MESSAGE_LENGTH]
+    return _SECRETS.sub("[secret]", text)
 
 
 def read_key(variable: str | None, *, is_required: bool) -> str | None:

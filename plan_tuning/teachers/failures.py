@@ -6,12 +6,20 @@ import datetime
 import email.utils
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from plan_tuning.teachers.errors import CallFailure, Fatal, RateLimited, Rejected, Transient
+from plan_tuning.teachers.errors import (
+    CallFailure,
+    Fatal,
+    RateLimited,
+    Rejected,
+    Transient,
+    redact,
+)
 
 _SECONDS = re.compile(r"\A\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h)?\s*\Z")
+_SAID_LENGTH = 300
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _COMPOSED = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|h|m|s)")
 _RETRY_INFO = re.compile(r"[\"']retryDelay[\"']\s*:\s*[\"']([0-9.]+s)[\"']")
@@ -85,12 +93,20 @@ def _until(text: str, now: datetime.datetime | None) -> float | None:
     return max(0.0, (date - (now or datetime.datetime.now(datetime.UTC))).total_seconds())
 
 
-def classify(status: int, headers: Mapping[str, str], body: str) -> CallFailure:
+def classify(
+    status: int, headers: Mapping[str, str], body: str, *, secrets: Iterable[str] = ()
+) -> CallFailure:
     """Say what a response with an error status means for the request and for the run.
 
     Never by the word "quota" alone: Gemini says it of a limit per minute as well.
+
+    Args:
+        status: HTTP status.
+        headers: of the response.
+        body: of the response, whole.
+        secrets: keys that were sent; the failure's message holds no part of them.
     """
-    message = f"HTTP {status}: {_said(body)}"
+    message = f"HTTP {status}: {redact(_said(body), secrets)[:_SAID_LENGTH]}"
     wait_s = retry_after(headers, body)
     if status == 429 or (status == 529 and wait_s is None):
         is_daily = _PER_DAY.search(body) and not _PER_MINUTE.search(body)
@@ -135,14 +151,14 @@ def _advice(what: str, message: str) -> str:
 
 
 def _said(body: str) -> str:
-    """The error's text out of a JSON body, else the body's beginning."""
+    """The error's text out of a JSON body, else the body itself."""
     try:
         parsed: Any = json.loads(body)
-    except ValueError:
-        return " ".join(body.split())[:200] or "(empty body)"
+    except (ValueError, RecursionError):
+        return " ".join(body.split()) or "(empty body)"
     if isinstance(parsed, list) and parsed:
         parsed = parsed[0]
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
     if isinstance(error, dict):
         error = error.get("message") or json.dumps(error, ensure_ascii=False)
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())

@@ -13,10 +13,13 @@ from urllib.parse import urlsplit
 
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
-from plan_tuning.teachers.errors import Transient, read_key, scrub
+from plan_tuning.teachers.errors import Transient, read_key, redact, scrub
 from plan_tuning.teachers.failures import classify
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_MAX_TOKENS = 10**9  # no request has more; the store holds 64 bits
+_SHOWN_CHARACTERS = 80
+_CONNECT_S = 30.0
 
 
 class HttpBackend:
@@ -36,10 +39,16 @@ class HttpBackend:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         self._failures = (aiohttp.ClientError, ConnectionError, asyncio.IncompleteReadError)
+        self._unreached = (
+            aiohttp.ClientConnectorError,
+            aiohttp.ServerTimeoutError,
+            aiohttp.InvalidURL,
+        )
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=config.concurrency, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=None),  # the caller limits the whole call
+            # The caller limits the whole call.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             trust_env=urlsplit(self._url).hostname not in _LOOPBACK,
         )
 
@@ -65,41 +74,76 @@ class HttpBackend:
                 status, headers = response.status, response.headers
         except self._failures as error:
             said = scrub(str(error) or type(error).__name__, (self._key or "",))
-            raise Transient("connection", said) from None
+            kind = "connection" if isinstance(error, self._unreached) else "disconnected"
+            raise Transient(kind, said) from None
         text = body.decode("utf-8", "replace")
         if status != 200:
-            failure = classify(status, headers, text)
-            failure.message = scrub(failure.message, (self._key or "",))
-            raise failure
-        return _read(text)
+            raise classify(status, headers, text, secrets=(self._key or "",))
+        return _read(text, self._key or "")
 
     async def close(self) -> None:
         """End the session and its connections."""
         await self._session.close()
 
 
-def _read(body: str) -> Reply:
+def _read(body: str, key: str = "") -> Reply:
     """Take the first choice out of a response's body.
 
     Raises:
-        Transient: the body is no answer: cut short, an HTML page, or without a choice.
+        Transient: the body is no answer: cut short, an HTML page, without a choice, or with fields
+            of other types than the protocol has.
     """
     try:
         parsed = json.loads(body)
-    except ValueError:
-        raise Transient("bad_body", f"the body is no JSON: {body[:80]!r}", status=200) from None
+    except (ValueError, RecursionError):
+        shown = redact(body, (key,))[:_SHOWN_CHARACTERS]
+        raise Transient("bad_body", f"the body is no JSON: {shown!r}", status=200) from None
     choices = parsed.get("choices") if isinstance(parsed, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise Transient("no_choice", "the body holds no choice", status=200)
     message = choices[0].get("message") or {}
     usage = parsed.get("usage") or {}
-    content = message.get("content")
-    status = "refused" if not content and message.get("refusal") else "ok"
+    finish_reason = choices[0].get("finish_reason") or "stop"
+    for name, value, kind in (
+        ("message", message, dict),
+        ("usage", usage, dict),
+        ("finish_reason", finish_reason, str),
+    ):
+        if not isinstance(value, kind):
+            raise _bad_field(name, value)
+    text = _text(message.get("content"))
     return Reply(
-        text=content if isinstance(content, str) else "",
-        status=status,
-        finish_reason=choices[0].get("finish_reason") or "stop",
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
+        text=text,
+        status="refused" if not text and message.get("refusal") else "ok",
+        finish_reason=finish_reason,
+        prompt_tokens=_count("prompt_tokens", usage),
+        completion_tokens=_count("completion_tokens", usage),
         served_model=str(parsed.get("model") or ""),
     )
+
+
+def _text(content: Any) -> str:
+    """Read a message's content: a text, nothing, or a list of parts whose texts are joined."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise _bad_field("content", content)
+    texts = [part.get("text") for part in content if part.get("type", "text") == "text"]
+    if not all(isinstance(text, str) for text in texts):
+        raise _bad_field("content", content)
+    return "".join(texts)
+
+
+def _count(name: str, usage: dict[str, Any]) -> int:
+    """Read a number of tokens; 0 where the server counts none."""
+    value = usage.get(name) or 0
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= _MAX_TOKENS:  # also refuses NaN
+        raise _bad_field(name, value)
+    return int(value)
+
+
+def _bad_field(name: str, value: Any) -> Transient:
+    """What to say of a field of another type; its content may be anything and is not repeated."""
+    kind = type(value).__name__
+    return Transient("bad_body", f"the body's {name} cannot be read ({kind})", status=200)

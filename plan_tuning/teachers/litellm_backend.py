@@ -13,7 +13,7 @@ from typing import Any
 
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
-from plan_tuning.teachers.errors import CallFailure, Rejected, Transient, read_key, scrub
+from plan_tuning.teachers.errors import CallFailure, Rejected, Transient, read_key, redact
 from plan_tuning.teachers.failures import classify
 from plan_tuning.teachers.pricing import Price
 
@@ -108,12 +108,14 @@ class LitellmBackend:
         """Turn litellm's exception back into a status, headers and a body, and classify these."""
         status = int(getattr(error, "status_code", 0) or 0)
         headers = dict(getattr(error, "litellm_response_headers", None) or {})
-        message = scrub(str(getattr(error, "message", "") or error), (self._key or "",))
+        message = redact(str(getattr(error, "message", "") or error), (self._key or "",))
         if isinstance(error, self._litellm.ContextWindowExceededError):
             return Rejected("context", message, status=status)
         if isinstance(error, self._litellm.ContentPolicyViolationError):
             return Rejected("policy", message, status=status)
-        if isinstance(error, self._litellm.APIConnectionError | self._litellm.Timeout):
+        if isinstance(error, self._litellm.Timeout):
+            return Transient("timeout", message, status=status)
+        if isinstance(error, self._litellm.APIConnectionError):
             return Transient("connection", message, status=status)
         if status == 0:
             return Transient("unknown", message)

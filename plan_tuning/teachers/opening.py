@@ -1,4 +1,12 @@
-"""TeacherConfig -> ``ask``: connects a teacher with its store, and handles Ctrl-C meanwhile."""
+"""TeacherConfig -> ``ask``: connects a teacher with its store, and handles Ctrl-C meanwhile.
+
+Before a first call, key and price are checked without asking anybody. There is no other preflight,
+and no call is spent on one: the first request of the run that the store cannot answer goes out
+alone, with all its tries (the scouting call of :class:`~plan_tuning.teachers.caller.Caller`), and
+the others follow once it is answered. A wrong key, an unknown model or a closed port so costs one
+request instead of a window of them, and what is asked is a real request, of a real prompt's length,
+whose answer is kept.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +26,7 @@ from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import InterruptedByUserError, read_key
 from plan_tuning.teachers.pricing import Price, check_payment, price_of
 from plan_tuning.teachers.store import CallStore
+from plan_tuning.teachers.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +57,15 @@ async def open_teacher(
 
 @asynccontextmanager
 async def open_caller(
-    config: TeacherConfig, calls: Path, *, role_seed: int = 0, max_failed_rate: float = 0.5
+    config: TeacherConfig,
+    calls: Path,
+    *,
+    role_seed: int = 0,
+    max_failed_rate: float = 0.5,
+    asks_again: bool = True,
+    usage: Usage | None = None,
 ) -> AsyncIterator[Caller]:
-    """Open a teacher, with access to its counters; see :func:`open_teacher`."""
+    """Open a teacher, with access to its counters; see :func:`open_teacher` and :class:`Caller`."""
 
     def connect() -> Backend:
         return _connect(config)
@@ -69,6 +84,8 @@ async def open_caller(
             price=find_price,
             role_seed=role_seed,
             max_failed_rate=max_failed_rate,
+            asks_again=asks_again,
+            usage=usage,
         )
         with _interruptible(caller):
             try:

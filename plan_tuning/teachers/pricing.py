@@ -49,6 +49,15 @@ def price_of(config: TeacherConfig) -> Price | None:
     return known_price(config)
 
 
+def shown_usd(usd: float | None) -> str:
+    """Write an amount for a person.
+
+    >>> shown_usd(0.25), shown_usd(None)
+    ('0.2500 USD', 'unknown (the price of the model is)')
+    """
+    return "unknown (the price of the model is)" if usd is None else f"{usd:.4f} USD"
+
+
 def check_payment(config: TeacherConfig, price: Price | None) -> None:
     """Refuse to spend money that nobody agreed to spend.
 

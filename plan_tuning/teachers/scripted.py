@@ -1,8 +1,9 @@
 """The micro-world's noisy teacher: requests to replies, offline, with work for the filters.
 
-It answers every stage a real teacher is asked in (constraints, plan, verify, execute, judge), and
-like a real one it sees the request's text only: the problem is read back from ``<problem>``, a plan
-from ``<plan>``. How good it is, and how it errs, is ScriptedTeacherConfig:
+It answers every stage a real teacher is asked in (constraints, plan, verify, execute, judge, and
+solve: without a plan), and like a real one it sees the request's text only: the problem is read
+back from ``<problem>``, a plan from ``<plan>``. How good it is, and how it errs, is
+ScriptedTeacherConfig:
 
 - plans go wrong more often the deeper the problem is, and mostly in the same way (the person next
   to the asked one is left out), so a student can learn the mistake;
@@ -36,7 +37,7 @@ from plan_tuning.tasks.microworld_text import (
 from plan_tuning.teachers.errors import FatalTeacherError
 
 GOOD_SCORE = 80
-_ROLES = ("constraints", "plan", "verify", "execute", "judge")
+_ROLES = ("constraints", "plan", "verify", "execute", "judge", "solve")
 _DEFECTS = ("skip", "detour", "early")
 _DEFECT_WEIGHTS = (70, 20, 10)
 _SLIPS = (-10, -2, -1, 1, 2, 10)
@@ -94,6 +95,8 @@ class ScriptedTeacher:
             return constraints_reply(story)
         if request.role == "plan":
             return plan_text(self.sample_plan(story, rng))
+        if request.role == "solve":  # without a plan it follows its own
+            return execution_text(self.execute(story, self.sample_plan(story, rng), rng))
         plan = parse_plan(_tagged(text, "plan"))
         if request.role == "verify":
             return self.verify(story, plan, rng)

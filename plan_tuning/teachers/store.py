@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import socket
 import sqlite3
 import time
 import zlib
@@ -22,10 +20,10 @@ from types import TracebackType
 from typing import Any
 
 import filelock
-import psutil
 
 from plan_tuning.records import Reply, Request
 from plan_tuning.teachers.errors import CallFailure, TeacherError
+from plan_tuning.teachers.owners import is_alive, this_process
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +75,12 @@ _SPEND = (
     "DO UPDATE SET calls = calls + 1, usd = usd + excluded.usd"
 )
 _CLAIM = (
-    "INSERT INTO leases VALUES (?,?,?,?) ON CONFLICT (key) DO UPDATE SET host = excluded.host, "
-    "process = excluded.process, until = excluded.until "
-    "WHERE until < ? OR (host = ? AND process = ?)"
+    "INSERT INTO leases VALUES (?,?,?,?) ON CONFLICT (key) DO UPDATE SET until = excluded.until "
+    "WHERE host = excluded.host AND process = excluded.process"
 )
-_RELEASE = "DELETE FROM leases WHERE key=? AND process=?"
+_TAKE_OVER = "DELETE FROM leases WHERE key=? AND host=? AND process=? AND until=?"
+_RENEW = "UPDATE leases SET until=? WHERE host=? AND process=?"
+_RELEASE = "DELETE FROM leases WHERE key=? AND host=? AND process=?"
 _INSERT = f"INSERT OR IGNORE INTO calls VALUES ({','.join('?' * 20)})"
 _REPLY = "text, status, finish_reason, prompt_tokens, completion_tokens, cost_usd, served_model"
 
@@ -146,7 +145,7 @@ class CallStore:
         self._rows: dict[str, tuple[Any, ...]] = {}
         self._last_flush = time.monotonic()
         self._claimed: set[str] = set()
-        self._owner = (socket.gethostname(), os.getpid())
+        self._owner = this_process()
         self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
         try:
             with filelock.FileLock(folder / f"{FILE_NAME}.lock"):  # one process creates the tables
@@ -216,27 +215,37 @@ class CallStore:
     def claim(self, key: str, seconds: float) -> bool:
         """Claim the right to buy a reply; False: another living process is buying it.
 
+        A process of this machine keeps its claim for as long as it lives; one of another machine,
+        of which nothing is known, until the claim lapses.
+
         Args:
             key: the reply's address.
-            seconds: after which the claim lapses, should this process vanish on another machine.
+            seconds: after which the claim lapses, unless it is renewed.
         """
-        now = time.time()
-        claim = (key, *self._owner, now + seconds)
-        if self._db.execute(_CLAIM, (*claim, now, *self._owner)).rowcount:
-            self._claimed.add(key)
-            return True
-        held = self._db.execute("SELECT host, process FROM leases WHERE key=?", (key,)).fetchone()
-        if held is not None and _is_alive(*held):
-            return False
-        if held is not None:  # the process that held it is dead
-            self._db.execute(_RELEASE, (key, held[1]))
-        return self.claim(key, seconds)
+        claim = (key, *self._owner, time.time() + seconds)
+        while not self._db.execute(_CLAIM, claim).rowcount:
+            held = self._db.execute(
+                "SELECT host, process, until FROM leases WHERE key=?", (key,)
+            ).fetchone()
+            if held is None:
+                continue  # given back just now
+            alive = is_alive(held[0], held[1])
+            if alive or (alive is None and held[2] >= time.time()):
+                return False
+            self._db.execute(_TAKE_OVER, (key, *held))
+        self._claimed.add(key)
+        return True
+
+    def renew(self, seconds: float) -> None:
+        """Let the claims of this process lapse no earlier than in so many seconds."""
+        if self._claimed:
+            self._db.execute(_RENEW, (time.time() + seconds, *self._owner))
 
     def release(self, key: str) -> None:
         """Give a claim back; storing the reply did so already."""
         if key in self._claimed:
             self._claimed.discard(key)
-            self._db.execute(_RELEASE, (key, self._owner[1]))
+            self._db.execute(_RELEASE, (key, *self._owner))
 
     def flush(self) -> None:
         """Commit what was collected."""
@@ -245,7 +254,7 @@ class CallStore:
                 for key, row in self._rows.items():
                     if key in self._claimed:
                         self._claimed.discard(key)
-                        self._db.execute(_RELEASE, (key, self._owner[1]))
+                        self._db.execute(_RELEASE, (key, *self._owner))
                     if self._db.execute(_INSERT, row).rowcount and row[13]:
                         self._db.execute(_SPEND, (row[1], row[13]))
             self._rows.clear()
@@ -303,7 +312,7 @@ class CallStore:
             yield call
 
     def summary(self) -> dict[str, Any]:
-        """Counts by role and status, failed attempts by kind, USD."""
+        """Counts by role and status, failed attempts by kind, USD, and replies without a price."""
         roles: dict[str, dict[str, int]] = {}
         for role, status, count in self._db.execute(
             "SELECT role, status, count(*) FROM calls GROUP BY role, status ORDER BY role, status"
@@ -313,7 +322,8 @@ class CallStore:
             self._db.execute("SELECT kind, count(*) FROM attempts GROUP BY kind ORDER BY kind")
         )
         usd = self._db.execute("SELECT coalesce(sum(usd), 0) FROM spend").fetchone()[0]
-        return {"calls": roles, "failed_attempts": attempts, "usd": usd}
+        unpriced = self._db.execute("SELECT count(*) FROM calls WHERE cost_usd IS NULL").fetchone()
+        return {"calls": roles, "failed_attempts": attempts, "usd": usd, "unpriced": unpriced[0]}
 
     def close(self) -> None:
         """Commit and close the file."""
@@ -348,11 +358,6 @@ class _transaction:  # noqa: N801 - reads as a statement
         traceback: TracebackType | None,
     ) -> None:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
-
-
-def _is_alive(host: str, process: int) -> bool:
-    """Whether a process may still run; of another machine nothing is known."""
-    return host != socket.gethostname() or psutil.pid_exists(process)
 
 
 def _request_text(request: Request) -> str:

@@ -12,6 +12,9 @@ logger = logging.getLogger(__name__)
 class Usage:
     """Counters of one caller.
 
+    ``usd`` is what this run bought, ``total_usd`` the price of every reply that was used, whenever
+    it was bought. Both are None as soon as one reply's price is unknown.
+
     Args:
         model: what is asked for; another one that answers is reported.
     """
@@ -23,8 +26,10 @@ class Usage:
         self.cached = 0
         self.failed_attempts = 0
         self.left_out = 0  # calls that failed to the end
-        self.usd = 0.0  # of what this run bought
-        self.total_usd = 0.0  # of every reply that was used, whenever it was bought
+        self.prompt_tokens = 0  # of what this run bought
+        self.completion_tokens = 0
+        self.usd: float | None = 0.0
+        self.total_usd: float | None = 0.0
         self.served_models: set[str] = set()
 
     def on_stored(self, reply: Reply) -> None:
@@ -35,13 +40,16 @@ class Usage:
     def on_bought(self, reply: Reply) -> None:
         """Count a reply that was asked for."""
         self.bought += 1
-        self.usd += reply.cost_usd or 0.0
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        self.usd = _sum(self.usd, reply.cost_usd)
         self._count(reply)
 
     def _count(self, reply: Reply) -> None:
-        if reply.cost_usd and reply.key not in self._counted:
+        is_open = reply.cost_usd != 0 and self.total_usd is not None
+        if is_open and reply.key not in self._counted:
             self._counted.add(reply.key)
-            self.total_usd += reply.cost_usd
+            self.total_usd = _sum(self.total_usd, reply.cost_usd)
         served = reply.served_model
         if served and served not in self.served_models:
             self.served_models.add(served)
@@ -52,3 +60,7 @@ class Usage:
                     self._model,
                     served,
                 )
+
+
+def _sum(total: float | None, usd: float | None) -> float | None:
+    return None if total is None or usd is None else total + usd

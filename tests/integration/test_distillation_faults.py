@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +17,13 @@ from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.synthesize import distil
+from plan_tuning.records import Request
 from plan_tuning.tasks.grading import Grader
 from plan_tuning.teachers.errors import (
     BreakerError,
     BudgetError,
     FatalTeacherError,
+    HolesError,
 )
 from plan_tuning.teachers.opening import open_caller
 
@@ -194,16 +201,147 @@ def test_hanging_requests_time_out_and_leave_no_task(shared: Path, tmp_path: Pat
         assert server.stats()["repeat_after_ok"] == 0
 
 
-def test_a_poisoned_call_is_tried_in_two_passes_and_left_out(shared: Path, tmp_path: Path) -> None:
+def test_a_poisoned_call_is_tried_in_two_passes_and_left_out_where_allowed(
+    shared: Path, tmp_path: Path
+) -> None:
     problems = gsm8k(shared, 6)
+    corpus, calls = tmp_path / "corpus", tmp_path / "calls"
     with load_server(shared).FaultyTeacher(
         known_to(problems), faults={"500@execute": 0.1}, sticky={"500"}, seed=2
     ) as server:
         config = teacher_config(server.base_url, max_attempts=2)
-        facts = distil_corpus(tmp_path / "corpus", problems, config, tmp_path / "calls")
+        facts = distil_corpus(corpus, problems, config, calls, allow_holes=True)
         poisoned = server.stats()["by_status"]["500"]
+        asked = server.stats()["requests"]
+        with pytest.raises(HolesError, match=r"distillation\.allow_holes=true") as caught:
+            distil_corpus(tmp_path / "whole", problems, config, calls)
+        assert server.stats()["requests"] - asked == poisoned, "the missing ones alone"
+        assert server.stats()["repeat_after_ok"] == 0
+        server.teacher.cfg.faults = {}
+        whole = distil_corpus(tmp_path / "whole", problems, config, calls)
+    assert caught.value.exit_code == 4
+    assert str(caught.value).startswith(f"{facts['calls']['left_out']} calls to teacher")
+    assert whole["calls"]["left_out"] == 0
+    assert "left out: 0" not in (corpus / "README.md").read_text()
     rows = read_trajectories(tmp_path / "corpus")
     failed = [row for row in rows if row.execution_status == "failed"]
     assert 0 < len(failed) == facts["calls"]["left_out"] < len(rows) / 2
     assert poisoned == 4 * len(failed), "two tries in each of two passes"
     assert not any(row.is_correct for row in failed)
+
+
+@pytest.mark.parametrize("price", ["known", "unknown"])
+def test_what_was_bought_is_told_though_the_run_fails(
+    price: str, shared: Path, tmp_path: Path
+) -> None:
+    problems = gsm8k(shared, 12)
+    paid = {"known": {"input": 1.0, "output": 1.0}, "unknown": "auto"}[price]
+    told: list[tuple[int, float | None]] = []
+    with load_server(shared).FaultyTeacher(
+        known_to(problems), faults={"401": 0.03}, seed=3, latency=0.02
+    ) as server:
+        config = teacher_config(
+            server.base_url, price=paid, model="no-such-model", confirm_paid=True
+        )
+
+        def distil_once() -> dict[str, Any]:
+            return distil_corpus(
+                tmp_path / "corpus",
+                problems,
+                config,
+                tmp_path / "calls",
+                on_usage=lambda calls, usd: told.append((calls, usd)),
+            )
+
+        with pytest.raises(FatalTeacherError):
+            distil_once()
+        stats = server.stats()
+        server.teacher.cfg.faults = {}
+        facts = distil_once()
+        billed = server.stats()
+    (first, usd), (second, rest) = told
+    assert 0 < first == stats["delivered_ok"]
+    assert second == facts["calls"]["bought"] == 12 * 16 - first
+    assert facts["tokens"] == {
+        side: billed[f"{side}_tokens"] - stats[f"{side}_tokens"]
+        for side in ("prompt", "completion")
+    }
+    card = (tmp_path / "corpus" / "README.md").read_text()
+    if price == "unknown":
+        assert usd is rest is None
+        assert facts["cost_usd"] == {"corpus": None, "this_run": None}
+        assert "unknown" in card
+        assert all(row.cost_usd is None for row in read_trajectories(tmp_path / "corpus"))
+    else:
+        assert usd == pytest.approx((stats["prompt_tokens"] + stats["completion_tokens"]) / 1e6)
+        assert facts["cost_usd"]["this_run"] == pytest.approx(rest, abs=1e-6)
+        assert "unknown" not in card
+
+
+def test_an_absent_key_tells_that_nothing_was_bought(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEACHER_KEY", raising=False)
+    config = teacher_config("http://127.0.0.1:9/v1", api_key_env="TEACHER_KEY", requires_key=True)
+    told: list[tuple[int, float | None]] = []
+    with pytest.raises(FatalTeacherError):
+        distil_corpus(
+            tmp_path / "corpus",
+            gsm8k(shared, 2),
+            config,
+            tmp_path / "calls",
+            on_usage=lambda calls, usd: told.append((calls, usd)),
+        )
+    assert told == [(0, 0.0)]
+
+
+@pytest.mark.parametrize("backend", ["http", "litellm"])
+def test_odd_bodies_end_no_run_in_a_traceback(backend: str, tmp_path: Path) -> None:
+    bodies = [
+        '{"choices": [{"message": "hi"}]}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": [1]}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "a"}}',
+        '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1e400}}',
+    ]
+    request = Request(
+        role="plan",
+        messages=({"role": "user", "content": "Plan this."},),
+        temperature=0.0,
+        max_tokens=10,
+    )
+
+    async def ask(base_url: str) -> None:
+        config = teacher_config(base_url, backend=backend, max_attempts=1)
+        async with open_caller(config, tmp_path / "calls") as caller:
+            await caller.ask(request)
+
+    for body in bodies:
+        with _answering(body) as base_url, pytest.raises(BreakerError, match="no answer from"):
+            asyncio.run(ask(base_url))
+
+
+@contextlib.contextmanager
+def _answering(body: str) -> Iterator[str]:
+    """A server that gives one body to everybody."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -337,3 +337,44 @@ def test_a_provider_without_seeds_gets_none(tmp_path: Path) -> None:
 def test_an_unknown_failure_of_our_own_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         run(tmp_path, Script(ZeroDivisionError()), lambda caller: caller.ask(REQUEST))
+
+
+def test_an_unknown_price_makes_the_cost_unknown(tmp_path: Path) -> None:
+    backend = Script(GOOD)
+
+    async def main(caller: Caller) -> tuple[float | None, float | None, int, int]:
+        await caller.ask(REQUEST)
+        usage = caller.usage
+        return usage.usd, usage.total_usd, usage.prompt_tokens, usage.completion_tokens
+
+    assert run(tmp_path, backend, main, price=None) == (None, None, 10, 5)
+    # From the store nothing is bought, but what the corpus cost stays unknown.
+    assert run(tmp_path, backend, main, price=Price(1.0, 1.0, "configured")) == (0.0, None, 0, 0)
+    free = tmp_path / "free"
+    assert run(free, backend, main, price=Price(0.0, 0.0, "free")) == (0.0, 0.0, 10, 5)
+
+
+def test_a_claim_is_renewed_while_its_call_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plan_tuning.teachers.caller._LEASE_S", 0.2)
+    backends = [Script(GOOD, latency=1.0), Script(GOOD)]
+
+    async def main() -> None:
+        with CallStore(tmp_path) as first, CallStore(tmp_path) as second:
+            second._owner = ("another-machine 1.0", 1)
+            first._owner = ("a-third-machine 1.0", 1)  # neither knows whether the other lives
+            callers = [
+                Caller(config(), store, lambda b=backend: b, price=lambda: None)
+                for store, backend in zip((first, second), backends, strict=True)
+            ]
+            asking = asyncio.create_task(callers[0].ask(REQUEST))
+            await asyncio.sleep(0.1)
+            assert (await callers[1].ask(REQUEST)).is_cached
+            await asking
+            for caller in callers:
+                await caller.close()
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    assert [len(backend.asked) for backend in backends] == [1, 0]

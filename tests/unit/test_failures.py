@@ -9,6 +9,7 @@ from plan_tuning.teachers.errors import (
     BudgetError,
     Fatal,
     FatalTeacherError,
+    HolesError,
     InterruptedByUserError,
     RateLimited,
     Rejected,
@@ -17,6 +18,7 @@ from plan_tuning.teachers.errors import (
     scrub,
 )
 from plan_tuning.teachers.failures import classify, retry_after
+from plan_tuning.teachers.http_backend import _read
 from plan_tuning.teachers.samples import storable
 
 
@@ -101,6 +103,76 @@ def test_lone_surrogates_become_storable() -> None:
 
 
 def test_exit_codes_tell_causes_apart() -> None:
-    kinds = (FatalTeacherError, BreakerError, BudgetError, InterruptedByUserError)
-    assert [kind("").exit_code for kind in kinds] == [3, 4, 5, 130]
+    kinds = (FatalTeacherError, BreakerError, HolesError, BudgetError, InterruptedByUserError)
+    assert [kind("").exit_code for kind in kinds] == [3, 4, 4, 5, 130]
     assert all(issubclass(kind, TeacherError) and issubclass(kind, ValueError) for kind in kinds)
+
+
+def test_no_part_of_a_key_is_left_on_a_cut() -> None:
+    key = "my-very-own-key-without-a-prefix"
+    for start in range(150, 310):
+        for body in ("x" * start + key, '{"error": {"message": "' + "x" * start + key + '"}}'):
+            said = classify(400, {}, body, secrets=[key]).message
+            assert "my-very" not in said
+    failure = Transient("connection", "Bearer sk-abcdefgh1234 \ud800")
+    assert "abcdefgh" not in str(failure)
+    failure.message.encode()
+
+
+def test_an_error_body_may_be_anything() -> None:
+    for body in ("[" * 100_000, '{"error": 1e400}', "[[]]", '{"error": {"message": ["\\ud800"]}}'):
+        classify(500, {}, body).message.encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ('{"choices": [{"message": "hi"}]}', "bad_body"),
+        ('{"choices": [{"message": {"content": 7}}]}', "bad_body"),
+        ('{"choices": [{"message": {"content": ["a", "b"]}}]}', "bad_body"),
+        ('{"choices": [{"message": {"content": [{"type": "text"}]}}]}', "bad_body"),
+        ('{"choices": [{"message": {}, "finish_reason": ["stop"]}]}', "bad_body"),
+        ('{"choices": [{"message": {}}], "usage": [1]}', "bad_body"),
+        ('{"choices": [{"message": {}}], "usage": {"prompt_tokens": "a"}}', "bad_body"),
+        ('{"choices": [{"message": {}}], "usage": {"prompt_tokens": 1e400}}', "bad_body"),
+        ('{"choices": [{"message": {}}], "usage": {"prompt_tokens": NaN}}', "bad_body"),
+        ('{"choices": [{"message": {}}], "usage": {"completion_tokens": -1}}', "bad_body"),
+        ('{"choices": [{"message": {}}], "usage": {"completion_tokens": true}}', "bad_body"),
+        (
+            '{"choices": [{"message": {}}], "usage": {"prompt_tokens": 1' + "0" * 400 + "}}",
+            "bad_body",
+        ),
+        ("[" * 100_000, "bad_body"),
+        ("<html>", "bad_body"),
+        ('{"choices": ["hi"]}', "no_choice"),
+        ('{"choices": {}}', "no_choice"),
+        ("[]", "no_choice"),
+    ],
+)
+def test_an_odd_body_is_a_failure_of_the_moment(body: str, kind: str) -> None:
+    with pytest.raises(Transient) as caught:
+        _read(body)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('"a plan"', "a plan"),
+        ("null", ""),
+        ('[{"type": "text", "text": "a "}, {"type": "text", "text": "plan"}]', "a plan"),
+        ('[{"type": "reasoning", "text": 1}, {"text": "a plan"}]', "a plan"),
+        ("[]", ""),
+    ],
+)
+def test_a_content_may_come_in_parts(content: str, text: str) -> None:
+    message = f'{{"content": {content}}}'
+    body = f'{{"choices": [{{"message": {message}}}], "usage": {{"prompt_tokens": 3.0}}}}'
+    reply = _read(body)
+    assert (reply.text, reply.prompt_tokens, reply.finish_reason) == (text, 3, "stop")
+
+
+def test_a_key_in_a_broken_body_is_not_repeated() -> None:
+    with pytest.raises(Transient) as caught:
+        _read("x" * 70 + "my-very-own-key", "my-very-own-key")
+    assert "my-very" not in caught.value.message

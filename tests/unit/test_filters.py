@@ -13,6 +13,7 @@ from plan_tuning.config.filter import SELECTIONS, FilterConfig
 from plan_tuning.distillation.filters import (
     STANDARD_FILTERS,
     FilterError,
+    decisions,
     filter_trajectories,
 )
 from plan_tuning.records import Trajectory, Verdict
@@ -148,3 +149,42 @@ def test_a_filter_keeps_only_what_passes(
     assert bool(result.kept) == bool(passing)
     assert all(row in passing for row in result.kept)
     assert sum(result.reasons.values()) == len(rows)
+
+
+def test_learners_of_executions_refuse_a_corpus_that_lacks_them() -> None:
+    missing = {"execution": "", "execution_status": "missing", "verdict": None}
+    rows = [row(0, 95, True), row(1, 50, False, **missing)]
+    for config in (NONE, dataclasses.replace(PLAN_ONLY, plan_score_threshold=40)):
+        assert len(filter_trajectories(rows, config).kept) == 1, "learners of plans may use it"
+        with pytest.raises(FilterError, match=r"learns executions.*distillation\.execution=all"):
+            filter_trajectories(rows, config, needs_execution=True)
+        with pytest.raises(FilterError, match="candidate 1"):
+            decisions(rows, config, needs_execution=True)
+    kept = filter_trajectories(rows, PLAN_ONLY, needs_execution=True).kept
+    assert [row.candidate for row in kept] == [0], "what was not executed does not pass"
+
+
+@pytest.mark.parametrize("config", STANDARD_FILTERS, ids=lambda config: config.name)
+def test_a_cut_execution_is_never_learnt(config: FilterConfig) -> None:
+    cut = row(0, 95, True, execution_status="truncated")
+    result = filter_trajectories([cut], config, needs_execution=True)
+    assert result.reasons == {"execution_truncated": 1}
+    assert decisions([cut], config, needs_execution=True)[0]["reason"] == "execution_truncated"
+    assert filter_trajectories([cut], config).reasons == {"kept": 1}, "its plan is whole"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_rows_are_drawn_evenly(seed: int) -> None:
+    rows = [
+        row(candidate, 90, True, problem_id=f"p{i}")
+        for i in range(1000)
+        for candidate in range(1 + i % 5)
+    ]
+    config = dataclasses.replace(TWO_STAGE, selection="random", max_rows=200, seed=seed)
+    kept = filter_trajectories(rows, config).kept
+    counts = [sum(int(row.problem_id[1:]) % 5 == k for row in kept) for k in range(5)]
+    assert sum(counts) == 200
+    assert all(20 <= count <= 60 for count in counts), counts  # 40 each; 5.7 is one deviation
+    least = dataclasses.replace(config, selection="best")
+    same = {row.problem_id for row in filter_trajectories(rows, least).kept}
+    assert same == {row.problem_id for row in kept}, "the same problems under every selection"

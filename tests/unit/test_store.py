@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from plan_tuning.config.checks import ConfigError
@@ -81,10 +88,60 @@ def test_a_teachers_identity_is_its_kind_model_and_label() -> None:
     assert digest() != digest(label="other weights")
 
 
-def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-abcdefgh",
+        "abcdef0123456789abcdef0123456789",
+        "gsk_abcdefghijkl",
+        "AIzaSyAbcdefghijkl",
+        "AKIAIOSFODNN7EXAMPLE",
+        "0123456789ABCDEF0123456789ABCDEF",
+        "F123456789ABCDEF0123456789ABCDEF",
+        "openai_api_key",
+        "MY KEY",
+        "",
+    ],
+)
+def test_a_key_in_place_of_its_variables_name_is_refused_and_not_repeated(key: str) -> None:
     with pytest.raises(ConfigError, match="NAME of an environment variable") as caught:
-        TeacherConfig(api_key_env="sk-abcdefgh")
-    assert "sk-abcdefgh" not in str(caught.value)
+        TeacherConfig(api_key_env=key)
+    assert not key or key not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "K", "OPENAI_COMPATIBLE_API_KEY_2", None])
+def test_a_variables_name_passes(name: str | None) -> None:
+    assert TeacherConfig(api_key_env=name).api_key_env == name
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:pass-word@host/v1",
+        "https://pass-word@host:8000/v1",
+        "HTTPS://user:pass-word@host",
+        "user:pass-word@host/v1",
+        "//user:pass-word@host/v1",
+        "https://host/v1?key=pass-word",
+        "https://host/v1?a=b&api_key=pass-word",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.api_base=\(hidden\)") as caught:
+        TeacherConfig(backend="http", model="m", api_base=address)
+    assert "pass-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:8000/v1",
+        "https://host/v1/models/m@001",
+        "https://host/v1?api-version=2024-10-21",
+    ],
+)
+def test_an_address_without_a_secret_passes(address: str) -> None:
+    assert TeacherConfig(backend="http", model="m", api_base=address).api_base == address
 
 
 def test_addresses_do_not_change_between_versions() -> None:
@@ -142,6 +199,7 @@ def test_failed_tries_and_means_are_reported(tmp_path: Path) -> None:
             "calls": {"plan": {"ok": 1}},
             "failed_attempts": {"timeout": 1},
             "usd": 0.25,
+            "unpriced": 0,
         }
         assert store.mean_tokens(TEACHER) == {"plan": (3.0, 4.0, 0.1)}
     assert b"sk-abcdefgh1234" not in (tmp_path / FILE_NAME).read_bytes()
@@ -180,3 +238,64 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
     with CallStore(tmp_path) as store:
         assert store.summary()["calls"] == {"plan": {"ok": 200}}
         assert store.spent_usd(TEACHER) == 200.0
+
+
+def _claims(folder: Path) -> dict[str, float]:
+    database = sqlite3.connect(folder / FILE_NAME)
+    claims = dict(database.execute("SELECT key, until FROM leases"))
+    database.close()
+    return claims
+
+
+def test_a_living_process_of_this_machine_keeps_its_claim(tmp_path: Path) -> None:
+    with CallStore(tmp_path) as store, CallStore(tmp_path) as other:
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        machine = socket.gethostname()
+        started = f"{machine} {psutil.Process(process.pid).create_time():.2f}"
+        other._owner = (started, process.pid)
+        assert other.claim("k", -1.0), "a claim that has lapsed already"
+        assert not store.claim("k", 60.0), "its owner lives"
+        process.kill()
+        assert _until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        assert store.claim("k", 60.0), "its owner is dead, though nobody has looked after it yet"
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("owner", "seconds", "is_given_up"),
+    [
+        (("another-machine 1.0", 1), 60.0, False),
+        (("another-machine 1.0", 1), -1.0, True),
+        ((f"{socket.gethostname()} 1.00", os.getpid()), 60.0, True),  # the number of a dead one
+    ],
+)
+def test_a_claim_of_others_lapses(
+    owner: tuple[str, int], seconds: float, is_given_up: bool, tmp_path: Path
+) -> None:
+    with CallStore(tmp_path) as store, CallStore(tmp_path) as other:
+        other._owner = owner
+        assert other.claim("k", seconds)
+        assert store.claim("k", 60.0) is is_given_up
+
+
+def test_claims_are_renewed_and_given_back_by_their_owner_alone(tmp_path: Path) -> None:
+    with CallStore(tmp_path) as store, CallStore(tmp_path) as other:
+        other._owner = ("another-machine 1.0", 1)
+        assert store.claim("mine", 10.0)
+        assert other.claim("theirs", 10.0)
+        before = _claims(tmp_path)
+        store.renew(1000.0)
+        after = _claims(tmp_path)
+        assert after["mine"] > before["mine"] + 900
+        assert after["theirs"] == before["theirs"]
+        store.release("mine")
+        store.release("theirs")
+        assert set(_claims(tmp_path)) == {"theirs"}
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    for _ in range(2000):
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
