@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-
 from typing import Any
 
 from plan_tuning.artifacts import canonical
@@ -106,9 +105,12 @@ class GRPOConfig(MethodConfig):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1")
         for key in ("ratio_cap", "importance_cap", "stop_kl", "stop_entropy", "stop_reward_drop"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=2")
-        for key in ("plan_weight", "solution_weight", "beta", "entropy_bonus", "max_grad_norm", "max_redraws", "overlong_buffer",
-                    "val_problems", "val_every_n_steps", "dead_tolerance", "std_epsilon", "top_k",
-                    "log_completions_every_n_steps", "max_log_prob_gap"):  # fmt: skip
+        for key in (
+            *("plan_weight", "solution_weight", "beta", "entropy_bonus", "max_grad_norm", "top_k"),
+            *("max_redraws", "overlong_buffer", "val_problems", "val_every_n_steps"),
+            *("dead_tolerance", "std_epsilon", "log_completions_every_n_steps"),
+            "max_log_prob_gap",
+        ):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=0.1", zero=True)
         for key, choices in (
             ("scheduler", SCHEDULERS),

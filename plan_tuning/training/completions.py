@@ -32,11 +32,12 @@ class CompletionLog:
             kept = [line for line in lines if line.endswith("\n") and _step_of(line) < step]
             write_atomic(self.path, "".join(kept))
 
-    def add(self, step: int, experience: Experience) -> None:
-        """Write a step, if it is its turn."""
-        if not self._every_n_steps or step % self._every_n_steps:
-            return
-        rows = [_row(step, experience, index) for index in range(len(experience.rollouts))]
+    def is_due(self, step: int) -> bool:
+        """Whether this step's completions are kept."""
+        return bool(self._every_n_steps) and step % self._every_n_steps == 0
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a step's rows, of all ranks."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -46,6 +47,11 @@ class CompletionLog:
 
 def _step_of(line: str) -> int:
     return int(json.loads(line)["step"])
+
+
+def completion_rows(step: int, experience: Experience) -> list[dict[str, Any]]:
+    """Describe a step's completions: problem, plan, answer, rewards, advantage, finish."""
+    return [_row(step, experience, index) for index in range(len(experience.rollouts))]
 
 
 def _row(step: int, experience: Experience, index: int) -> dict[str, Any]:

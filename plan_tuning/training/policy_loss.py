@@ -64,7 +64,9 @@ class PassStatistics:
         """Average over tokens of all ranks; ``reduce`` sums or takes the maximum over ranks."""
         sums = dict(zip(_SUMS, reduce(self.sums.clone(), "sum").tolist(), strict=True))
         maxima = dict(zip(_MAXIMA, reduce(self.maxima.clone(), "max").tolist(), strict=True))
-        tokens = max(sums["tokens"], 1.0)
+        tokens = sums["tokens"]
+        if not tokens:  # nothing was learned from, so there is nothing to average
+            return {"trained_tokens": 0.0}
         shown = ["clip_low", "clip_high", "entropy"]
         if method.has_reference:
             shown += ["kl_k1", "kl_k3"]

@@ -1,0 +1,317 @@
+"""GRPO against TRL on the same work: seconds per step and peak memory, arms interleaved.
+
+    python experiments/benchmarks/grpo.py --work plain --repeats 3
+    python experiments/benchmarks/grpo.py --work lora --trl-python /path/to/python/with/trl
+
+Work: a random Qwen3 of 0.9M parameters (128 x 4, vocabulary 2048), 8 prompts of 200 tokens, 8
+completions each, up to 64 new tokens, dapo loss, AdamW. plain: all weights, no KL. lora: rank 16,
+beta 0.04. mixed: all weights, and completions end by themselves after 1 to 64 tokens (the end has
+probability 1/27 at every token); in the other two nothing ends early. TRL runs with its two
+backends, the whole step as one micro-batch, gradient checkpointing off and the fused optimizer;
+everything else is its default. Each repeat is a process of its own. Needs the extra ``bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ARMS = ("ours", "trl_hf", "trl_cb")
+GROUP, PROMPTS, PROMPT_TOKENS, NEW_TOKENS, VOCABULARY = 8, 8, 200, 64, 2048
+WARMUP = 2
+
+
+def build(work: str) -> tuple[Any, Any]:
+    """Make model and tokenizer; the same for both sides."""
+    import torch
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    from plan_tuning.students.tiny import build_tokenizer
+
+    tokenizer = build_tokenizer("qwen3")
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=VOCABULARY, hidden_size=128, intermediate_size=256, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=False,
+            max_position_embeddings=2048, bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    head = torch.nn.Linear(128, VOCABULARY, bias=True)
+    with torch.no_grad():
+        head.weight.copy_(model.get_input_embeddings().weight)
+        head.bias.zero_()
+        # All tokens are about equally likely: the bias sets the probability of the end.
+        head.bias[tokenizer.eos_token_id] = math.log(VOCABULARY / 26) if work == "mixed" else -30.0
+    model.lm_head = head
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model, tokenizer
+
+
+def problems(tokenizer: Any, count: int) -> list[str]:
+    """Make texts whose rendered prompts have exactly PROMPT_TOKENS tokens."""
+    from plan_tuning.students.templates import prompt_ids
+    from plan_tuning.text.formats import student_messages
+
+    out = []
+    for index in range(count):
+        text = f"{index}"
+        while True:
+            messages = student_messages(text, method="m1", prompt="matched", style="math")
+            missing = PROMPT_TOKENS - len(prompt_ids(tokenizer, messages))
+            if missing <= 0:
+                break
+            text += " 7" * max(1, missing // 2)
+        out.append(text)
+    return out
+
+
+def digit_share(text: str) -> float:
+    """Reward both sides with the share of digits."""
+    return sum(c.isdigit() for c in text) / max(len(text), 1)
+
+
+def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
+    """Measure this project."""
+    import pytorch_lightning as pl
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from plan_tuning.config.grpo import GRPOConfig, RewardConfig
+    from plan_tuning.config.training import PromptConfig, TrainerConfig
+    from plan_tuning.records import Problem
+    from plan_tuning.students.loading import LORA_TARGETS, Student
+    from plan_tuning.tasks.grading import Grader
+    from plan_tuning.training.completions import CompletionLog
+    from plan_tuning.training.grpo import GRPOModule, GRPOSteps
+    from plan_tuning.training.rollouts import GoldenProblem, Rollout
+    from plan_tuning.training.scoring import Scorer
+
+    torch.set_num_threads(threads)
+
+    class Digits(Scorer):
+        async def _score(self, rollout: Rollout) -> dict[str, float]:
+            return {"correct": digit_share(rollout.completion.text)}
+
+    model, tokenizer = build(work)
+    if work == "lora":
+        targets = LORA_TARGETS["qwen3"]
+        model = get_peft_model(
+            model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
+        )
+    end = int(tokenizer.eos_token_id)
+    student = Student(model, tokenizer, (end,), (end,))
+    cases = [
+        GoldenProblem(Problem(f"p{i}", text, "0"), "")
+        for i, text in enumerate(problems(tokenizer, PROMPTS * 2))
+    ]
+    total = steps + WARMUP
+    ends = [now()]
+    tokens: list[float] = []
+    phases: list[dict[str, float]] = []
+
+    class Clock(pl.Callback):
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            module = args[1]
+            ends.append(now())
+            tokens.append(module.tokens - sum(tokens))
+            phases.append({k: v for k, v in module.last_metrics.items() if k.startswith("time/")})
+
+    method = GRPOConfig(
+        steps=total, prompts_per_step=PROMPTS, group_size=GROUP, max_new_tokens=NEW_TOKENS,
+        learning_rate=1e-6, scheduler="constant", warmup_ratio=0.0, loss="dapo",
+        beta=0.04 if work == "lora" else 0.0, log_completions_every_n_steps=0,
+    )  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Grader() as grader,
+        Digits(RewardConfig(), grader, max_new_tokens=NEW_TOKENS) as scorer,
+    ):
+        module = GRPOModule(
+            student, cases, scorer, method=method, prompt=PromptConfig(), seed=0,
+            trainer=TrainerConfig(precision="fp32", micro_batch_tokens=16384),
+            total_steps=total, log=CompletionLog(Path(folder) / "c.jsonl", every_n_steps=0),
+        )  # fmt: skip
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=-1, logger=False, callbacks=[Clock()],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            use_distributed_sampler=False, default_root_dir=folder,
+        )  # fmt: skip
+        trainer.fit(module, train_dataloaders=GRPOSteps(module))
+    named = {
+        name: statistics.median(p.get(f"time/{name}", 0.0) for p in phases[WARMUP:])
+        for name in ("rollout", "reward", "scoring", "train", "optimizer")
+    }
+    return report(ends, tokens, named)
+
+
+def run_trl(work: str, steps: int, threads: int, backend: str) -> dict[str, Any]:
+    """Measure TRL; field names are those of its GRPOConfig."""
+    import torch
+    import transformers
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import GRPOConfig, GRPOTrainer
+
+    from plan_tuning.students.loading import LORA_TARGETS
+    from plan_tuning.students.templates import prompt_ids
+    from plan_tuning.text.formats import student_messages
+
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    model, tokenizer = build(work)
+    rendered = [
+        tokenizer.decode(
+            prompt_ids(
+                tokenizer, student_messages(text, method="m1", prompt="matched", style="math")
+            )
+        )
+        for text in problems(tokenizer, PROMPTS * 2)
+    ]
+    lengths = {len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in rendered}
+    total = steps + WARMUP
+    ends: list[tuple[float, float]] = []
+    tokens: list[float] = []
+    named = {"rollout": [0.0]}
+
+    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            ends.append(now())
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append(now())
+            named["rollout"].append(0.0)
+
+    def reward(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        tokens.append(float(sum(len(ids) for ids in completion_ids)))
+        return [digit_share(text) for text in completions]
+
+    batch = PROMPTS * GROUP
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1,
+        "num_generations": GROUP, "max_completion_length": NEW_TOKENS, "max_steps": total,
+        "learning_rate": 1e-6, "lr_scheduler_type": "constant", "beta": 0.04 * (work == "lora"),
+        "loss_type": "dapo", "gradient_checkpointing": False, "optim": "adamw_torch_fused",
+        "use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no",
+        "logging_steps": total + 1, "disable_tqdm": True, "seed": 0,
+        "use_transformers_continuous_batching": backend == "cb",
+    }  # fmt: skip
+    adapter = None
+    if work == "lora":
+        targets = LORA_TARGETS["qwen3"]
+        adapter = LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=[reward],
+            args=GRPOConfig(output_dir=folder, **settings),
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_dict({"prompt": rendered * total}),
+            callbacks=[Clock()],
+            peft_config=adapter,
+        )
+        inner = trainer.model.get_base_model() if adapter else trainer.model
+        for name in ("generate", "generate_batch"):
+            setattr(inner, name, timed(getattr(inner, name), named["rollout"]))
+        trainer.train()
+    rollout = statistics.median(named["rollout"][WARMUP:-1])
+    return report(ends, tokens, {"rollout": rollout}) | {"prompt_tokens": sorted(lengths)}
+
+
+def timed(function: Any, totals: list[float]) -> Any:
+    """Add a function's seconds to the last of ``totals``."""
+
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            totals[-1] += time.perf_counter() - start
+
+    return inner
+
+
+def now() -> tuple[float, float]:
+    """Wall seconds, and CPU seconds of this process: neighbours do not slow those down."""
+    return time.perf_counter(), time.process_time()
+
+
+def report(
+    ends: list[tuple[float, float]], tokens: list[float], phases: dict[str, float]
+) -> dict[str, Any]:
+    """Summarise one process."""
+    steps = list(itertools.pairwise(ends))[WARMUP:]
+    return {
+        "step_s": statistics.median(b[0] - a[0] for a, b in steps),
+        "cpu_s": statistics.median(b[1] - a[1] for a, b in steps),
+        "steps": len(steps),
+        "completion_tokens": statistics.median(tokens[WARMUP:]),
+        "phases_s": phases,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    """Run one arm, or all of them in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arm", choices=ARMS, help="one arm in this process, as JSON")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--work", choices=("plain", "lora", "mixed"), default="plain")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trl-python", default=sys.executable)
+    args = parser.parse_args()
+    if args.arm == "ours":
+        print(json.dumps(run_ours(args.work, args.steps, args.threads)))
+        return
+    if args.arm:
+        print(json.dumps(run_trl(args.work, args.steps, args.threads, args.arm[4:])))
+        return
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
+    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+    for repeat in range(args.repeats):
+        for arm in args.arms:
+            python = sys.executable if arm == "ours" else args.trl_python
+            command = [python, __file__, "--arm", arm, "--work", args.work]
+            command += ["--steps", str(args.steps), "--threads", str(args.threads)]
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=environment, check=False
+            )
+            if done.returncode:
+                sys.stderr.write(f"{arm} failed:\n{done.stderr[-2000:]}\n")
+                continue
+            row = json.loads(done.stdout.strip().splitlines()[-1])
+            found[arm].append(row)
+            sys.stderr.write(f"{repeat} {arm}: {json.dumps(row)}\n")
+    print(f"work={args.work} threads={args.threads}: per step, medians over processes")
+    for arm, rows in found.items():
+        if not rows:
+            print(f"  {arm:8} did not run")
+            continue
+        parts = []
+        for key in ("step_s", "cpu_s"):
+            value = statistics.median(row[key] for row in rows)
+            ours = [row[key] for row in found.get("ours", [])]
+            ratio = f" ({value / statistics.median(ours):.2f} x ours)" if ours else ""
+            parts.append(f"{key} {value:7.3f}{ratio}")
+        memory = max(row["peak_gib"] for row in rows)
+        print(f"  {arm:8} {'  '.join(parts)}  peak {memory:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Completion -> small extra rewards: format, length, leak, and the penalty for being cut off."""
+
+from __future__ import annotations
+
+import re
+
+from plan_tuning.text.plans import leaks
+
+_FORMAT = (
+    re.compile(r"\A\s*<plan>(?:(?!<plan>).)*?\S(?:(?!<plan>).)*?</plan>\s*<output>", re.DOTALL),
+    re.compile(r"<output>(?:(?!<output>).)*</output>\s*\Z", re.DOTALL),
+    re.compile(r"\\boxed\s*\{[^{}]*\S"),
+)
+
+
+def format_reward(text: str) -> float:
+    r"""Share of the expected form that a completion has, 0 to 1.
+
+    A third each: a plan that is not empty comes first and the output follows at once, the output is
+    closed and nothing stands behind it, the output holds a box.
+
+    >>> format_reward("<plan>\n1. Add.\n</plan>\n<output>\n\\boxed{5}\n</output>")
+    1.0
+    >>> round(format_reward("<plan>\\boxed{5}</plan><output>5</output>"), 2)
+    0.67
+    """
+    output = text.rpartition("<output>")[2] if "<output>" in text else ""
+    found = (_FORMAT[0].search(text), _FORMAT[1].search(text), _FORMAT[2].search(output))
+    return sum(match is not None for match in found) / len(found)
+
+
+def length_reward(num_tokens: int, max_tokens: int) -> float:
+    """Prefer short completions: 1 for none, 0 for as long as possible.
+
+    >>> length_reward(25, 100)
+    0.75
+    """
+    return 1.0 - min(num_tokens, max_tokens) / max_tokens
+
+
+def leak_reward(plan: str, answer: str, problem: str) -> float:
+    r"""1 where a plan holds neither a box nor the answer, else 0.
+
+    >>> leak_reward("1. Add both.", "5", "2+3?"), leak_reward("1. It is \\boxed{5}.", "5", "2+3?")
+    (1.0, 0.0)
+    """
+    return 0.0 if leaks(plan, answer, problem) else 1.0
+
+
+def overlong_penalty(num_tokens: int, max_tokens: int, buffer: int) -> float:
+    """DAPO's soft penalty (arXiv 2503.14476, section 3.4): 0, falling to -1 over the last tokens.
+
+    Args:
+        num_tokens: of the completion.
+        max_tokens: longest completion.
+        buffer: tokens before that over which the penalty grows.
+
+    >>> [overlong_penalty(n, 100, 20) for n in (80, 90, 100)]
+    [0.0, -0.5, -1.0]
+    """
+    over = num_tokens - (max_tokens - buffer)
+    return -min(max(over, 0), buffer) / buffer if over > 0 else 0.0

@@ -1,0 +1,112 @@
+"""Two gloo processes do what one does: whole groups on a rank, one denominator for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from plan_tuning.config.model import ModelConfig
+from plan_tuning.students.loading import load_student, without_bars
+from plan_tuning.students.tiny import make_tiny
+
+pytestmark = pytest.mark.integration
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.grpo import GRPOConfig, RewardConfig
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.records import Problem
+from plan_tuning.tasks.grading import Grader
+from plan_tuning.training import grpo_fit
+from plan_tuning.training.rollouts import GoldenProblem
+from plan_tuning.training.scoring import Scorer
+
+class Digits(Scorer):
+    async def _score(self, rollout):
+        text = rollout.completion.text
+        value = sum(c.isdigit() for c in text) / max(len(text), 1)
+        # The last problems' groups are dead: one rank has less to learn than the other.
+        return {"correct": 0.0 if rollout.case.problem.id in ("p4", "p5") else value}
+
+grpo_fit.Scorer = Digits
+start, folder, devices, settings = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+cases = [GoldenProblem(Problem(f"p{i}", f"{i} + {i + 1} = ?", "0"), "Add.") for i in range(6)]
+folder.mkdir(parents=True, exist_ok=True)
+with Grader() as grader:
+    grpo_fit.train_grpo(
+        folder, start=start, cases=cases, model=ModelConfig(name="t", kind="tiny", family="qwen3"),
+        adapter=AdapterConfig(),
+        trainer=TrainerConfig(precision="fp32", accelerator="cpu", devices=devices, threads=1,
+                              strategy="ddp" if devices > 1 else "auto", micro_batch_tokens=90),
+        method=GRPOConfig(steps=2, prompts_per_step=5, group_size=4, max_new_tokens=8,
+                          learning_rate=1e-3, warmup_ratio=0.0, scheduler="constant",
+                          log_completions_every_n_steps=1, **json.loads(settings)),
+        reward=RewardConfig(), prompt=PromptConfig(), evaluation=EvaluationConfig(max_new_tokens=8),
+        grader=grader, open_ask=None, seed=1, loggers=[], run_dir=folder,
+    )
+"""
+
+
+def run_ranks(command: list[str], count: int) -> None:
+    """Start the ranks as a launcher would, and wait for all of them."""
+    base = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = []
+    for rank in range(count):
+        environment = dict(base)
+        if count > 1:
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0",
+                            "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}  # fmt: skip
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    for process in ranks:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "grpo", "beta": 0.04},
+        {"loss": "dapo", "beta": 0.0, "scaling": "batch", "mini_batches": 2},
+        {"loss": "gspo", "beta": 0.0, "max_redraws": 1},
+    ],
+)
+def test_two_processes_equal_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    start = tmp_path / "start"
+    make_tiny(start, "qwen3", 0)
+    student = load_student(start, ModelConfig(name="t", kind="tiny", family="qwen3"))
+    with torch.no_grad():
+        student.model.get_input_embeddings().weight.mul_(8.0)
+    with without_bars():
+        student.model.save_pretrained(start)
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    weights, completions = [], []
+    for devices in (1, 2):
+        folder = tmp_path / f"ranks{devices}"
+        command = [sys.executable, str(script), str(start), str(folder), str(devices)]
+        run_ranks([*command, json.dumps(settings)], devices)
+        weights.append(load_file(folder / "model.safetensors"))
+        lines = (folder / "completions.jsonl").read_text(encoding="utf-8").splitlines()
+        completions.append(sorted(lines))
+    rows = [[json.loads(line) for line in lines] for lines in completions]
+    keys = ("step", "problem_id", "sample", "answer", "reward_correct")
+    assert [[row[key] for key in keys] for row in rows[0]] == [
+        [row[key] for key in keys] for row in rows[1]
+    ]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=2e-5, rtol=1e-3)

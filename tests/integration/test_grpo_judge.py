@@ -1,0 +1,147 @@
+"""R_plan by a judge: over real HTTP with faults, from the store, and never a 0 for a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plan_tuning.config.grpo import PlanRewardConfig, RewardConfig
+from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.records import Ask, Completion, Problem, Reply, Request
+from plan_tuning.tasks.grading import Grader
+from plan_tuning.teachers.errors import TeacherError
+from plan_tuning.teachers.opening import open_teacher
+from plan_tuning.training.rollouts import GoldenProblem, Rollout
+from plan_tuning.training.scoring import Scorer, ScoringError
+
+from .teacher_server import load_server
+
+pytestmark = pytest.mark.integration
+
+PROBLEM = Problem("p1", "Tom has 3 apples and buys 4 more. How many apples has he?", "7")
+CASE = GoldenProblem(PROBLEM, "1. Find how many apples he buys.\n2. Add both numbers of apples.")
+PLANS = (
+    "1. Find how many apples he buys.\n2. Add both numbers of apples.",
+    "1. Add the apples that he has to the apples that he buys.",
+    "1. Subtract something.\n2. Sing a song.",
+    "1. So the answer is 7.",
+    "",
+)
+OpenAsk = Callable[[], AbstractAsyncContextManager[Ask]]
+
+
+def rollouts() -> list[Rollout]:
+    made = []
+    for sample, plan in enumerate(PLANS):
+        text = f"<plan>\n{plan}\n</plan>\n<output>\n\\boxed{{7}}\n</output>" if plan else "7"
+        made.append(Rollout(CASE, sample, (1, 2), Completion(text, (3, 4), "stop", 2), plan, 0))
+    return made
+
+
+def scores(open_ask: OpenAsk | None, **plan: Any) -> tuple[list[dict[str, float]], Scorer]:
+    settings = {"weight": 1.0, "kind": "judge"} | plan
+    reward = RewardConfig(plan=PlanRewardConfig(**settings))
+    with Grader() as grader, Scorer(reward, grader, max_new_tokens=9, open_ask=open_ask) as scorer:
+        return scorer.submit(rollouts()).result(), scorer
+
+
+def answering(
+    *texts: str, status: str = "ok", delay_s: float = 0.0
+) -> tuple[OpenAsk, list[Request]]:
+    """A judge that gives these replies in turn."""
+    asked: list[Request] = []
+
+    async def ask(request: Request) -> Reply:
+        asked.append(request)
+        await asyncio.sleep(delay_s)
+        return Reply(texts[min(len(asked), len(texts)) - 1], status=status)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Ask]:
+        yield ask
+
+    return opened, asked
+
+
+def test_a_judge_over_http_survives_faults_and_is_paid_once(shared: Path, tmp_path: Path) -> None:
+    tool = load_server(shared)
+    rows = [{"id": PROBLEM.id, "question": PROBLEM.problem, "answer": PROBLEM.answer}]
+    faults = {"500": 0.2, "reset_mid": 0.1, "malformed_score": 0.3, "empty": 0.1}
+    with tool.FaultyTeacher(rows, faults=faults) as server:
+        teacher = TeacherConfig(
+            backend="http",
+            model="judge",
+            provider="openai_compatible",
+            api_base=server.base_url,
+            timeout_s=10,
+        )
+        first, scorer = scores(lambda: open_teacher(teacher, tmp_path))
+        calls = server.stats()["by_stage"]
+        again, _ = scores(lambda: open_teacher(teacher, tmp_path))
+        assert server.stats()["by_stage"] == calls
+    assert set(calls) == {"similarity"}
+    assert [row["correct"] for row in first] == [1.0, 1.0, 1.0, 1.0, 0.0]
+    for index, plan in enumerate(PLANS[:3]):
+        meant = tool.similarity(CASE.teacher_plan, plan)
+        found = first[index]["plan"]
+        assert math.isnan(found) or found == pytest.approx(meant, abs=0.006)
+    assert first[3]["plan"] == first[4]["plan"] == 0.0  # a pasted answer, no plan: nobody is asked
+    assert scorer.guarded_plans == 2
+    assert repr(again) == repr(first)
+
+
+def test_what_the_judge_fails_at_is_unscored() -> None:
+    for status in ("failed", "rejected", "truncated", "refused"):
+        opened, asked = answering("Similarity: 1.00", status=status)
+        found, scorer = scores(opened)
+        assert all(math.isnan(row["plan"]) for row in found[:3])
+        assert [row["correct"] for row in found[:3]] == [1.0, 1.0, 1.0]
+        assert scorer.unscored_plans == 3
+        assert len(asked) == 3  # whoever answers has tried again already
+
+
+def test_an_unreadable_reply_is_asked_for_once_more_with_a_reminder() -> None:
+    opened, asked = answering("They are alike.", status="ok")
+    found, _ = scores(opened)
+    assert all(math.isnan(row["plan"]) for row in found[:3])
+    assert len(asked) == 6
+    texts = {request.messages[-1]["content"] for request in asked}
+    assert len(texts) == 6
+    assert len({request.attempt_salt for request in asked}) == 2
+
+
+def test_a_slow_judge_does_not_hold_the_training_up() -> None:
+    opened, _ = answering("Similarity: 1.00", delay_s=30.0)
+    found, _ = scores(opened, wait_s=0.05)
+    assert all(math.isnan(row["plan"]) for row in found[:3])
+
+
+def test_votes_and_both_orders_are_averaged() -> None:
+    opened, asked = answering("Similarity: 0.2", "Similarity: 0.6", "Similarity: 0.4")
+    found, _ = scores(opened, votes=2, swap=True, temperature=0.7)
+    assert len(asked) == 12
+    values = [row["plan"] for row in found[:3]]
+    assert all(0.2 <= value <= 0.6 for value in values)
+
+
+def test_what_ends_the_teacher_ends_the_training() -> None:
+    async def ask(request: Request) -> Reply:
+        raise TeacherError("the budget is spent")
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Ask]:
+        yield ask
+
+    with pytest.raises(TeacherError, match="the budget is spent"):
+        scores(opened)
+
+
+def test_a_judge_has_to_be_there() -> None:
+    with pytest.raises(ScoringError, match=r"reward\.plan\.kind=steps"):
+        scores(None)

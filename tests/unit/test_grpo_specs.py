@@ -1,0 +1,90 @@
+"""GRPO in the plan of a job: what its fingerprint holds, and starts that equal plain jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.typed import typed
+from plan_tuning.specs import plan_job
+from plan_tuning.stages import JobPlan
+
+
+@pytest.fixture(autouse=True)
+def hydra_app() -> Iterator[None]:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def plan(*overrides: str) -> JobPlan:
+    return plan_job(typed(compose("config", [*overrides, "paths.outputs=nowhere"])))
+
+
+def key(*overrides: str) -> str:
+    student = plan("method=grpo", *overrides).student
+    assert student is not None
+    return student.key
+
+
+@pytest.mark.parametrize(
+    ("grpo", "plain"),
+    [
+        (["start=m1"], ["method=m1"]),
+        (["start=m1", "filter@start.filter=none", "filter=plan_only"],
+         ["method=m1", "filter=none"]),
+        (["start=sft", "trainer.max_steps=9"], ["method=sft", "trainer.max_steps=9"]),
+        (["start=m1", "adapter=lora", "seed=3"], ["method=m1", "adapter=lora", "seed=3"]),
+    ],
+)  # fmt: skip
+def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str]) -> None:
+    start, student = plan("method=grpo", *grpo).start, plan(*plain).student
+    assert start is not None
+    assert student is not None
+    assert start.key == student.key
+
+
+def test_grpo_from_the_base_has_no_start() -> None:
+    assert plan("method=grpo", "start=base").start is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "method.learning_rate=1e-4", "method.loss=dapo", "reward=plan_and_answer", "start=sft",
+        "filter=none", "filter@start.filter=none", "reward.answer_weight=1", "seed=1",
+    ],
+)  # fmt: skip
+def test_what_changes_the_student_changes_its_address(change: str) -> None:
+    assert key(change) != key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "method.shared_prompt=false", "method.merged_sampler=false", "method.max_log_prob_gap=1",
+        "trainer.micro_batch_tokens=64", "reward.plan.kind=judge", "reward.plan.wait_s=5",
+        "evaluation.max_new_tokens=99",
+    ],
+)  # fmt: skip
+def test_hardware_and_parts_that_are_off_do_not(change: str) -> None:
+    assert key(change) == key()
+
+
+def test_the_judge_is_the_teacher_unless_another_one_is_chosen() -> None:
+    judged = ["reward=plan_and_answer", "reward.plan.kind=judge"]
+    other = ["+teacher@reward.judge=openai_compatible", "reward.judge.api_base=http://127.0.0.1:1"]
+    moved = [*other[:1], "reward.judge.api_base=http://127.0.0.1:2"]
+    assert key(*judged) != key(*judged, *other)
+    assert key(*judged, *other) == key(*judged, *moved)
+    real = ["data=gsm8k", "model=tiny_qwen3", f"data.path={Path(__file__).parent}"]
+    with pytest.raises(ConfigError, match=r"teacher|reward\.judge"):
+        plan("method=grpo", *judged, *real)
