@@ -6,6 +6,7 @@ and tables while and after a job runs, offline by default.
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,17 +14,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from plan_tuning.artifacts import MANIFEST
+from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import LoggerConfig
 
 logger = logging.getLogger(__name__)
+
+ARTIFACT_TYPES = {"corpora": ("corpus", "dataset"), "students": ("student", "model")}
+_DATA_DIR = "WANDB_DATA_DIR"
+_STEP = "trainer/global_step"  # as Lightning calls it
+MAX_NAME, MAX_TAG = 128, 64  # what W&B takes
 
 
 class Tracker:
     """What a job reports to W&B; every method does nothing without a run."""
 
-    def __init__(self, run: Any | None, max_table_rows: int) -> None:
+    def __init__(self, run: Any | None, config: LoggerConfig) -> None:
         self.run = run
-        self._max_table_rows = max_table_rows
+        self._max_table_rows = config.max_table_rows
+        self._upload_artifacts = config.upload_artifacts
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Set final values, for example ``test/gsm8k/accuracy``."""
@@ -45,6 +54,16 @@ class Tracker:
         shown = [[row[key] for key in columns] for row in rows[: self._max_table_rows]]
         self.run.log({name: wandb.Table(columns=columns, data=shown)})
 
+    def log_curves(self, path: Path) -> None:
+        """Repeat the training curves of a student that an earlier job has trained."""
+        if self.run is None:
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                values = {key: float(text) for key, text in row.items() if key and text}
+                values[_STEP] = values.pop("step", 0.0)
+                self.run.log(values)
+
     def lightning_loggers(self) -> list[Any]:
         """Loggers for a Lightning trainer that write into this run."""
         if self.run is None:
@@ -53,20 +72,72 @@ class Tracker:
 
         return [WandbLogger(experiment=self.run)]
 
-    def log_artifact(self, folder: Path, *, kind: str, name: str) -> None:
-        """Upload a folder as an artifact, with its lineage; online only, as W&B requires."""
-        if self.run is None or self.run.settings.mode != "online":
+    def log_artifact(
+        self,
+        folder: Path,
+        *,
+        kind: str,
+        key: str,
+        upstream: Mapping[str, str],
+        is_input: bool,
+    ) -> None:
+        """Record a finished artifact and its lineage.
+
+        By default W&B is given its manifest and where it lies; with ``logger.upload_artifacts`` all
+        its files. Both stay in the run's folder until an offline run is uploaded.
+
+        Args:
+            folder: of the artifact.
+            kind: corpora or students.
+            key: fingerprint; the artifact is called ``corpus-KEY`` or ``student-KEY``.
+            upstream: fingerprints of what went in, by role.
+            is_input: taken over rather than made by this job. W&B links inputs online only.
+        """
+        if self.run is None or (is_input and not self._is_online):
             return
         import wandb
 
-        artifact = wandb.Artifact(name=name, type=kind)
-        artifact.add_dir(str(folder))
-        self.run.log_artifact(artifact)
+        noun, type_name = ARTIFACT_TYPES[kind]
+        artifact = wandb.Artifact(
+            name=f"{noun}-{key}",
+            type=type_name,
+            metadata={"fingerprint": key, "upstream": dict(upstream), "folder": str(folder)},
+        )
+        if self._upload_artifacts:
+            artifact.add_dir(str(folder))
+        else:
+            artifact.add_file(str(folder / MANIFEST))
+            artifact.add_reference(folder.resolve().as_uri(), name="folder", checksum=False)
+        if is_input:
+            self.run.use_artifact(artifact)
+        else:
+            self.run.log_artifact(artifact)
+
+    def log_page(self, name: str, path: Path) -> None:
+        """Show an HTML page."""
+        if self.run is not None:
+            import wandb
+
+            self.run.log({name: wandb.Html(str(path), inject=False)})
+
+    def log_files(self, name: str, paths: Sequence[Path]) -> None:
+        """Keep files as one artifact."""
+        if self.run is not None:
+            import wandb
+
+            artifact = wandb.Artifact(name=name, type="comparison")
+            for path in paths:
+                artifact.add_file(str(path))
+            self.run.log_artifact(artifact)
+
+    @property
+    def _is_online(self) -> bool:
+        return self.run is not None and self.run.settings.mode == "online"
 
     @property
     def sync_command(self) -> str | None:
         """The command that uploads an offline run."""
-        if self.run is None or self.run.settings.mode == "online":
+        if self.run is None or self._is_online:
             return None
         return f"wandb sync {Path(self.run.settings.sync_dir)}"
 
@@ -94,41 +165,57 @@ def track(
         job_type: the method.
         tags: free words.
         values: the full configuration with flat choices.
+
+    Raises:
+        ConfigError: there is no account to log to.
     """
     if config.name == "csv":
-        yield Tracker(None, config.max_table_rows)
+        yield Tracker(None, config)
         return
     mode: Any = "offline" if config.name == "wandb_offline" else "online"
     mode = os.environ.get("WANDB_MODE", mode)
     data_folder = folder / "wandb_data"
     data_folder.mkdir(parents=True, exist_ok=True)
     # A run folder that is moved to another machine keeps its staged files.
-    os.environ["WANDB_DATA_DIR"] = str(data_folder)
+    before = os.environ.get(_DATA_DIR)
+    os.environ[_DATA_DIR] = str(data_folder.resolve())
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    run = wandb.init(
-        project=config.project,
-        entity=config.entity,
-        dir=str(folder),
-        id=run_id,
-        resume="allow" if mode == "online" else None,
-        name=name,
-        group=group,
-        job_type=job_type,
-        tags=[tag[:64] for tag in tags],
-        config=dict(values),
-        mode=mode,
-        reinit="finish_previous",
-        settings=wandb.Settings(console="off", quiet=True),
-    )
+    try:
+        run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            dir=str(folder),
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+            name=name[:MAX_NAME],
+            group=group,
+            job_type=job_type,
+            tags=[tag[:MAX_TAG] for tag in tags],
+            config=dict(values),
+            mode=mode,
+            reinit="finish_previous",
+            settings=wandb.Settings(console="off", quiet=True),
+        )
+    except wandb.errors.UsageError as error:
+        raise ConfigError(
+            "logger",
+            config.name,
+            f"W&B cannot be used as asked ({str(error).splitlines()[0]})",
+            "logger=wandb_offline, or run `wandb login` first",
+        ) from error
     exit_code = 1
     try:
-        tracker = Tracker(run, config.max_table_rows)
+        tracker = Tracker(run, config)
         yield tracker
         exit_code = 0
         command = tracker.sync_command
     finally:
         run.finish(exit_code=exit_code)
+        if before is None:
+            del os.environ[_DATA_DIR]
+        else:
+            os.environ[_DATA_DIR] = before
     if command is not None:
         logger.info("W&B run written offline; upload it with: %s", command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.mixture import MixingConfig, MixtureDataConfig, SourceConfig
 from plan_tuning.config.run import Config, PathsConfig
+from plan_tuning.config.training import MethodConfig
 from plan_tuning.inputs import load_benchmark, load_problems
 from plan_tuning.specs import plan_job
 from plan_tuning.tasks.mixture import Item, MixtureError, count_tokens, mix, stages, tempered_counts
 from plan_tuning.training.batches import curriculum_rows
+from plan_tuning.training.rows import training_rows
 
 ITEMS = [Item("a", f"a{i}", tokens=10) for i in range(20)] + [
     Item("b", f"b{i}", tokens=25) for i in range(40)
@@ -75,7 +78,7 @@ def test_tempered_counts_add_up(sizes: dict[str, int], total: int, temperature: 
     # only the guarantee of one row a source can exceed the total
     assert total <= sum(counts.values()) <= total + len(sizes)
     ordered = sorted(sizes, key=lambda name: sizes[name])
-    pairs = zip(ordered, ordered[1:], strict=False)
+    pairs = itertools.pairwise(ordered)
     assert all(counts[small] <= counts[large] + 1 for small, large in pairs)
 
 
@@ -110,7 +113,9 @@ def test_a_curriculum_goes_through_its_stages_in_order(epochs: int) -> None:
     rows = [
         row
         for step in range(total // 8)
-        for row in curriculum_rows(seed=3, step=step, stages=numbers, batch_size=8, total_rows=total)
+        for row in curriculum_rows(
+            seed=3, step=step, stages=numbers, batch_size=8, total_rows=total
+        )
     ]
     seen = [numbers[row] for row in rows]
     assert seen == sorted(seen)
@@ -220,3 +225,34 @@ def test_ids_that_two_sources_share_are_told_apart(tmp_path: Path) -> None:
         },
     )
     assert [(p.id, p.source) for p in load_problems(config)] == [("0", "gsm8k"), ("math:0", "math")]
+
+
+@pytest.mark.parametrize("order", ["shuffled", "by_source", "by_difficulty"])
+def test_training_rows_carry_tag_and_stage(tmp_path: Path, order: str) -> None:
+    config = job(tmp_path, domain_tag=True)
+    problems = load_problems(config)
+    rows, selection = training_rows(
+        method=MethodConfig(name="sft"),
+        prompt=config.prompt,
+        chosen=config.filter,
+        problems=problems,
+        corpus=None,
+        mixture=MixtureDataConfig(**vars(config.data)),
+        order=order,
+    )
+    assert [row.problem_id for row in rows] == [problem.id for problem in problems]
+    texts = ["".join(message["content"] for message in row.messages) for row in rows]
+    assert all(f"{problem.source[-1]} : {problem.problem}" in text
+               for problem, text in zip(problems, texts, strict=True))  # fmt: skip
+    expected = {
+        "shuffled": [0] * 12,
+        "by_source": [0] * 6 + [1] * 6,
+        "by_difficulty": [
+            sorted({int(p.difficulty) for p in problems}).index(int(problem.difficulty))
+            for problem in problems
+        ],
+    }
+    assert [row.stage for row in rows] == expected[order]
+    assert {name: counts["rows"] for name, counts in selection["by_source"].items()} == {
+        "microworld_a": 6, "microworld_b": 6
+    }  # fmt: skip

@@ -1,0 +1,266 @@
+"""Training speed: this project's SFT against TRL's SFTTrainer, interleaved, on the same rows.
+
+    pip install -e ".[bench]"
+    python experiments/benchmarks/sft.py                       # tiny Qwen3, one thread
+    python experiments/benchmarks/sft.py --shape 30m --repeats 3
+    python experiments/benchmarks/sft.py --shape 30m --many 24 --peak      # memory, not speed
+    python experiments/benchmarks/sft.py --device cuda --shape 0.6b --precision bf16
+
+Both arms get the same token ids, masks, batch size, optimizer and precision; TRL runs without
+gradient checkpointing and without packing, its best setting on a CPU. Each arm trains on few and
+on many rows, and the difference of the two times is what the further rows cost: start-up, export
+and the like drop out. Prints one JSON object; speeds are tokens per second (of CPU on a CPU).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import torch
+from generation import build_model
+
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.records import Segment, SegmentKind
+from plan_tuning.students.loading import without_bars
+from plan_tuning.students.templates import turn_end_ids
+from plan_tuning.students.tiny import build_tokenizer
+from plan_tuning.training import batches
+from plan_tuning.training.batches import TrainingRow
+from plan_tuning.training.fit import train_student
+
+METHOD = MethodConfig(name="m1")
+BATCH = 8
+
+
+def make_rows(count: int) -> list[TrainingRow]:
+    """Make rows of varying length: prompts of 10-80 words, completions of 20-160."""
+    draw = random.Random(0)
+    words = ["add", "then", "plan", "step", "find", "total", "number", "apples", "each", "day"]
+
+    def text(low: int, high: int) -> str:
+        return " ".join(draw.choice(words) for _ in range(draw.randint(low, high)))
+
+    return [
+        TrainingRow(
+            f"p{index}",
+            ({"role": "user", "content": text(10, 80)},),
+            (
+                Segment(SegmentKind.PLAN, text(10, 60)),
+                Segment(SegmentKind.SOLUTION, " " + text(10, 100)),
+            ),
+        )
+        for index in range(count)
+    ]
+
+
+def our_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) -> None:
+    """Train for one epoch with this project."""
+    with tempfile.TemporaryDirectory() as folder:
+        train_student(
+            Path(folder),
+            base=base,
+            rows=rows,
+            model=ModelConfig(name="bench", kind="tiny", family="qwen3"),
+            adapter=AdapterConfig(name="full"),
+            trainer=TrainerConfig(
+                learning_rate=1e-4,
+                precision=precision,
+                accelerator=device,
+                batch_size=BATCH,
+                val_fraction=0.0,
+                max_length=4096,
+                checkpoint_every_n_steps=0,
+                threads=0,
+                micro_batch_tokens=2048 if device == "cpu" else 65536,
+            ),
+            method=METHOD,
+            seed=0,
+            loggers=[],
+            run_dir=Path(folder),
+        )
+
+
+def trl_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) -> None:
+    """Train for one epoch with TRL."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    encoded = encode(tokenizer, rows)
+    data = Dataset.from_list(
+        [
+            {"input_ids": row.ids.tolist(), "completion_mask": (row.weights > 0).int().tolist()}
+            for row in encoded
+        ]
+    )
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model,
+            processing_class=tokenizer,
+            train_dataset=data,
+            args=SFTConfig(
+                output_dir=folder,
+                per_device_train_batch_size=BATCH,
+                num_train_epochs=1,
+                learning_rate=1e-4,
+                lr_scheduler_type="cosine",
+                warmup_steps=1,
+                max_grad_norm=1.0,
+                max_length=None,
+                packing=False,
+                gradient_checkpointing=False,
+                bf16=precision == "bf16",
+                use_cpu=device == "cpu",
+                optim="adamw_torch_fused",
+                report_to="none",
+                save_strategy="no",
+                logging_steps=10,
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+        )
+        trainer.train()
+
+
+def encode(tokenizer: Any, rows: list[TrainingRow]) -> list[batches.EncodedRow]:
+    """Turn rows into tokens."""
+    ends = turn_end_ids(tokenizer)
+    return [batches.encode(tokenizer, row, ends, method=METHOD, max_length=10**6) for row in rows]
+
+
+def seconds(run: Callable[[], None], device: str) -> float:
+    """Time one run."""
+    gc.collect()
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    start = clock()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def peak_mib(device: str) -> float:
+    """Read the most memory that this process has held, on the card where there is one."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Unlike getrusage, this does not count the process that started this one.
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (held,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(held) / 1024
+
+
+def compare_peaks(arguments: argparse.Namespace) -> dict[str, float]:
+    """Run every arm in a process of its own and read its peak; `load`: nothing is trained."""
+    peaks = {}
+    for arm in ("load", *ARMS):
+        command = [sys.executable, __file__, "--arm", arm]
+        for key in ("shape", "device", "precision", "many", "threads"):
+            command += [f"--{key}", str(getattr(arguments, key))]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks[arm] = round(float(done.stdout.splitlines()[-1]), 1)
+    return peaks
+
+
+def run_alone(arguments: argparse.Namespace, base: Path, rows: list[TrainingRow]) -> float:
+    """Run one arm and return this process's peak in MiB."""
+    if arguments.arm == "load":
+        from transformers import AutoModelForCausalLM
+        from trl import SFTTrainer  # noqa: F401 - both arms' libraries are in memory
+
+        held = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        held.to(arguments.device)
+    else:
+        ARMS[arguments.arm](base, rows, arguments.precision, arguments.device)
+    return peak_mib(arguments.device)
+
+
+ARMS: dict[str, Callable[[Path, list[TrainingRow], str, str], None]] = {
+    "ours": our_arm,
+    "trl": trl_arm,
+}
+
+
+def main() -> None:
+    """Measure both arms."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=["tiny", "30m", "0.6b"], default="tiny")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--few", type=int, default=64, help="rows of the short training")
+    parser.add_argument("--many", type=int, default=320, help="rows of the long training")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", action="store_true", help="peak memory in MiB instead of speed")
+    parser.add_argument("--arm", choices=["load", *ARMS], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    if arguments.peak:
+        print(json.dumps({"arguments": vars(arguments), "peak_mib": compare_peaks(arguments)}))
+        return
+    rows = make_rows(arguments.many)
+    tokenizer = build_tokenizer("qwen3")
+    tokens = sum(len(row) for row in encode(tokenizer, rows[arguments.few :]))
+    speeds: dict[str, list[float]] = {name: [] for name in ARMS}
+    output = os.dup(1)
+    os.dup2(2, 1)  # what the trainers print goes to stderr
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        with without_bars():
+            build_model(arguments.shape, "cpu", "float32").save_pretrained(base)
+        tokenizer.save_pretrained(base)
+        if arguments.arm is not None:
+            peak = run_alone(arguments, base, rows)
+            os.dup2(output, 1)
+            print(peak)
+            return
+        for repeat in range(arguments.repeats + 1):
+            for name, arm in ARMS.items():
+                short, long = (
+                    seconds(
+                        lambda arm=arm, part=part: arm(
+                            base, part, arguments.precision, arguments.device
+                        ),
+                        arguments.device,
+                    )
+                    for part in (rows[: arguments.few], rows)
+                )
+                if repeat:  # the first round warms up
+                    speeds[name].append(tokens / (long - short))
+    medians = {name: round(statistics.median(values)) for name, values in speeds.items()}
+    result = {
+        "arguments": vars(arguments),
+        "torch": torch.__version__,
+        "tokens_per_s": medians,
+        "ratio": round(medians["ours"] / medians["trl"], 2),
+        "all": {name: [round(value) for value in values] for name, values in speeds.items()},
+    }
+    os.dup2(output, 1)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A sweep's jobs -> what it may buy of a teacher: calls for corpora, test plans and executions.
+
+Upper bounds from the configuration alone: nothing is read but local data files, so a plan can be
+printed without a network, a key or a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from plan_tuning.artifacts import canonical
+from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.run import Config
+from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.distillation.estimate import Estimate, count_executions, count_missing_calls
+from plan_tuning.inputs import count_benchmark, count_problems, source_parts
+from plan_tuning.stages import JobPlan
+
+
+@dataclass(frozen=True)
+class Expense:
+    """One kind of calls of one sweep."""
+
+    purpose: str
+    estimates: tuple[Estimate, ...]
+
+    @property
+    def calls(self) -> int:
+        """Calls at the most."""
+        return sum(estimate.calls for estimate in self.estimates)
+
+
+def teacher_line(jobs: Iterable[tuple[Config, JobPlan]]) -> str:
+    """Say how many teacher calls a sweep needs at the most, and what they may cost."""
+    listed = list(jobs)
+    expenses = [
+        expense
+        for expense in (_corpora(listed), _test_plans(listed), _executions(listed))
+        if expense.calls
+    ]
+    if not expenses:
+        return "Teacher calls: none."
+    calls = sum(expense.calls for expense in expenses)
+    cost = _cost(estimate for expense in expenses for estimate in expense.estimates)
+    parts = ", ".join(f"{expense.calls:,} for {expense.purpose}" for expense in expenses)
+    return (
+        f"Teacher calls: at most {calls:,} ({cost}): {parts}; "
+        "answers that are already stored are not asked again."
+    )
+
+
+def _cost(estimates: Iterable[Estimate]) -> str:
+    low = high = 0.0
+    for estimate in estimates:
+        if estimate.usd_low is None or estimate.usd_high is None:
+            return "price unknown"
+        low, high = low + estimate.usd_low, high + estimate.usd_high
+    return "free" if high == 0 else f"{low:.2f} to {high:.2f} USD"
+
+
+def _corpora(jobs: Iterable[tuple[Config, JobPlan]]) -> Expense:
+    """Count each call once: a corpus of fewer problems or candidates is part of a larger one."""
+    needs: dict[str, tuple[int, Config]] = {}
+    keys = set()
+    for config, plan in jobs:
+        if plan.corpus is None or plan.corpus.is_done or not config.uses_teacher:
+            continue
+        keys.add(plan.corpus.key)
+        for name, part in source_parts(config.data).items():
+            key = _origin(name, part, config)
+            count, largest = needs.get(key, (0, config))
+            most = max(largest, config, key=lambda c: c.distillation.num_candidates)
+            needs[key] = (max(count, count_problems(part)), most)
+    estimates = tuple(
+        count_missing_calls(count, config.teacher, config.distillation)
+        for count, config in needs.values()
+    )
+    return Expense(f"{len(keys)} {'corpus' if len(keys) == 1 else 'corpora'}", estimates)
+
+
+def _origin(name: str, part: DataConfig, config: Config) -> str:
+    """Name the problems, the teacher and the settings that calls are shared by."""
+    world = part.world() if isinstance(part, MicroworldDataConfig) else {}
+    seed = part.seed if world else 0  # other sets are the same problems in another order
+    problems = (world or name, part.path, part.revision, part.split, seed)
+    shared = replace(config.distillation, num_candidates=1, plan_temperature=1.0)
+    settings = (config.distillation.plan_temperature, canonical(shared), config.teacher.identity())
+    return repr((problems, settings))
+
+
+def _test_plans(jobs: Iterable[tuple[Config, JobPlan]]) -> Expense:
+    """Test sets that the jobs distil themselves, for a swap of plans."""
+    needs = {
+        stage.key: (count_benchmark(entry, config), config)
+        for config, plan in jobs
+        for entry, stage in zip(config.benchmarks, plan.plans, strict=False)
+        if not stage.is_available
+    }
+    estimates = tuple(
+        count_missing_calls(count, config.teacher, config.distillation)
+        for count, config in needs.values()
+    )
+    return Expense("plans of test sets", estimates)
+
+
+def _executions(jobs: Iterable[tuple[Config, JobPlan]]) -> Expense:
+    """Answers of a teacher that executes M2's plans, and of the same one without any plan."""
+    needs: dict[str, tuple[int, TeacherConfig]] = {}
+    for config, plan in jobs:
+        if config.method.name != "m2" or config.executor.name != "teacher":
+            continue
+        teacher = config.executor.teacher or config.teacher
+        for stages in (plan.predictions, plan.alone):
+            for entry, stage in zip(config.benchmarks, stages, strict=False):
+                if not stage.is_done:
+                    count = count_benchmark(entry, config) * config.evaluation.num_samples
+                    needs[stage.key] = (count, teacher)
+    estimates = tuple(count_executions(count, teacher) for count, teacher in needs.values())
+    return Expense("executions", estimates)

@@ -1,0 +1,111 @@
+"""The prepared experiments: what each one plans, and micro twins run in their cheap form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from planning import NAMES, calls_of, jobs_of
+
+from .conftest import Run, built, results
+
+pytestmark = pytest.mark.e2e
+
+# jobs; for the twins also jobs of one seed; teacher calls at most (of one seed)
+PLANS = {
+    "main": (20, 20, 311_568),
+    "filtering": (17, 17, 119_568),
+    "threshold": (16, 16, 119_568),
+    "candidates": (13, 13, 186_825),
+    "mixing": (13, 13, 311_568),
+    "out_of_domain": (20, 20, 311_568),
+    "scale": (27, 27, 119_568),
+    # corpus, plans of the test set, and the teacher as executor: with 3 plans and without
+    "executor_and_plan": (13, 13, 119_568 + 21_104 + 4 * 1_319),
+    "micro_main": (14, 6, 20_000),
+    "micro_filtering": (27, 9, 20_000),
+    "micro_threshold": (24, 8, 20_000),
+    "micro_candidates": (39, 13, 50_000),
+    "micro_mixing": (15, 5, 40_000),
+    "micro_out_of_domain": (14, 6, 20_000),
+    "micro_scale": (30, 10, 20_000),
+    "micro_executor_and_plan": (33, 15, 20_000 + 4 * 3_000 + 5 * 4 * 300),
+    "quickstart": (21, 8, 20_000),
+}
+FAST = ("debug=fast", "logger=csv", "seed=0", "hydra/launcher=basic")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_jobs_and_calls_are_those_of_the_index(name: str, tmp_path: Path, root: Path) -> None:
+    all_jobs, one_seed, calls = PLANS[name]
+    narrowed = () if all_jobs == one_seed else ("seed=0",)
+    jobs = jobs_of(tmp_path, f"experiment={name}", *narrowed)
+    assert len(jobs) == one_seed
+    assert f"at most {calls:,} " in calls_of(jobs)
+    index = (root / "experiments" / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in index.splitlines() if line.startswith(f"| `{name}` |")]
+    assert f"| {all_jobs} |" in row
+
+
+def test_every_experiment_is_in_the_table_or_belongs_to_grpo() -> None:
+    assert [name for name in NAMES if name not in PLANS and "grpo" not in name] in (
+        [],
+        ["micro_rewards"],
+        ["micro_rewards", "rewards"],
+    )
+
+
+def test_the_plan_of_a_paid_sweep_needs_no_key_and_makes_nothing(
+    plan_tuning: Run, tmp_path: Path
+) -> None:
+    planned = plan_tuning("experiment=main", "dry_run=true")
+    assert planned.returncode == 0, planned.stderr
+    assert "20 jobs" in planned.stdout
+    assert "311,568" in planned.stdout
+    assert "USD" in planned.stdout
+    assert not list((tmp_path / "multirun_outputs").iterdir())
+
+
+def test_micro_filtering_ends_in_a_table_against_the_paper(
+    plan_tuning: Run, tmp_path: Path
+) -> None:
+    ran = plan_tuning("experiment=micro_filtering", *FAST, "filter=none,two_stage")
+    assert ran.returncode == 0, ran.stderr
+    sweep = tmp_path / "multirun_outputs" / "micro_filtering"
+    assert len(results(sweep)) == 5, (
+        "2 filters, with and without a number of rows, and the baseline"
+    )
+    text = (sweep / "comparison.md").read_text()
+    assert "filtering in two stages is key" in text
+    assert any(word in text for word in ("agrees", "disagrees", "undecided"))
+
+
+def test_micro_mixing_shares_calls_and_counts_rows_by_source(
+    plan_tuning: Run, tmp_path: Path
+) -> None:
+    ran = plan_tuning("experiment=micro_mixing", *FAST)
+    assert ran.returncode == 0, ran.stderr
+    rows = results(tmp_path / "multirun_outputs" / "micro_mixing")
+    by_data = {row["choices"]["data"]: row for row in rows}
+    both = by_data["microworld_mixed"]
+    assert sum(row["teacher_calls"] for row in rows if "by_source" in (row["corpus"] or {})) == 0
+    counts = both["corpus"]["by_source"]
+    assert counts["microworld_a"]["rows"] == by_data["microworld"]["corpus"]["rows"]
+    assert counts["microworld_b"]["rows"] == by_data["microworld_b"]["corpus"]["rows"]
+    text = (tmp_path / "multirun_outputs" / "micro_mixing" / "comparison.md").read_text()
+    assert "GSM8K + MATH mixed" in text
+
+
+def test_out_of_domain_trains_nothing_after_main(plan_tuning: Run, tmp_path: Path) -> None:
+    words = (*FAST, "method=zero_shot,m1")
+    first = plan_tuning("experiment=micro_main", *words)
+    assert first.returncode == 0, first.stderr
+    outputs = tmp_path / "multirun_outputs"
+    before = {key for key in built(outputs) if "predictions" not in key}
+    second = plan_tuning("experiment=micro_out_of_domain", *words)
+    assert second.returncode == 0, second.stderr
+    assert {key for key in built(outputs) if "predictions" not in key} == before
+    for row in results(outputs / "micro_out_of_domain"):
+        assert list(row["metrics"]) == [
+            "microworld_depth", "microworld_distractors", "microworld_templates"
+        ]  # fmt: skip

@@ -1,0 +1,176 @@
+"""Sweeps before they start: unions of grids, equal jobs, the plan, and who gets which card."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from pathlib import Path
+
+import filelock
+import pytest
+from planning import calls_of, jobs_of, sweeper_of
+
+from plan_tuning import launching
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.run import Config
+from plan_tuning.launching import check_processes, claim_card, deal, visible_cards
+from plan_tuning.sweeper import grid_arguments
+
+JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+
+
+def overrides(jobs: list) -> list[str]:
+    return [" ".join(w for w in job.overrides if not w.startswith("paths.")) for job in jobs]
+
+
+def test_grids_are_a_union_and_equal_jobs_run_once(tmp_path: Path) -> None:
+    with sweeper_of(f"paths.outputs={tmp_path}") as sweeper:
+        sweeper.grids = [
+            {"method": "sft,m1", "filter": "none,two_stage"},
+            {"method": ["m1", "m2"], "filter": "two_stage"},
+        ]
+        jobs = sweeper.jobs([f"paths.outputs={tmp_path}"])
+    assert overrides(jobs) == [
+        "method=sft filter=none",  # the filter changes nothing for sft
+        "method=m1 filter=none",
+        "method=m1 filter=two_stage",
+        "method=m2 filter=two_stage",
+    ]
+
+
+def test_the_command_line_narrows_and_extends_every_grid(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "experiment=quickstart", "seed=7", "method=m1,m2", "filter=none")
+    assert overrides(jobs) == [
+        "experiment=quickstart seed=7 method=m1 filter=none",
+        "experiment=quickstart seed=7 method=m2 filter=none",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (True, "true"),
+        (None, "null"),
+        ([1, 2.5], "1,2.5"),
+        ("a,b", "a,b"),
+        ((True, None), "true,null"),
+    ],
+)
+def test_values_of_a_grid(value: object, expected: str) -> None:
+    assert grid_arguments({"key": value}, []) == [f"key={expected}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "calls"),
+    [
+        # 1 + 3 N calls a problem; smaller corpora are parts of larger ones
+        (("distillation.num_candidates=1,3",), 2000 * 10),
+        (("data.fraction=0.1,0.5",), 1000 * 10),
+        (("seed=0,1", "data.fraction=0.1"), 2 * 200 * 10),
+        (("data=microworld,microworld_mixed",), 2 * 2000 * 10),
+        (("filter=none,two_stage", "method=m1,m2,sft_teacher_cot"), 2000 * 10),
+    ],
+)
+def test_teacher_calls_are_counted_once(tmp_path: Path, words: tuple[str, ...], calls: int) -> None:
+    assert f"at most {calls:,} " in calls_of(jobs_of(tmp_path, *words))
+
+
+def test_methods_without_a_corpus_ask_nobody(tmp_path: Path) -> None:
+    assert calls_of(jobs_of(tmp_path, "method=sft,zero_shot")) == "Teacher calls: none."
+
+
+def test_a_job_of_several_processes_is_refused_in_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        jobs_of(tmp_path, "method=m1,m2", "trainer.devices=2", "trainer.strategy=ddp")
+    message = capsys.readouterr().err
+    assert "trainer.devices=2" in message
+    assert "start the whole sweep again" in message
+
+
+def test_only_a_cluster_starts_the_processes_itself() -> None:
+    config = job_config(devices=2)
+    check_processes(config, SLURM)
+    check_processes(job_config(devices=1), JOBLIB)
+    with pytest.raises(ConfigError, match="one card a job"):
+        check_processes(config, JOBLIB)
+
+
+def job_config(**trainer: object) -> Config:
+    from plan_tuning.config.data import MicroworldDataConfig
+    from plan_tuning.config.training import TrainerConfig
+
+    return Config(
+        data=MicroworldDataConfig(name="microworld"),
+        trainer=dataclasses.replace(TrainerConfig(), **trainer),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("cards", "taken", "worker", "expected"),
+    [
+        (["0", "1"], set(), 7, "0"),
+        (["0", "1"], {"0"}, 7, "1"),
+        (["0", "1"], {"0", "1"}, 7, "1"),  # more workers than cards: they share by turns
+        (["0", "1"], {"0", "1"}, 8, "0"),
+        (["MIG-a"], set(), 3, "MIG-a"),
+        ([], set(), 3, None),
+    ],
+)
+def test_cards_are_dealt_out(
+    cards: list[str], taken: set[str], worker: int, expected: str | None
+) -> None:
+    assert deal(cards, taken, worker) == expected
+
+
+@pytest.fixture
+def four_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,6,7")
+    monkeypatch.setattr(launching, "_claim", [])
+
+
+@pytest.mark.usefixtures("four_cards")
+def test_a_worker_claims_the_first_card_that_no_other_process_holds(tmp_path: Path) -> None:
+    with filelock.FileLock(tmp_path / "2.lock"):
+        assert claim_card(job_config(), JOBLIB, tmp_path) == "3"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert claim_card(job_config(), JOBLIB, tmp_path) is None, "one claim a process"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+@pytest.mark.usefixtures("four_cards")
+@pytest.mark.parametrize(
+    ("launcher", "accelerator"), [(JOBLIB, "cpu"), (SLURM, "auto"), ("BasicLauncher", "cuda")]
+)
+def test_no_card_is_claimed_where_nobody_shares_one(
+    tmp_path: Path, launcher: str, accelerator: str
+) -> None:
+    assert claim_card(job_config(accelerator=accelerator), launcher, tmp_path) is None
+    assert visible_cards() == ["2", "3", "6", "7"]
+
+
+def _claim_and_wait(folder: str, results: multiprocessing.Queue, go: object) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2"
+    results.put(claim_card(job_config(), JOBLIB, Path(folder)))
+    go.wait(30)  # type: ignore[attr-defined]
+
+
+def test_workers_at_the_same_time_have_different_cards(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    results, go = context.Queue(), context.Event()
+    workers = [
+        context.Process(target=_claim_and_wait, args=(str(tmp_path), results, go)) for _ in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    claimed = sorted(results.get(timeout=60) for _ in workers)
+    go.set()
+    for worker in workers:
+        worker.join()
+    assert claimed == ["0", "1", "2"]
+    assert deal(["0", "1", "2"], set(), 0) == "0"
+    with filelock.FileLock(tmp_path / "0.lock", timeout=0):
+        pass  # a worker that ended leaves its card
