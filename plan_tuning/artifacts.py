@@ -32,6 +32,7 @@ KINDS = ("bases", "corpora", "students", "predictions")
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 _FINGERPRINT_LENGTH = 16
+_SAMPLED_BYTES = 2**22  # of each end of a large file
 _PROVENANCE_PACKAGES = (
     "plan-tuning",
     "torch",
@@ -106,6 +107,23 @@ def file_digest(path: Path) -> str:
     """Hash a data file's bytes: 16 hex digits of SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_FINGERPRINT_LENGTH]
+
+
+def folder_digest(folder: Path) -> str:
+    """Hash what lies in a folder that is no artifact: 16 hex digits, the same after a move.
+
+    Of large files (weights) the size, the beginning and the end count, so that this stays quick.
+    """
+    whole = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        whole.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            whole.update(file.read(_SAMPLED_BYTES))
+            if size > _SAMPLED_BYTES:
+                file.seek(max(_SAMPLED_BYTES, size - _SAMPLED_BYTES))
+                whole.update(file.read(_SAMPLED_BYTES))
+    return whole.hexdigest()[:_FINGERPRINT_LENGTH]
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -13,36 +13,46 @@ that died goes on where it stopped.
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import cached_property
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from plan_tuning.artifacts import ArtifactError, build, is_complete, read_manifest, write_atomic
-from plan_tuning.config.checks import ConfigError
+from plan_tuning.artifacts import (
+    ArtifactError,
+    build,
+    fingerprint,
+    is_complete,
+    read_manifest,
+    write_atomic,
+)
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
-from plan_tuning.config.model import MicroModelConfig
 from plan_tuning.config.run import Config
+from plan_tuning.distillation.corpus import read_trajectories
+from plan_tuning.distillation.filters import decisions
 from plan_tuning.inputs import load_benchmark, load_problems
-from plan_tuning.records import Prediction, from_json, to_json
+from plan_tuning.records import Problem, to_json
+from plan_tuning.reinforcing import reinforce, start_config
 from plan_tuning.result import (
     CURVES_FILE,
+    DECONTAMINATED,
     PREDICTIONS_FILE,
     JobContext,
     Outcome,
+    fingerprints,
+    read_predictions,
     read_result,
+    write_predictions,
     write_result,
 )
-from plan_tuning.specs import JobPlan, StagePlan, artifacts_root, calls_folder, plan_job
+from plan_tuning.roles import Roles
+from plan_tuning.specs import artifacts_root, calls_folder, plan_job
+from plan_tuning.stages import JobPlan, StagePlan
 from plan_tuning.tracking import Tracker, track
-
-if TYPE_CHECKING:
-    from plan_tuning.students.loading import Student
-    from plan_tuning.tasks.grading import Grader
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +77,16 @@ def run_job(config: Config, context: JobContext) -> float | None:
         return objective
     started = time.perf_counter()
     outcome = Outcome()
-    values = {"settings": to_json(config), "choices": dict(context.choices), "key": plan.key}
+    values = {
+        "settings": to_json(config),
+        "choices": dict(context.choices),
+        "key": plan.key,
+        "fingerprints": fingerprints(plan),
+    }
     with track(
         config.logger,
         folder=context.folder,
-        run_id=plan.key.replace("+", "-")[:60],
+        run_id=fingerprint([plan.key, context.sweep_name, context.name], stage="run", version=1),
         name=" ".join(context.overrides) or context.name,
         group=context.sweep_name,
         job_type=config.method.name,
@@ -84,8 +99,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         except BaseException as error:
             wall_s = time.perf_counter() - started
             write_result(config, plan, context, outcome, wall_s=wall_s, error=error)
-            # A user's mistake is one line; a fault of the code shows where it is.
-            logger.error("job failed: %s", error, exc_info=not isinstance(error, ValueError))
+            is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
+            if context.sweep_name is not None or not is_mistake:
+                logger.error("job failed: %s", error, exc_info=not is_mistake)
             raise
         wall_s = time.perf_counter() - started
         result = write_result(config, plan, context, outcome, wall_s=wall_s)
@@ -138,7 +154,7 @@ class Job:
         self.context = context
         self.outcome = outcome
         self.tracker = tracker
-        self._resources = resources
+        self.roles = Roles(config, plan, outcome, resources)
 
     def run(self) -> None:
         """Build the job's stages in the order of the flow."""
@@ -148,15 +164,38 @@ class Job:
         if corpus is not None and (corpus.is_available or (may_build and not is_trained)):
             self._distil(corpus)
         if student is not None:
-            self._train(student)
-        for entry, stage in zip(self.config.benchmarks, self.plan.predictions, strict=False):
-            self._evaluate(entry, stage)
-        self.__dict__.pop("_student", None)
-        self.__dict__.pop("_executor", None)
+            start = self.plan.start
+            if start is not None and not is_trained:
+                self._train(start, start_config(self.config))
+            self._train(student, self.config)
+        for place, entry in enumerate(self.config.benchmarks[: len(self.plan.predictions)]):
+            self._evaluate(entry, place)
+        del self.roles  # the next job of this process gets the memory
         gc.collect()
 
     def _distil(self, stage: StagePlan) -> None:
         """Problems → plans → scores → executions → corpus."""
+        folder, is_cached = self._build_corpus(stage, lambda: load_problems(self.config))
+        facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
+        self.outcome.corpus = {"path": folder, "funnel": facts.get("funnel", {})}
+        if self.tracker.run is not None:
+            self._track(stage, is_input=is_cached)
+            if "train" in self.config.stages:
+                self._show_trajectories(folder)
+
+    def _show_trajectories(self, folder: Path) -> None:
+        """Show what the filter decides on each trajectory."""
+        rows = decisions(
+            read_trajectories(folder),
+            self.config.filter,
+            needs_execution=self.config.method.learns_execution,
+        )
+        self.tracker.log_table("trajectories", rows)
+
+    def _build_corpus(
+        self, stage: StagePlan, load: Callable[[], list[Problem]]
+    ) -> tuple[Path, bool]:
+        """Distil problems, of the training set or of a test set, where that is not done yet."""
         config = self.config
 
         def make(folder: Path) -> Mapping[str, Any]:
@@ -164,37 +203,35 @@ class Job:
 
             return make_corpus(
                 folder,
-                load_problems(config),
+                load(),
                 config.teacher,
                 config.distillation,
                 config.evaluation.grading,
                 calls_folder(config),
                 progress=config.trainer.progress,
+                on_usage=self.outcome.add_calls,
             )
 
-        folder, is_cached = self._obtain(stage, "distill", make)
-        facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
-        self.outcome.corpus = {"path": folder, "funnel": facts.get("funnel", {})}
-        if not is_cached:
-            self.outcome.teacher_calls += facts["calls"]["bought"]
-            self.outcome.cost_usd = facts["cost_usd"]["this_run"]
+        return self._obtain(stage, "distill", make)
 
-    def _train(self, stage: StagePlan) -> None:
-        """Corpus → rows → student."""
-        config = self.config
+    def _train(self, stage: StagePlan, config: Config) -> None:
+        """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
+        corpus = self.outcome.corpus if config.method.needs_corpus else None
 
         def make(folder: Path) -> Mapping[str, Any]:
+            if isinstance(config.method, GRPOConfig):
+                return self._reinforce(folder, config.method)
             from plan_tuning.training.curves import CurveFile
             from plan_tuning.training.fit import train_student
             from plan_tuning.training.rows import training_rows
 
-            base = self._base
+            base = self.roles.base
             rows, selection = training_rows(
                 method=config.method,
                 prompt=config.prompt,
                 chosen=config.filter,
-                problems=load_problems(config) if self.outcome.corpus is None else (),
-                corpus=None if self.outcome.corpus is None else self.outcome.corpus["path"],
+                problems=load_problems(config) if corpus is None else (),
+                corpus=None if corpus is None else corpus["path"],
                 mixture=config.data if isinstance(config.data, MixtureDataConfig) else None,
                 order=config.trainer.order,
             )
@@ -212,43 +249,127 @@ class Job:
             )
             return {**facts, "selection": selection}
 
-        folder, _ = self._obtain(stage, "train", make)
+        folder, is_cached = self._obtain(stage, "train", make)
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
-        if self.outcome.corpus is not None:
-            self.outcome.corpus |= facts.get("selection", {})
+        if corpus is not None:
+            corpus |= facts.get("selection", {})
         self.outcome.training = facts
         curves = folder / CURVES_FILE
         if curves.is_file():
             text = curves.read_text(encoding="utf-8")
             write_atomic(self.context.folder / CURVES_FILE, text)
+            if is_cached:
+                self.tracker.log_curves(curves)
+        self._track(stage, is_input=is_cached)
 
-    def _evaluate(self, entry: str, stage: StagePlan) -> None:
+    def _reinforce(self, folder: Path, method: GRPOConfig) -> Mapping[str, Any]:
+        """Start, golden plans, rewards → student."""
+        from plan_tuning.training.curves import CurveFile
+
+        start, corpus = self.plan.start, self.outcome.corpus
+        if corpus is None:
+            raise ArtifactError("method=grpo needs a corpus of golden plans: corpus.path=FOLDER")
+        return reinforce(
+            folder,
+            self.config,
+            method,
+            start=self.roles.base if start is None else start.folder,
+            corpus=corpus["path"],
+            calls=calls_folder(self.config),
+            grader=self.roles.grader,
+            loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],
+            run_dir=self.context.folder,
+            log_table=self.tracker.log_table,
+        )
+
+    def _track(self, stage: StagePlan, *, is_input: bool) -> None:
+        """Record a finished artifact with its lineage; one given by path has none."""
+        if is_complete(stage.folder):
+            self.tracker.log_artifact(
+                stage.folder,
+                kind=stage.kind,
+                key=stage.key,
+                upstream=stage.upstream,
+                is_input=is_input,
+            )
+
+    def _evaluate(self, entry: str, place: int) -> None:
         """Student → predictions → metrics, for one benchmark."""
+        config, stage = self.config, self.plan.predictions[place]
+        is_alone = config.method.name == "m2" and config.evaluation.plan == "none"
+        corpus = None
+        if self.plan.plans:
+            corpus, _ = self._build_corpus(
+                self.plan.plans[place], lambda: load_benchmark(entry, config, is_tagged=False)
+            )
+        self._obtain(stage, "evaluate", partial(self._solve, entry, stage.label, is_alone, corpus))
+        path = stage.folder / PREDICTIONS_FILE
+        self.outcome.metrics[stage.label] = read_manifest(stage.folder)["facts"]["metrics"]
+        self.outcome.predictions[stage.label] = path
+        if self.plan.alone:  # what the executor can do without a plan
+            alone = self.plan.alone[place]
+            make = partial(self._solve, entry, alone.label, True, None)
+            folder, _ = self._obtain(alone, "evaluate", make)
+            metrics = read_manifest(folder)["facts"]["metrics"]
+            self.outcome.executor_zero_shot[alone.label] = metrics
+        if config.evaluation.decontaminate is not None:
+            self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
+        if self.tracker.run is not None:
+            rows = [to_json(row) for row in read_predictions(path)]
+            self.tracker.log_table(f"predictions/{stage.label}", rows)
+
+    def _solve(
+        self, entry: str, benchmark: str, is_alone: bool, corpus: Path | None, folder: Path
+    ) -> Mapping[str, Any]:
+        """Answer one benchmark into ``folder``; ``is_alone``: M2's executor, without any plan."""
+        from plan_tuning.evaluation.metrics import summarize
+        from plan_tuning.evaluation.plans import teacher_plans
+        from plan_tuning.evaluation.progress import shown
+        from plan_tuning.evaluation.solve import solve
+
         config = self.config
-
-        def make(folder: Path) -> Mapping[str, Any]:
-            from plan_tuning.evaluation.metrics import summarize
-            from plan_tuning.evaluation.solve import solve
-
-            problems = load_benchmark(entry, config)
+        problems = load_benchmark(entry, config)
+        method = "zero_shot" if is_alone else config.asked_as
+        plans = None
+        if corpus is not None:
+            plans = teacher_plans(read_trajectories(corpus))
+        elif method == "m2" and config.evaluation.plan == "true":
+            plans = {problem.id: problem.true_plan for problem in problems}
+        # With given plans, or without any, nobody but the executor is asked.
+        is_executor = is_alone or plans is not None
+        with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
             predictions = solve(
-                self._student,
+                self.roles.executor if is_executor else self.roles.tested,
                 problems,
-                method=config.method.name,
+                method=method,
                 prompt=config.prompt,
                 evaluation=config.evaluation,
-                benchmark=stage.label,
-                grader=self._grader,
-                executor=self._executor,
+                benchmark=benchmark,
+                grader=self.roles.grader,
+                executor=self.roles.executor if method == "m2" else None,
+                plans=plans,
+                progress=progress,
             )
-            write_predictions(folder / PREDICTIONS_FILE, predictions)
-            return {"metrics": summarize(predictions), "problems": len(problems)}
+        write_predictions(folder / PREDICTIONS_FILE, predictions)
+        return {"metrics": summarize(predictions), "problems": len(problems)}
 
-        folder, _ = self._obtain(stage, "evaluate", make)
-        self.outcome.metrics[stage.label] = read_manifest(folder)["facts"]["metrics"]
-        if self.tracker.run is not None:
-            rows = [to_json(row) for row in read_predictions(folder / PREDICTIONS_FILE)]
-            self.tracker.log_table(f"predictions/{stage.label}", rows)
+    def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
+        """Report the benchmark once more, without the problems that the training set holds."""
+        from plan_tuning.evaluation.metrics import summarize
+        from plan_tuning.tasks.contamination import contaminated_ids, covers
+
+        if benchmark not in covers(report.expanduser()):
+            logger.info("%s is not in %s: reported as it is", benchmark, report)
+            return
+        ids = contaminated_ids(report.expanduser(), benchmark)
+        clean = [row for row in read_predictions(path) if row.problem_id not in ids]
+        if not clean:
+            logger.warning("%s: every problem is contaminated, nothing is left", benchmark)
+            return
+        name = benchmark + DECONTAMINATED
+        self.outcome.predictions[name] = self.context.folder / f"{name}.jsonl"
+        write_predictions(self.outcome.predictions[name], clean)
+        self.outcome.metrics[name] = summarize(clean)
 
     def _obtain(
         self, stage: StagePlan, name: str, make: Callable[[Path], Mapping[str, Any]]
@@ -263,92 +384,14 @@ class Job:
                     f"there. Build it first with the same command and 'stages=[{name}]', or give "
                     f"one by {'corpus' if name == 'distill' else 'student'}.path=FOLDER"
                 )
+            is_cached = True  # another process may build it while this one waits
+
+            def make_here(folder: Path) -> Mapping[str, Any]:
+                nonlocal is_cached
+                is_cached = False
+                return make(folder)
+
             root = artifacts_root(self.config)
-            build(root, stage.kind, stage.key, make, spec=stage.spec, upstream=stage.upstream)
+            build(root, stage.kind, stage.key, make_here, spec=stage.spec, upstream=stage.upstream)
         self.outcome.add_stage(name, time.perf_counter() - started, is_cached=is_cached)
         return stage.folder, is_cached
-
-    @cached_property
-    def _base(self) -> str | Path:
-        """The untrained model: a folder of ours, or the path or hub id that the user gave."""
-        self._set_threads()
-        stage, model = self.plan.base, self.config.model
-        if stage is None:
-            return str(model.path)
-        started = time.perf_counter()
-        is_cached = stage.is_done
-
-        def make(folder: Path) -> Mapping[str, Any]:
-            if isinstance(model, MicroModelConfig):
-                from plan_tuning.training.base import train_base
-
-                logger.info("training the micro-world's base model: about a minute, once")
-                return train_base(folder, model, max_steps=self.config.debug.max_steps)
-            from plan_tuning.students.tiny import make_tiny
-
-            return make_tiny(folder, model.family, model.seed)
-
-        folder = build(artifacts_root(self.config), "bases", stage.key, make, spec=stage.spec)
-        self.outcome.add_stage("base", time.perf_counter() - started, is_cached=is_cached)
-        return folder
-
-    @cached_property
-    def _device(self) -> str:
-        import torch
-
-        wanted = self.config.trainer.accelerator
-        has_cuda = torch.cuda.is_available()
-        if wanted == "cuda" and not has_cuda:
-            raise ConfigError(
-                "trainer.accelerator",
-                "cuda",
-                "this machine has no CUDA device",
-                "trainer=cpu_small",
-            )
-        self.outcome.device = "cuda" if has_cuda and wanted != "cpu" else "cpu"
-        return self.outcome.device
-
-    @cached_property
-    def _student(self) -> Student:
-        """The model under test: trained by this job, given by path, or untrained."""
-        from plan_tuning.students.loading import load_student
-
-        base = self._base
-        where = base if self.plan.student is None else self.plan.student.folder
-        return load_student(where, self.config.model, device=self._device, for_training=False)
-
-    @cached_property
-    def _executor(self) -> Student | None:
-        """Who executes M2's plans; None where nobody is needed or the student does it."""
-        from plan_tuning.students.loading import load_student
-
-        if self.config.method.name != "m2" or self.config.executor.name == "self":
-            return None
-        return load_student(self._base, self.config.model, device=self._device, for_training=False)
-
-    @cached_property
-    def _grader(self) -> Grader:
-        from plan_tuning.tasks.grading import Grader
-
-        return self._resources.enter_context(Grader(self.config.evaluation.grading))
-
-    def _set_threads(self) -> None:
-        """One thread a job unless asked otherwise: on small models more threads are far slower."""
-        import torch
-
-        if self.config.trainer.threads:
-            torch.set_num_threads(self.config.trainer.threads)
-        # Tiny weights drift into denormal numbers, which a CPU handles many times slower.
-        torch.set_flush_denormal(True)
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write predictions as JSON lines."""
-    lines = [json.dumps(to_json(row), ensure_ascii=False) for row in predictions]
-    write_atomic(path, "\n".join(lines) + "\n")
-
-
-def read_predictions(path: Path) -> list[Prediction]:
-    """Read what :func:`write_predictions` wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [from_json(Prediction, json.loads(line)) for line in file if line.strip()]

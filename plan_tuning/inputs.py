@@ -51,13 +51,29 @@ def source_parts(data: DataConfig) -> dict[str, DataConfig]:
 def count_problems(data: DataConfig) -> int:
     """How many problems of one source a job uses at the most; none is made or fetched for it."""
     if isinstance(data, MicroworldDataConfig):
-        size = data.train_size
+        size = data.train_size if data.split == "train" else data.test_size
     elif data.path is None and data.split in spec_of(data.name).num_rows:
         size = spec_of(data.name).num_rows[data.split]
     else:
         return len(_load(data))
     share = max(1, round(data.fraction * size))
     return share if data.limit is None else min(share, data.limit)
+
+
+def count_benchmark(entry: str, config: Config) -> int:
+    """How many problems a benchmark has at the most; none is made or fetched for it.
+
+    Raises:
+        DataError: a file that holds them cannot be read.
+    """
+    name, path = benchmark_of(entry, config)
+    if name.startswith(MICRO_PREFIX):
+        size = benchmark_world(name, world_of(config))[0].test_size
+    elif path is None and "test" in spec_of(name).num_rows:
+        size = spec_of(name).num_rows["test"]
+    else:
+        size = len(load(name, split="test", path=path))
+    return size if config.evaluation.limit is None else min(size, config.evaluation.limit)
 
 
 def load_problems(config: Config) -> list[Problem]:
@@ -89,8 +105,13 @@ def _load_mixture(data: MixtureDataConfig) -> list[Problem]:
     return list(problems.values())
 
 
-def load_benchmark(entry: str, config: Config) -> list[Problem]:
+def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> list[Problem]:
     """Load a test set by its entry ``NAME`` or ``NAME=PATH``; the first ``evaluation.limit`` rows.
+
+    Args:
+        entry: the benchmark.
+        config: the job.
+        is_tagged: as the student sees the problems, with the tag of a mixture's source.
 
     Raises:
         DataError: the data cannot be read.
@@ -100,7 +121,7 @@ def load_benchmark(entry: str, config: Config) -> list[Problem]:
         problems = load_microworld(*benchmark_world(name, world_of(config)))
     else:
         problems = load(name, split="test", path=path)
-    tag = domain_tag(name, config)
+    tag = domain_tag(name, config) if is_tagged else ""
     return [
         replace(problem, problem=tagged(problem.problem, tag))
         for problem in problems[: config.evaluation.limit]

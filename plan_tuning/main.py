@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.launching import claim_card
-from plan_tuning.sweeper import register_sweeper
+from plan_tuning.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
-USER_ERROR = 2  # exit code of a configuration or input error
 
 # At import, so that a launcher's worker processes have them too.
 register()
@@ -80,17 +80,41 @@ def job(config: DictConfig) -> float | None:
         return run_job(checked, context)
     except ValueError as error:
         if is_sweep:
+            if getattr(error, "exit_code", USER_ERROR) == INTERRUPTED:
+                raise KeyboardInterrupt from error  # ends the sweep, not only this job
             raise  # the sweeper goes on with the other jobs
         stop(error)
         return None
 
 
+def help_text() -> str:
+    """Write ``--help`` from conf/hydra/help/plan_tuning.yaml and the folders of conf/.
+
+    Hydra's own way there looks every group up through its whole search path, which takes seconds.
+    """
+    conf = resource_folder("conf")
+    groups = {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(conf.iterdir())
+        if folder.is_dir() and folder.name != "hydra"
+    }
+    groups["experiment"] = sorted(p.stem for p in resource_folder("experiments").glob("*.yaml"))
+    listed = "\n".join(f"{name}: {', '.join(choices)}" for name, choices in groups.items())
+    page: Any = OmegaConf.load(conf / "hydra" / "help" / "plan_tuning.yaml")
+    shown = {key: page[key].strip() for key in ("header", "footer")}
+    return Template(page.template).substitute(APP_CONFIG_GROUPS=listed, **shown)
+
+
 def main() -> None:
     """Entry point of the console script."""
-    if len(sys.argv) > 1 and sys.argv[1] in SUBCOMMANDS:
+    words = sys.argv[1:]
+    if words and words[0] in SUBCOMMANDS:
         from plan_tuning import cli
 
         cli.run()
+        return
+    if "--help" in words or "-h" in words:
+        sys.stdout.write(help_text() + "\n")
         return
     hydra.main(version_base="1.3", config_path=str(resource_folder("conf")), config_name="config")(
         job

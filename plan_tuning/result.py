@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import provenance, write_atomic
 from plan_tuning.config.run import Config
-from plan_tuning.records import to_json
-from plan_tuning.specs import JobPlan
+from plan_tuning.records import Prediction, from_json, to_json
+from plan_tuning.stages import JobPlan
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ RESULT_SCHEMA = 1
 RESULT_FILE = "result.json"
 CURVES_FILE = "metrics.csv"
 PREDICTIONS_FILE = "predictions.jsonl"
+DECONTAMINATED = "_decontaminated"  # suffix of a benchmark without its contaminated problems
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,20 @@ class Outcome:
     corpus: dict[str, Any] | None = None  # folder, funnel, rows and reasons of the filter
     training: dict[str, Any] | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by benchmark
+    predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
+    executor_zero_shot: dict[str, dict[str, Any]] = field(default_factory=dict)  # metrics, of m2
     teacher_calls: int = 0  # bought by this job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
     device: str = "cpu"
+
+    def add_cost(self, usd: float | None) -> None:
+        """Account what was paid; with one price unknown the sum is."""
+        self.cost_usd = None if usd is None or self.cost_usd is None else self.cost_usd + usd
+
+    def add_calls(self, bought: int, usd: float | None) -> None:
+        """Account teacher calls that this job bought, and what they cost."""
+        self.teacher_calls += bought
+        self.add_cost(usd)
 
     def add_stage(self, name: str, wall_s: float, *, is_cached: bool) -> None:
         """Account a stage's time; several parts of one stage add up."""
@@ -100,10 +112,9 @@ def write_result(
         "fingerprints": fingerprints(plan),
         "objective": outcome.metrics[first]["accuracy"] if first in outcome.metrics else None,
         "metrics": outcome.metrics,
+        "executor_zero_shot": outcome.executor_zero_shot,
         "predictions": {
-            stage.label: _relative(stage.folder / PREDICTIONS_FILE, folder)
-            for stage in plan.predictions
-            if stage.is_done
+            name: _relative(path, folder) for name, path in outcome.predictions.items()
         },
         "corpus": corpus,
         "training": outcome.training,
@@ -124,10 +135,24 @@ def fingerprints(plan: JobPlan) -> dict[str, Any]:
     return {
         "base": plan.base.key if plan.base else None,
         "corpus": plan.corpus.key if plan.corpus else None,
+        "start": plan.start.key if plan.start else None,
         "student": plan.student.key if plan.student else None,
         "predictions": {stage.label: stage.key for stage in plan.predictions},
+        "executor_zero_shot": {stage.label: stage.key for stage in plan.alone},
     }
 
 
 def _relative(path: str | Path, folder: Path) -> str:
     return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write predictions as JSON lines."""
+    lines = [json.dumps(to_json(row), ensure_ascii=False) for row in predictions]
+    write_atomic(path, "\n".join(lines) + "\n")
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read what :func:`write_predictions` wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [from_json(Prediction, json.loads(line)) for line in file if line.strip()]

@@ -7,75 +7,43 @@ jobs that mean the same and find what is already done before a single job starts
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.artifacts import canonical, fingerprint, folder_of, is_complete, read_manifest
+from plan_tuning.artifacts import (
+    canonical,
+    file_digest,
+    folder_digest,
+    folder_of,
+    is_complete,
+    read_manifest,
+)
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
-from plan_tuning.config.model import MicroModelConfig
+from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import corpus_identity
+from plan_tuning.learning import adapter_spec, filter_spec, method_spec, trainer_spec
+from plan_tuning.predicting import (
+    Party,
+    answer_spec,
+    check_swap,
+    execution_spec,
+    needs_student,
+    question_spec,
+    teacher_party,
+)
+from plan_tuning.reinforcing import grpo_spec, has_start, start_config
+from plan_tuning.stages import JobPlan, StagePlan, external, stage
 from plan_tuning.tasks.benchmarks import data_identity
 from plan_tuning.tasks.microworld import MICRO_PREFIX, benchmark_world
 from plan_tuning.text.prompts import digest
 
-# Bumped by hand when a stage's code changes what it writes for the same Spec.
-STAGE_VERSIONS = {"bases": 1, "corpora": 1, "students": 1, "predictions": 1}
-
 VOCABULARY_KEYS = ("num_names", "max_value", "max_operand")  # what of a world a base depends on
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage of a job: its artifact, and whether it is already there."""
-
-    kind: str  # bases, corpora, students, predictions
-    key: str  # fingerprint
-    spec: Mapping[str, Any]
-    upstream: Mapping[str, str]  # role -> fingerprint
-    folder: Path
-    label: str = ""  # benchmark of a prediction
-    is_external: bool = False  # given by path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the artifact is complete on disk."""
-        return is_complete(self.folder)
-
-    @property
-    def is_available(self) -> bool:
-        """Whether there is nothing to build: complete, or given by the user as it is."""
-        return self.is_external or self.is_done
-
-
-@dataclass(frozen=True)
-class JobPlan:
-    """All stages of a job. ``None`` marks what the job does not need."""
-
-    base: StagePlan | None
-    corpus: StagePlan | None
-    student: StagePlan | None
-    predictions: tuple[StagePlan, ...]
-
-    @property
-    def stages(self) -> tuple[StagePlan, ...]:
-        """The stages in the order in which they are built."""
-        head = (self.base, self.corpus, self.student)
-        return (*(stage for stage in head if stage is not None), *self.predictions)
-
-    @property
-    def key(self) -> str:
-        """Two jobs with equal keys mean the same."""
-        return "+".join(stage.key for stage in (self.predictions or self.stages))
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is left to build."""
-        return all(stage.is_done for stage in self.predictions or self.stages)
 
 
 def artifacts_root(config: Config) -> Path:
@@ -105,7 +73,10 @@ def problems_identity(data: DataConfig) -> dict[str, Any]:
     """
     if isinstance(data, MixtureDataConfig):
         return {"mixture": [problems_identity(part) for part in data.parts().values()]}
-    identity: dict[str, Any] = {"name": data.name, "split": data.split, "seed": data.seed}
+    identity: dict[str, Any] = {"name": data.name, "split": data.split}
+    is_made = isinstance(data, MicroworldDataConfig)
+    if is_made or data.limit is not None or data.fraction < 1.0:
+        identity["seed"] = data.seed  # otherwise all problems are taken, in the set's order
     if data.fraction < 1.0:
         identity["fraction"] = data.fraction
     if data.limit is not None:
@@ -127,11 +98,21 @@ def problems_identity(data: DataConfig) -> dict[str, Any]:
 def benchmark_of(entry: str, config: Config) -> tuple[str, str | None]:
     """Split an entry ``NAME`` or ``NAME=PATH``; a set of ``data`` brings its own path along."""
     name, _, path = entry.partition("=")
-    if not path and isinstance(config.data, MixtureDataConfig) and name in config.data.sources:
-        return name, config.data.sources[name].path
-    if not path and config.data.path is not None and name == config.data.name:
-        return name, config.data.path
-    return name, path or None
+    if path:
+        return name, path
+    inherited = None
+    if isinstance(config.data, MixtureDataConfig) and name in config.data.sources:
+        inherited = config.data.sources[name].path
+    elif name == config.data.name:
+        inherited = config.data.path
+    if inherited is not None and Path(inherited).expanduser().is_file():
+        raise ConfigError(
+            "evaluation.benchmarks",
+            name,
+            f"{inherited} is one file, the training problems: say where the test set lies",
+            f"'evaluation.benchmarks=[\"{name}=TEST_FILE\"]'",
+        )
+    return name, inherited
 
 
 def plan_job(config: Config) -> JobPlan:
@@ -141,52 +122,47 @@ def plan_job(config: Config) -> JobPlan:
         ConfigError: a path that the configuration names does not exist.
     """
     root = artifacts_root(config)
-    base = _plan_base(config, root)
+    base = _plan_base(config.model, config, root)
     is_distillation = set(config.stages) == {"distill"}
-    needs_corpus = is_distillation or (config.method.needs_corpus and config.student.path is None)
-    corpus = _plan_corpus(config, root) if needs_corpus else None
-    has_student = config.method.is_trained or config.student.path is not None
+    is_evaluated = "evaluate" in config.stages
+    if is_evaluated:
+        check_swap(config)
+    takes_part = not is_evaluated or needs_student(config)
+    needs_corpus = config.method.needs_corpus and config.student.path is None and takes_part
+    corpus = _plan_corpus(config, root) if needs_corpus or is_distillation else None
+    has_student = (config.method.is_trained or config.student.path is not None) and takes_part
+    start = _plan_start(config, root, base, corpus) if has_student else None
     student = _plan_student(config, root, base, corpus) if has_student else None
     if is_distillation:
         return JobPlan(None, corpus, None, ())
-    predictions: tuple[StagePlan, ...] = ()
-    if "evaluate" in config.stages:
-        predictions = tuple(
-            _plan_predictions(entry, config, root, base, student) for entry in config.benchmarks
-        )
-        if not predictions:
-            raise ConfigError(
-                "evaluation.benchmarks",
-                "[]",
-                "at least one benchmark to evaluate on",
-                "'evaluation.benchmarks=[gsm8k]'",
-            )
-    return JobPlan(base, corpus, student, predictions)
-
-
-def _stage(
-    kind: str,
-    spec: Mapping[str, Any],
-    root: Path,
-    upstream: Mapping[str, str],
-    label: str = "",
-) -> StagePlan:
-    key = fingerprint(spec, stage=kind, version=STAGE_VERSIONS[kind])
-    return StagePlan(kind, key, spec, upstream, folder_of(root, kind, key), label)
-
-
-def _external(kind: str, path: str, key: str) -> StagePlan:
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
+    if not is_evaluated:
+        return JobPlan(base, corpus, student, (), start=start)
+    if not config.benchmarks:
         raise ConfigError(
-            key, path, "an existing folder", f"{key}=multirun_outputs/artifacts/{kind}/…"
+            "evaluation.benchmarks",
+            "[]",
+            "at least one benchmark to evaluate on",
+            "'evaluation.benchmarks=[gsm8k]'",
         )
-    address = read_manifest(folder)["fingerprint"] if is_complete(folder) else str(folder.resolve())
-    return StagePlan(kind, address, {"path": address}, {}, folder, is_external=True)
+    return replace(_plan_evaluation(config, root, base, corpus, student), start=start)
 
 
-def _plan_base(config: Config, root: Path) -> StagePlan | None:
-    model = config.model
+def _view(config: Config) -> str:
+    file = config.evaluation.decontaminate
+    if file is None:
+        return ""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            "evaluation.decontaminate",
+            file,
+            "an existing report of contamination",
+            f"plan-tuning contamination --train math --test aime_1983_2024 --out {file}",
+        )
+    return file_digest(path)
+
+
+def _plan_base(model: ModelConfig, config: Config, root: Path) -> StagePlan | None:
     if model.kind == "pretrained":
         return None
     spec: dict[str, Any] = {"kind": model.kind, "family": model.family, "seed": model.seed}
@@ -195,149 +171,230 @@ def _plan_base(config: Config, root: Path) -> StagePlan | None:
         spec |= {"vocabulary": vocabulary, "base": canonical(model.base)}
         if config.debug.max_steps is not None:
             spec["debug_max_steps"] = config.debug.max_steps
-    return _stage("bases", spec, root, {})
+    return stage("bases", spec, root, {})
 
 
-def model_identity(config: Config, base: StagePlan | None) -> dict[str, Any]:
-    """What determines the weights before training."""
-    model = config.model
+def model_identity(model: ModelConfig, base: StagePlan | None) -> dict[str, Any]:
+    """What determines the weights of a model that this job does not train."""
     if base is not None:
         identity: dict[str, Any] = {"base": base.key}
     else:
         path = Path(str(model.path)).expanduser()
-        where = str(path.resolve()) if path.is_dir() else str(model.path)
-        identity = {"path": where, "revision": model.revision}
+        if is_complete(path):  # an artifact, wherever it lies
+            identity = {"artifact": read_manifest(path)["fingerprint"]}
+        else:
+            identity = {"path": str(model.path), "revision": model.revision}
+            if path.is_dir():
+                identity = {"folder": folder_digest(path)}
     return identity | {"dtype": model.dtype}
 
 
 def _plan_corpus(config: Config, root: Path) -> StagePlan:
     if config.corpus.path is not None:
-        return _external("corpora", config.corpus.path, "corpus.path")
+        given = external("corpora", config.corpus.path, "corpus.path")
+        _check_world_of_corpus(given.folder, config)
+        if _is_of_test_set(given.folder) and "train" in config.stages:
+            raise ConfigError(
+                "corpus.path",
+                config.corpus.path,
+                "these are plans for test problems, and nothing is ever trained on those",
+                "method=m2 evaluation.plan=teacher evaluation.plan_corpus=FOLDER",
+            )
+        return given
     spec = corpus_identity(
         problems_identity(config.data),
         config.teacher,
         config.distillation,
         config.evaluation.grading,
     )
-    return _stage("corpora", spec, root, {})
+    return stage("corpora", spec, root, {})
+
+
+def _check_world_of_corpus(folder: Path, config: Config) -> None:
+    """Refuse real problems for the micro student, whose vocabulary does not hold them."""
+    if not is_complete(folder):
+        return
+    problems = read_manifest(folder)["spec"].get("problems", {})
+    parts = problems.get("mixture", [problems])
+    is_micro = all("world" in part for part in parts)
+    if isinstance(config.model, MicroModelConfig) and not is_micro:
+        raise ConfigError(
+            "model",
+            config.model.name,
+            "the micro student knows the micro-world's words only, and the corpus is not of it",
+            f"corpus.path={config.corpus.path} model=tiny_qwen3 data=gsm8k",
+        )
+
+
+def _is_of_test_set(folder: Path) -> bool:
+    """Whether a corpus says of itself that its problems are a test set."""
+    if not is_complete(folder):
+        return False
+    problems = read_manifest(folder)["spec"].get("problems", {})
+    parts = problems.get("mixture", [problems])
+    return any(str(part.get("split", "")).startswith("test") for part in parts)
 
 
 def _plan_student(
     config: Config, root: Path, base: StagePlan | None, corpus: StagePlan | None
 ) -> StagePlan:
     if config.student.path is not None:
-        return _external("students", config.student.path, "student.path")
+        given = external("students", config.student.path, "student.path")
+        _check_method(given.folder, config)
+        return given
     spec: dict[str, Any] = {
-        "model": model_identity(config, base),
-        "adapter": _adapter_spec(config),
-        "method": _method_spec(config),
-        "trainer": _trainer_spec(config),
+        "model": model_identity(config.model, base),
+        "adapter": adapter_spec(config),
         "prompt": config.prompt.name,
         "prompts": digest("student"),
         "seed": config.seed,
     }
     upstream = {} if base is None else {"base": base.key}
+    if isinstance(config.method, GRPOConfig):
+        start = _plan_start(config, root, base, corpus)
+        spec |= grpo_spec(config, config.method, start)
+        upstream |= {} if start is None else {"start": start.key}
+    else:
+        spec |= {"method": method_spec(config), "trainer": trainer_spec(config)}
     if corpus is None:
         spec["problems"] = problems_identity(config.data)
     else:
-        spec |= {"corpus": corpus.key, "filter": _filter_spec(config)}
+        spec |= {"corpus": corpus.key, "filter": filter_spec(config)}
         upstream["corpus"] = corpus.key
     if isinstance(config.data, MixtureDataConfig):
         spec["mixing"] = config.data.mixing_spec()
-    return _stage("students", spec, root, upstream)
+    return stage("students", spec, root, upstream)
 
 
-def _plan_predictions(
-    entry: str, config: Config, root: Path, base: StagePlan | None, student: StagePlan | None
-) -> StagePlan:
+def _check_method(folder: Path, config: Config) -> None:
+    """Refuse to ask a student otherwise than it was trained, as far as its manifest tells."""
+    if not is_complete(folder) or not config.method.is_trained:
+        return
+    trained = read_manifest(folder)["spec"].get("method", {}).get("name", config.method.name)
+    if trained != config.method.name:
+        raise ConfigError(
+            "method",
+            config.method.name,
+            f"the student in {folder} was trained with {trained} and is asked in that way",
+            f"method={trained} student.path={config.student.path}",
+        )
+
+
+def _plan_start(
+    config: Config, root: Path, base: StagePlan | None, corpus: StagePlan | None
+) -> StagePlan | None:
+    """Plan the student that GRPO begins from; None where that is the untrained model."""
+    if not has_start(config):
+        return None
+    if config.start.path is not None:
+        return external("students", config.start.path, "start.path")
+    plain = start_config(config)
+    return _plan_student(plain, root, base, corpus if plain.method.needs_corpus else None)
+
+
+def _plan_evaluation(
+    config: Config,
+    root: Path,
+    base: StagePlan | None,
+    corpus: StagePlan | None,
+    student: StagePlan | None,
+) -> JobPlan:
+    """Plan the predictions, and what m2's stand on and are compared with."""
+    untrained = _model_party(config.model, base)
+    tested = untrained
+    if student is not None:
+        own = {} if base is None else {"base": base.key}
+        tested = Party({"student": student.key}, {"student": student.key, **own})
+    questions = [_questions(entry, config) for entry in config.benchmarks]
+
+    def answers(party: Party, protocol: str) -> tuple[StagePlan, ...]:
+        return tuple(
+            stage(
+                "predictions",
+                answer_spec(question, config, party, protocol=protocol),
+                root,
+                party.upstream,
+                str(question["benchmark"]),
+            )
+            for question in questions
+        )
+
+    if config.method.name != "m2":
+        protocol = "zero_shot_cot" if config.method.name == "zero_shot_cot" else "one_call"
+        if config.student.path is not None:
+            protocol = config.method.name  # the student's own key does not say how it is asked
+        return JobPlan(base, corpus, student, answers(tested, protocol), _view(config))
+    executor_model = config.executor.model if config.executor.name == "model" else None
+    executor_base = None if executor_model is None else _plan_base(executor_model, config, root)
+    executor: Party | None = None  # the student itself
+    if config.executor.name == "teacher":
+        executor = teacher_party(config)
+    elif executor_model is not None:
+        executor = _model_party(executor_model, executor_base)
+    elif config.executor.name == "base":
+        executor = untrained
+    alone = answers(executor or tested, "one_call")
+    plans: tuple[StagePlan, ...] = ()
+    if config.evaluation.plan == "none":
+        predictions, alone = alone, ()
+    else:
+        if config.evaluation.plan == "teacher":
+            plans = tuple(_plan_test_corpus(question, config, root) for question in questions)
+        planner = tested if needs_student(config) else None
+        predictions = tuple(
+            stage(
+                "predictions",
+                execution_spec(
+                    question, config, planner, executor, plans[place].key if plans else None
+                ),
+                root,
+                {
+                    **({} if executor is None else executor.upstream),
+                    **({} if planner is None else planner.upstream),
+                    **({"plan_corpus": plans[place].key} if plans else {}),
+                },
+                str(question["benchmark"]),
+            )
+            for place, question in enumerate(questions)
+        )
+    if not config.executor.zero_shot:
+        alone = ()
+    return JobPlan(base, corpus, student, predictions, _view(config), alone, plans, executor_base)
+
+
+def _questions(entry: str, config: Config) -> dict[str, Any]:
     name, path = benchmark_of(entry, config)
-    evaluation = config.evaluation
     if name.startswith(MICRO_PREFIX):
         source: dict[str, Any] = {"world": canonical(benchmark_world(name, world_of(config))[0])}
     else:
         source = data_identity(name, "test", path, None)
-    spec: dict[str, Any] = {
-        "benchmark": name,
-        "source": source,
-        "limit": evaluation.limit,
-        "max_new_tokens": evaluation.max_new_tokens,
-        "temperature": evaluation.temperature,
-        "num_samples": evaluation.num_samples,
-        "grading": canonical(evaluation.grading),
-        "prompt": config.prompt.name,
-        "prompts": digest("student"),
-        "protocol": _protocol(config),
-    }
-    if evaluation.temperature > 0:
-        spec |= {
-            "top_p": evaluation.top_p,
-            "top_k": evaluation.top_k,
-            "seed": evaluation.seed,
-        }
-    if tag := domain_tag(name, config):
-        spec["domain_tag"] = tag
-    upstream: dict[str, str] = {}
-    if student is None:
-        spec["model"] = model_identity(config, base)
-    else:
-        spec["student"] = student.key
-        upstream["student"] = student.key
-    if config.method.name == "m2":
-        spec["max_plan_tokens"] = evaluation.max_plan_tokens
-        spec["executor"] = config.executor.name
-        if config.executor.name == "base":
-            spec["executor_model"] = model_identity(config, base)
-    if base is not None:
-        upstream["base"] = base.key
-    return _stage("predictions", spec, root, upstream, name)
+    return question_spec(name, source, config, tag=domain_tag(name, config))
+
+
+def _model_party(model: ModelConfig, base: StagePlan | None) -> Party:
+    upstream = {} if base is None else {"base": base.key}
+    return Party({"model": model_identity(model, base)}, upstream)
+
+
+def _plan_test_corpus(question: Mapping[str, Any], config: Config, root: Path) -> StagePlan:
+    """Plan the distillation of a test set, whose plans are swapped in and never trained on."""
+    given = config.evaluation.plan_corpus
+    if given is not None:
+        folder = folder_of(root, "corpora", given)
+        path = folder if "/" not in given and is_complete(folder) else given
+        return external("corpora", str(path), "evaluation.plan_corpus")
+    problems = {key: question[key] for key in ("benchmark", "source", "limit")}
+    spec = corpus_identity(
+        {**problems, "split": "test"},
+        config.teacher,
+        config.distillation,
+        config.evaluation.grading,
+    )
+    return stage("corpora", spec, root, {}, str(question["benchmark"]))
 
 
 def domain_tag(benchmark: str, config: Config) -> str:
     """The tag that a student trained on a mixture sees before a benchmark's problems, or none."""
-    is_told = isinstance(config.data, MixtureDataConfig) and config.method.is_trained
-    return config.data.tag_of(benchmark) if is_told else ""
-
-
-def _protocol(config: Config) -> str:
-    return config.method.name if config.method.name in ("zero_shot_cot", "m2") else "one_call"
-
-
-def _adapter_spec(config: Config) -> dict[str, Any]:
-    if config.adapter.name == "full":
-        return {"name": "full"}
-    return dict(vars(config.adapter))
-
-
-def _method_spec(config: Config) -> dict[str, Any]:
-    method = config.method
-    weights = {
-        "m1": ("plan_weight", "solution_weight"),
-        "m2": ("plan_weight",),
-    }.get(method.name, ("solution_weight",))
-    spec: dict[str, Any] = {"name": method.name}
-    return spec | {key: getattr(method, key) for key in weights}
-
-
-def _trainer_spec(config: Config) -> dict[str, Any]:
-    trainer = config.trainer
-    return {
-        f.name: getattr(trainer, f.name)
-        for f in fields(trainer)
-        if not f.metadata.get("runtime", False)
-        and getattr(trainer, f.name) != f.metadata.get("hash_default", f.default)
-    }
-
-
-def _filter_spec(config: Config) -> dict[str, Any]:
-    """Reduce a filter to what it does: its name and knobs without effect are left out."""
-    chosen = config.filter
-    spec: dict[str, Any] = {"answer": chosen.answer, "selection": chosen.selection}
-    if chosen.plan:
-        spec["plan_score_threshold"] = chosen.plan_score_threshold
-    if chosen.drop_leaks:
-        spec["drop_leaks"] = True
-    if chosen.max_rows is not None:
-        spec["max_rows"] = chosen.max_rows
-    if chosen.max_rows is not None or chosen.selection == "random":
-        spec["seed"] = chosen.seed
-    return spec
+    if not isinstance(config.data, MixtureDataConfig) or not config.method.is_trained:
+        return ""
+    return config.data.tag_of(benchmark)

@@ -10,26 +10,27 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from plan_tuning.artifacts import canonical
-from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.registration import job_slug
 from plan_tuning.config.run import SWEEPER_MODULE, Config
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.launching import check_processes
 
 logger = logging.getLogger(__name__)
+
+USER_ERROR = 2  # exit code of a configuration or input error
+INTERRUPTED = 130  # exit code of a stop by the user
 
 HIDDEN = ("experiment=", "paths.", "dry_run=", "debug=", "logger=", "sweep_name=")  # in the plan
 
@@ -41,6 +42,7 @@ class Job:
     overrides: tuple[str, ...]
     config: Config
     plan: Any  # specs.JobPlan
+    name: str = ""  # of its folder
 
 
 def grid_arguments(grid: dict[str, Any], taken: Iterable[str]) -> list[str]:
@@ -97,10 +99,10 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         """Run the sweep.
 
         Raises:
-            CompactHydraException: a job's configuration cannot work; nothing was started.
-            SystemExit: a job failed (exit code 1), or the launcher died.
+            SystemExit: a job's configuration cannot work and nothing was started (exit code 2);
+                jobs failed (1, or their common exit code); the user stopped the sweep (130).
         """
-        jobs = self._jobs(self._all_overrides(arguments))
+        jobs = self.jobs(arguments)
         first = jobs[0].config
         folder = Path(self.config.hydra.sweep.dir)
         print_plan(jobs, folder)
@@ -109,16 +111,24 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         returns: list[JobReturn] = []
+        left = [job for job in jobs if not _is_finished(job, folder)]
+        if len(left) < len(jobs):
+            logger.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
         try:
-            size = self.max_batch_size or len(jobs)
-            for start in range(0, len(jobs), size):
-                batch = [list(job.overrides) for job in jobs[start : start + size]]
+            size = self.max_batch_size or max(1, len(left))
+            for start in range(0, len(left), size):
+                batch = [list(job.overrides) for job in left[start : start + size]]
                 returns += self.launcher.launch(batch, initial_job_idx=start)
                 if self.max_batch_size is not None and _failed(returns):
                     logger.error("stopping: a job failed and hydra.sweeper.max_batch_size is set")
                     break
+        except KeyboardInterrupt:
+            logger.warning("stopped by the user; the same command goes on where it stopped")
+            raise SystemExit(INTERRUPTED) from None
         finally:
             self._compare(folder, len(jobs))
+        if first.logger.name == "wandb_offline":
+            print_sync_command(folder)
         failed = _failed(returns)
         for item in failed:
             overrides = " ".join(item.overrides or ())
@@ -129,10 +139,19 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
                 len(failed),
                 len(jobs),
             )
-            raise SystemExit(1)
+            codes = {getattr(item._return_value, "exit_code", 1) for item in failed}
+            raise SystemExit(codes.pop() if len(codes) == 1 else 1)
         return returns
 
-    def _all_overrides(self, arguments: list[str]) -> list[tuple[str, ...]]:
+    def jobs(self, arguments: Sequence[str]) -> list[Job]:
+        """Compose and check all jobs of a command line; one of those that mean the same is kept.
+
+        Raises:
+            SystemExit: a job's configuration cannot work.
+        """
+        return self._jobs(self._all_overrides(arguments))
+
+    def _all_overrides(self, arguments: Sequence[str]) -> list[tuple[str, ...]]:
         # Imported late: Hydra's plugin scan replaces this module when it first runs.
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -147,7 +166,6 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         return list(combinations)
 
     def _jobs(self, combinations: Sequence[tuple[str, ...]]) -> list[Job]:
-        """Compose and check every job, and keep one of those that mean the same."""
         from plan_tuning.specs import plan_job
 
         jobs: dict[str, Job] = {}
@@ -161,10 +179,9 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
                 check_processes(config, launcher)
                 plan = plan_job(config)
             except ValueError as error:
-                raise CompactHydraException(
-                    f"error: {error}\n(in the job {' '.join(overrides)}; no job was started)"
-                ) from None
-            jobs.setdefault(plan.key, Job(overrides, config, plan))
+                _refuse(error, f"(in the job {' '.join(overrides)}; no job was started)")
+            name = job_slug(composed.hydra.job.override_dirname)
+            jobs.setdefault(plan.key, Job(overrides, config, plan, name))
         dropped = len(combinations) - len(jobs)
         if dropped:
             logger.info("%d of %d jobs mean the same as another one", dropped, len(combinations))
@@ -172,7 +189,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         try:
             check_outputs(kept[0].config)
         except ValueError as error:
-            raise CompactHydraException(f"error: {error}") from None
+            _refuse(error)
         return kept
 
     def _compare(self, folder: Path, num_jobs: int) -> None:
@@ -192,6 +209,19 @@ def register_sweeper() -> None:
     Plugins.instance().register(AblationSweeper)
 
 
+def _refuse(error: ValueError, where: str = "") -> NoReturn:
+    """End the process on a configuration that cannot work: its message, and in which job."""
+    sys.stderr.write(f"error: {error}\n" + (f"{where}\n" if where else ""))
+    raise SystemExit(getattr(error, "exit_code", USER_ERROR))
+
+
+def _is_finished(job: Job, folder: Path) -> bool:
+    """Whether the job's result is there and nothing is left to build."""
+    from plan_tuning.result import read_result
+
+    return bool(job.plan.is_done and read_result(folder / job.name, job.plan.key))
+
+
 def _failed(returns: Sequence[JobReturn]) -> list[JobReturn]:
     return [item for item in returns if item.status is not JobStatus.COMPLETED]
 
@@ -201,20 +231,34 @@ def print_plan(jobs: Sequence[Job], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from plan_tuning.expenses import teacher_line
+
     table = Table(title=f"Sweep {folder}: {len(jobs)} jobs", title_justify="left")
     for column in ("job", "base", "corpus", "student", "predictions"):
         table.add_column(column, overflow="fold")
     claimed: set[str] = set()
     for job in jobs:
         cells = [
-            _state([stage], claimed) for stage in (job.plan.base, job.plan.corpus, job.plan.student)
+            _state([stage], claimed)
+            for stage in (job.plan.base, job.plan.corpus, job.plan.start, job.plan.student)
         ]
         cells.append(_state(job.plan.predictions, claimed))
         shown = [text for text in job.overrides if not text.startswith(HIDDEN)]
         table.add_row(" ".join(shown), *cells)
     console = Console()
     console.print(table)
-    console.print(teacher_line(jobs))
+    console.print(teacher_line((job.config, job.plan) for job in jobs), soft_wrap=True)
+
+
+def print_sync_command(folder: Path) -> None:
+    """Say how a sweep's offline W&B runs are uploaded."""
+    from rich.console import Console
+
+    Console().print(
+        f"W&B runs written offline; upload them with: wandb sync {folder}/*/wandb/offline-run-*",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _state(stages: Sequence[Any], claimed: set[str]) -> str:
@@ -226,50 +270,3 @@ def _state(stages: Sequence[Any], claimed: set[str]) -> str:
     if new:
         return "build" if len(present) == 1 else f"build {len(new)}"
     return "done" if all(stage.is_done for stage in present) else "shared"
-
-
-def teacher_line(jobs: Sequence[Job]) -> str:
-    """Say how many teacher calls the sweep needs at the most, and what they may cost."""
-    from plan_tuning.distillation.estimate import count_missing_calls
-    from plan_tuning.inputs import count_problems, source_parts
-
-    corpora = {
-        job.plan.corpus.key: job.config
-        for job in jobs
-        if job.plan.corpus is not None and not job.plan.corpus.is_done and job.config.uses_teacher
-    }
-    if not corpora:
-        return "Teacher calls: none."
-    # A corpus of fewer problems or candidates is part of a larger one: its calls are bought once.
-    needs: dict[str, tuple[int, Config]] = {}
-    for config in corpora.values():
-        for name, part in source_parts(config.data).items():
-            found = needs.setdefault(_calls_key(name, part, config), (0, config))
-            count = max(found[0], count_problems(part))
-            largest = max(found[1], config, key=lambda c: c.distillation.num_candidates)
-            needs[_calls_key(name, part, config)] = (count, largest)
-    estimates = [
-        count_missing_calls(count, config.teacher, config.distillation)
-        for count, config in needs.values()
-    ]
-    calls = sum(estimate.calls for estimate in estimates)
-    prices = [(estimate.usd_low, estimate.usd_high) for estimate in estimates]
-    if any(low is None or high is None for low, high in prices):
-        cost = "price unknown"
-    else:
-        low, high = (sum(side or 0.0 for side in sides) for sides in zip(*prices, strict=True))
-        cost = "free" if high == 0 else f"{low:.2f} to {high:.2f} USD"
-    return (
-        f"Teacher calls: at most {calls:,} for {len(corpora)} corpora ({cost}); "
-        "answers that are already stored are not asked again."
-    )
-
-
-def _calls_key(name: str, part: DataConfig, config: Config) -> str:
-    """Name the problems, the teacher and the settings that calls are shared by."""
-    shared = replace(config.distillation, num_candidates=1, plan_temperature=1.0)
-    world = part.world() if isinstance(part, MicroworldDataConfig) else {}
-    seed = part.seed if world else 0  # other sets are the same problems in another order
-    origin = (world or name, part.path, part.revision, part.split, seed)
-    settings = (config.distillation.plan_temperature, canonical(shared), config.teacher.identity())
-    return repr((origin, settings))

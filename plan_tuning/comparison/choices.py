@@ -23,11 +23,20 @@ _NEVER_SWEPT = frozenset(
 _OF_TEACHER = frozenset({"filter", "teacher", "distillation", "corpus"})
 _OF_TRAINING = frozenset({*_OF_TEACHER, "adapter", "trainer", "start"})
 _OF_GRPO = frozenset({"reward", "start", "grpo", "rollouts"})
-_OF_PLANS = frozenset({"executor", "evaluation.max_plan_tokens", "method.plan_weight"})
+_OF_PLANS = frozenset(
+    {
+        "executor",
+        "evaluation.max_plan_tokens",
+        "evaluation.plan",
+        "evaluation.plan_corpus",
+        "method.plan_weight",
+    }
+)
 _TEACHER_IDENTITY = frozenset(
     {"teacher", "teacher.backend", "teacher.model", "teacher.label", "teacher.seeded"}
 )
 _COLUMNS = frozenset({"evaluation.benchmarks", "data.benchmarks"})
+_MIXING = ("data.mixing.", "data.sources.")
 _TRAINING_DATA = frozenset(
     f"data.{name}" for name in ("name", "path", "revision", "split", "limit", "fraction", "seed")
 )
@@ -73,7 +82,9 @@ def can_matter(run: Run, key: str) -> bool:
         return False
     if group == "teacher" and not _is_of_identity(key):
         return False
-    if method in UNTRAINED and (group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA):
+    if method in UNTRAINED and (
+        group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA or key.startswith(_MIXING)
+    ):
         return False
     if method in _TEACHER_FREE and group in _OF_TEACHER:
         return run.settings.get("method.problems") == "kept"

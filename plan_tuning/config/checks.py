@@ -8,7 +8,7 @@ from collections.abc import Collection
 class ConfigError(ValueError):
     """A value that cannot be used: the message names key, value, what is allowed and a fix.
 
-    With its first argument alone, that is the whole message: pickle and OmegaConf rebuild errors so.
+    With its first argument alone that is the whole message: so pickle and OmegaConf rebuild it.
     """
 
     def __init__(

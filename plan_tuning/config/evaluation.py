@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.config.model import ModelConfig
+from plan_tuning.config.teacher import TeacherConfig, check_address, check_key_variable
 
-EXECUTORS = ("self", "base")
+EXECUTORS = ("self", "base", "model", "teacher")
+PLANS = ("own", "none", "teacher", "true", "other")
+ENGINES = ("native", "continuous_batching", "server")
 
 _RUNTIME = {"runtime": True}
 
@@ -16,11 +20,42 @@ _RUNTIME = {"runtime": True}
 class ExecutorConfig:
     """Who executes the plans of M2 (METHOD.md section 3)."""
 
-    name: str = "base"  # base: the untuned model (paper); self: the student itself
+    name: str = "base"  # base: the untuned model (paper); self; model; teacher
+    model: ModelConfig | None = None  # with name=model
+    teacher: TeacherConfig | None = None  # with name=teacher; None: the teacher of the corpus
+    # What the executor solves without any plan, beside what it solves with one
+    zero_shot: bool = field(default=True, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice("executor.name", self.name, EXECUTORS)
+        require(
+            self.name != "model" or self.model is not None,
+            "executor.name",
+            self.name,
+            "this executor needs executor.model, which its choice brings along",
+            "executor=model executor.model.path=Qwen/Qwen3-4B",
+        )
+
+
+@dataclass
+class ServerConfig:
+    """An OpenAI-compatible server that answers in the student's place (engine=server)."""
+
+    api_base: str | None = field(default=None, metadata=_RUNTIME)
+    model: str = ""  # the name under which the server serves the student
+    api_key_env: str | None = field(default=None, metadata=_RUNTIME)  # NAME of a variable
+    concurrency: int = field(default=64, metadata=_RUNTIME)
+    timeout_s: float = field(default=600.0, metadata=_RUNTIME)
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that no secret is in what is written down."""
+        check_address("evaluation.server.api_base", self.api_base)
+        check_key_variable("evaluation.server.api_key_env", self.api_key_env)
+        for key in ("concurrency", "timeout_s"):
+            require_positive(
+                f"evaluation.server.{key}", getattr(self, key), f"evaluation.server.{key}=64"
+            )
 
 
 @dataclass
@@ -41,6 +76,10 @@ class EvaluationConfig:
     decontaminate: str | None = (
         None  # file of `plan-tuning contamination`: scores without those ids too
     )
+    plan: str = "own"  # whose plan m2's executor gets: own, none, teacher, true, other
+    plan_corpus: str | None = None  # plan=teacher: a distilled test set; None: distilled by the job
+    engine: str = "native"  # who runs the student: native, continuous_batching, server
+    server: ServerConfig = field(default_factory=ServerConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
     batch_tokens: int = field(
         default=16384, metadata=_RUNTIME
@@ -70,8 +109,25 @@ class EvaluationConfig:
             "above 0 when several completions are sampled: at 0 they would all be equal",
             "evaluation.num_samples=8 evaluation.temperature=0.7",
         )
+        self.plan = self.plan.lower()  # `true` on a command line is read as a truth value
+        require_choice("evaluation.plan", self.plan, PLANS)
         require(
-            len(set(self.benchmarks)) == len(self.benchmarks),
+            self.plan_corpus is None or self.plan == "teacher",
+            "evaluation.plan_corpus",
+            self.plan_corpus,
+            "only read when the executor gets the teacher's plans",
+            f"evaluation.plan=teacher evaluation.plan_corpus={self.plan_corpus}",
+        )
+        require_choice("evaluation.engine", self.engine, ENGINES)
+        require(
+            self.engine != "server" or bool(self.server.api_base and self.server.model),
+            "evaluation.server.api_base",
+            self.server.api_base,
+            "engine=server needs the server's address and the name that it serves the student by",
+            "evaluation.server.api_base=http://127.0.0.1:8000/v1 evaluation.server.model=student",
+        )
+        require(
+            len({entry.partition("=")[0] for entry in self.benchmarks}) == len(self.benchmarks),
             "evaluation.benchmarks",
             self.benchmarks,
             "each benchmark once",

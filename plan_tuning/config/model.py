@@ -39,7 +39,7 @@ class ModelConfig:
             self.kind != "pretrained" or bool(self.path) or self.name == "???",
             "model.path",
             self.path,
-            "a pretrained model needs a hub id or a folder",
+            "a pretrained model (of model, or of executor.model) needs a hub id or a folder",
             "model.path=Qwen/Qwen3-0.6B",
         )
 

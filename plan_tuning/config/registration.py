@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from plan_tuning.config.data import MicroworldDataConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig
 from plan_tuning.config.run import Config, SweeperConfig
@@ -40,7 +41,7 @@ def job_slug(overrides: str) -> str:
     whole keeps different overrides apart.
 
     >>> job_slug("method=m1,seed=3")
-    'method=m1,seed=3-f25edeac'
+    'method=m1,seed=3-86654954'
     >>> job_slug("")
     'default'
     """
@@ -64,6 +65,7 @@ def register() -> None:
     store.store(group="hydra/sweeper", name="ablation", node=SweeperConfig)
     store.store(group="schema/data", name="microworld", node=MicroworldDataConfig)
     store.store(group="schema/data", name="mixture", node=MixtureDataConfig)
+    store.store(group="schema/method", name="grpo", node=GRPOConfig)
     store.store(group="schema/model", name="micro", node=MicroModelConfig)
     for path in sorted(resource_folder("experiments").glob("*.yaml")):
         node: Any = OmegaConf.load(path)

@@ -9,6 +9,7 @@ from plan_tuning.config.checks import ConfigError, require, require_choice, requ
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
 from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.grpo import ASKED_AS, GRPOConfig, RewardConfig, StartConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
@@ -82,6 +83,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    start: StartConfig = field(default_factory=StartConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
@@ -130,7 +133,8 @@ class Config:
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld
         is_micro_model = isinstance(self.model, MicroModelConfig)
-        if is_micro_model and not is_micro_data:
+        uses_model = set(self.stages) != {"distill"}
+        if is_micro_model and not is_micro_data and uses_model:
             raise ConfigError(
                 "model",
                 self.model.name,
@@ -143,6 +147,14 @@ class Config:
                 "scripted",
                 f"the scripted teacher can only solve the micro-world, not {self.data.name}",
                 f"data={self.data.name} teacher=openai_compatible "
+                "teacher.api_base=http://127.0.0.1:8000/v1",
+            )
+        if self.uses_judge and self.judge.backend == "scripted" and not is_micro_data:
+            raise ConfigError(
+                "reward.judge",
+                "scripted",
+                f"the scripted teacher judges the micro-world's plans only, not {self.data.name}'s",
+                "reward.plan.kind=steps, or teacher=openai_compatible "
                 "teacher.api_base=http://127.0.0.1:8000/v1",
             )
         if is_micro_data and self.data.path is not None:
@@ -177,13 +189,43 @@ class Config:
         if debug.max_steps is not None:
             planned = None if trainer.max_steps == -1 else trainer.max_steps
             trainer.max_steps = min(debug.max_steps, planned or debug.max_steps)
+        if isinstance(self.method, GRPOConfig):
+            method = self.method
+            method.steps = min(
+                debug.max_steps or 10**9, method.steps if method.steps > 0 else 10**9
+            )
+            method.steps = -1 if method.steps == 10**9 else method.steps
+            method.max_new_tokens = min(method.max_new_tokens, debug.max_new_tokens or 10**9)
         for key in ("max_new_tokens", "max_plan_tokens"):
             setattr(evaluation, key, min(getattr(evaluation, key), debug.max_new_tokens or 10**9))
 
     @property
     def uses_teacher(self) -> bool:
         """Whether this job may ask the teacher anything."""
-        return "distill" in self.stages and self.corpus.path is None and self.method.needs_corpus
+        if "distill" not in self.stages or self.corpus.path is not None:
+            return False
+        return self.method.needs_corpus or set(self.stages) == {"distill"}
+
+    @property
+    def executor_teacher(self) -> TeacherConfig:
+        """Who executes plans with executor=teacher: the teacher of the corpus unless named."""
+        return self.executor.teacher or self.teacher
+
+    @property
+    def judge(self) -> TeacherConfig:
+        """Who judges plans: the corpus's teacher unless another one is chosen."""
+        return self.reward.judge or self.teacher
+
+    @property
+    def asked_as(self) -> str:
+        """The method whose prompt the student is asked with."""
+        return ASKED_AS if isinstance(self.method, GRPOConfig) else self.method.name
+
+    @property
+    def uses_judge(self) -> bool:
+        """Whether the training asks a large model."""
+        is_grpo = isinstance(self.method, GRPOConfig)
+        return is_grpo and "train" in self.stages and self.reward.uses_judge
 
     @property
     def benchmarks(self) -> list[str]:

@@ -51,6 +51,11 @@ class MethodConfig:
         return self.name in TRAINED
 
     @property
+    def learns_execution(self) -> bool:
+        """Whether a training row holds the teacher's execution of a plan."""
+        return self.name in ("m1", "sft_teacher_cot")
+
+    @property
     def needs_corpus(self) -> bool:
         """Whether the teacher's trajectories go in."""
         return self.name in NEEDS_CORPUS or (self.name == "sft" and self.problems == "kept")
@@ -86,6 +91,7 @@ class TrainerConfig:
     max_length: int = 3500  # tokens of prompt + completion; paper: 3500
     precision: str = "bf16"  # paper: bf16; fp32 on CPU
     neftune_alpha: float = 0.0
+    ema_decay: float = 0.0  # moving average of the weights, which is validated and exported; 0: off
     select_best: bool = False  # export the checkpoint with the lowest validation loss
     early_stopping_patience: int = 0  # validations without improvement; 0: off
     overlong: str = "drop"  # rows longer than max_length: drop (counted) or error
@@ -95,6 +101,7 @@ class TrainerConfig:
     strategy: str = field(default="auto", metadata=_RUNTIME)
     threads: int = field(default=1, metadata=_RUNTIME)  # CPU threads of a job; 0: leave it to torch
     micro_batch_tokens: int = field(default=16384, metadata=_RUNTIME)  # padded tokens a forward
+    packing: bool = field(default=False, metadata=_RUNTIME)  # several rows in one sequence
     gradient_checkpointing: bool = field(default=False, metadata=_RUNTIME)
     checkpoint_every_n_steps: int = field(default=200, metadata=_RUNTIME)
     val_every_n_steps: int = field(default=0, metadata=_RUNTIME)  # 0: at the end of each epoch
@@ -109,7 +116,7 @@ class TrainerConfig:
         require_rate("trainer.min_lr_ratio", self.min_lr_ratio, "trainer.min_lr_ratio=0.1")
         for key in ("weight_decay", "max_grad_norm", "neftune_alpha"):
             require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=1.0", zero=True)
-        for key in ("beta1", "beta2"):
+        for key in ("beta1", "beta2", "ema_decay"):
             require(
                 0.0 <= getattr(self, key) < 1.0,
                 f"trainer.{key}",
@@ -149,6 +156,14 @@ class TrainerConfig:
             self.val_fraction,
             "above 0 when the best checkpoint or early stopping is asked for",
             "trainer.val_fraction=0.05",
+        )
+
+        require(
+            not (self.packing and self.neftune_alpha),
+            "trainer.packing",
+            self.packing,
+            "not together with trainer.neftune_alpha, whose noise depends on a row's own length",
+            "trainer.packing=true trainer.neftune_alpha=0",
         )
 
     def kwargs(self) -> dict[str, Any]:

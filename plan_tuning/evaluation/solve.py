@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
-from plan_tuning.records import Completion, Message, Prediction, Problem
-from plan_tuning.students.generation import generate
+from plan_tuning.evaluation.writers import (
+    LocalWriter,
+    Messages,
+    Progress,
+    SolveError,
+    Writer,
+    Written,
+)
+from plan_tuning.records import Prediction, Problem
 from plan_tuning.students.loading import Student
-from plan_tuning.students.templates import prompt_ids
 from plan_tuning.tasks.grading import Grader
 from plan_tuning.text import formats
 
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int, int], None]
-"""Called with (phase, finished rows, all rows, generated tokens so far) after each batch."""
-
-
-class SolveError(ValueError):
-    """An evaluation that cannot be done as it is asked for."""
+Case = tuple[Problem, int]  # a problem and the number of the sample
 
 
 def solve(
-    student: Student,
+    student: Student | Writer,
     problems: Sequence[Problem],
     *,
     method: str,
@@ -33,7 +32,7 @@ def solve(
     evaluation: EvaluationConfig,
     benchmark: str,
     grader: Grader,
-    executor: Student | None = None,
+    executor: Student | Writer | None = None,
     plans: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
@@ -44,11 +43,12 @@ def solve(
         problems: the test problems.
         method: METHOD.md section 3; m2 plans first and has the executor carry the plan out.
         prompt: matched or paper.
-        evaluation: decoding.
+        evaluation: decoding; ``plan=other`` gives the executor another problem's plan.
         benchmark: written into the predictions.
         grader: reads the final text.
         executor: carries out m2's plans, None: the student itself; not read for other methods.
         plans: plans to carry out instead of the student's own, by problem id (a plan swap of m2).
+            Where one is empty the executor solves the problem by itself.
         progress: told about every finished batch.
 
     Returns:
@@ -60,37 +60,41 @@ def solve(
     if plans is not None:
         _check_plans(plans, problems, method)
     cases = [(p, sample) for p in problems for sample in range(evaluation.num_samples)]
+    asks = _Asks(evaluation, prompt, progress)
+    writer = _writer(student, evaluation)
     if method == "m2":
-        return _two_calls(
-            student,
-            executor or student,
-            cases,
-            prompt=prompt,
-            evaluation=evaluation,
-            benchmark=benchmark,
-            grader=grader,
-            given=plans,
-            progress=progress,
-        )
-    asked = [
-        formats.student_messages(p.problem, method=method, prompt=prompt, style=p.style)
-        for p, _ in cases
-    ]
-    found = _call(student, cases, asked, evaluation, evaluation.max_new_tokens, "solving", progress)
+        executing = writer if executor is None else _writer(executor, evaluation)
+        if plans is None:
+            found = asks.plans(writer, cases)
+        else:
+            found = [(plans[problem.id], 0) for problem, _ in cases]
+        asked, written = asks.executions(executing, cases, [plan for plan, _ in found])
+    else:
+        asked, written = asks.answers(writer, cases, method)
+        # An answer without tags has no plan.
+        found = [
+            (formats.parse_plan(answer.text) if "<plan>" in answer.text else "", 0)
+            for answer in written
+        ]
     return [
         _grade(
             grader,
             problem,
             sample,
             benchmark=benchmark,
-            # An answer without tags has no plan.
-            plan=formats.parse_plan(completion.text) if "<plan>" in completion.text else "",
+            plan=plan,
             messages=messages,
-            completion=completion,
-            tokens=len(completion.token_ids),
+            answer=answer,
+            tokens=tokens + answer.num_tokens,  # both calls are the price of the answer
         )
-        for (problem, sample), messages, completion in zip(cases, asked, found, strict=True)
+        for (problem, sample), messages, answer, (plan, tokens) in zip(
+            cases, asked, written, found, strict=True
+        )
     ]
+
+
+def _writer(student: Student | Writer, evaluation: EvaluationConfig) -> Writer:
+    return LocalWriter(student, evaluation) if isinstance(student, Student) else student
 
 
 def _check_plans(plans: Mapping[str, str], problems: Sequence[Problem], method: str) -> None:
@@ -100,89 +104,98 @@ def _check_plans(plans: Mapping[str, str], problems: Sequence[Problem], method: 
     if missing:
         raise SolveError(
             f"{len(missing)} of {len(problems)} problems have no plan to swap in, for example "
-            f"{missing[0]}: distil the test set first, for example data.split=test stages=[distill]"
+            f"{missing[0]}: the plans belong to another test set. With evaluation.plan_corpus=null "
+            "the job distils this one"
         )
 
 
-def _two_calls(
-    student: Student,
-    executor: Student,
-    cases: Sequence[tuple[Problem, int]],
-    *,
-    prompt: PromptConfig | str,
-    evaluation: EvaluationConfig,
-    benchmark: str,
-    grader: Grader,
-    given: Mapping[str, str] | None,
-    progress: Progress | None,
-) -> list[Prediction]:
-    """Have the student plan and the executor carry out (METHOD.md section 3, M2)."""
-    if given is None:
+def other_problems(ids: Sequence[str]) -> dict[str, str]:
+    """Give every problem another one, each one once: the next in an order that is drawn by id.
+
+    Args:
+        ids: distinct ids of problems.
+
+    Raises:
+        SolveError: there is no other problem.
+
+    >>> sorted(other_problems(["a", "b"]).items())
+    [('a', 'b'), ('b', 'a')]
+    """
+    if len(ids) < 2:
+        raise SolveError(
+            "evaluation.plan=other needs two problems at the least: raise evaluation.limit"
+        )
+    order = sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return dict(zip(order, [*order[1:], order[0]], strict=True))
+
+
+class _Asks:
+    """The calls of one evaluation."""
+
+    def __init__(
+        self,
+        evaluation: EvaluationConfig,
+        prompt: PromptConfig | str,
+        progress: Progress | None,
+    ) -> None:
+        self._evaluation = evaluation
+        self._prompt = prompt
+        self._progress = progress
+
+    def answers(
+        self, writer: Writer, cases: Sequence[Case], method: str
+    ) -> tuple[list[Messages], list[Written]]:
+        """Ask for answers in one call."""
+        asked = [writer.request(problem, method, self._prompt) for problem, _ in cases]
+        limit = self._evaluation.max_new_tokens
+        return asked, self._write(writer, cases, asked, limit, "solving")
+
+    def plans(self, writer: Writer, cases: Sequence[Case]) -> list[tuple[str, int]]:
+        """Ask for plans: those of the problems, or of other ones; with the tokens they cost."""
+        asked = [writer.request(problem, "m2", self._prompt) for problem, _ in cases]
+        limit = self._evaluation.max_plan_tokens
+        written = self._write(writer, cases, asked, limit, "planning")
+        plans = [(formats.parse_plan(answer.text), answer.num_tokens) for answer in written]
+        if self._evaluation.plan != "other":
+            return plans
+        found = {
+            (problem.id, sample): plan for (problem, sample), plan in zip(cases, plans, strict=True)
+        }
+        others = other_problems(list(dict.fromkeys(problem.id for problem, _ in cases)))
+        return [found[others[problem.id], sample] for problem, sample in cases]
+
+    def executions(
+        self, writer: Writer, cases: Sequence[Case], plans: Sequence[str]
+    ) -> tuple[list[Messages], list[Written]]:
+        """Have plans carried out (METHOD.md section 3, M2)."""
+        is_swapped = self._evaluation.plan != "own"
         asked = [
-            formats.student_messages(p.problem, method="m2", prompt=prompt, style=p.style)
-            for p, _ in cases
+            writer.request(problem, "zero_shot", self._prompt)
+            if is_swapped and not plan
+            else writer.execution_request(problem, plan)
+            for (problem, _), plan in zip(cases, plans, strict=True)
         ]
-        limit = evaluation.max_plan_tokens
-        written = _call(student, cases, asked, evaluation, limit, "planning", progress)
-        plans = [formats.parse_plan(completion.text) for completion in written]
-        spent = [len(completion.token_ids) for completion in written]
-    else:
-        plans = [given[problem.id] for problem, _ in cases]
-        spent = [0] * len(cases)
-    asked = [
-        formats.executor_messages(problem.problem, plan, style=problem.style)
-        for (problem, _), plan in zip(cases, plans, strict=True)
-    ]
-    found = _call(
-        executor, cases, asked, evaluation, evaluation.max_new_tokens, "executing", progress
-    )
-    return [
-        _grade(
-            grader,
-            problem,
-            sample,
-            benchmark=benchmark,
-            plan=plan,
-            messages=messages,
-            completion=completion,
-            tokens=tokens + len(completion.token_ids),  # both calls are the price of the answer
-        )
-        for (problem, sample), plan, messages, completion, tokens in zip(
-            cases, plans, asked, found, spent, strict=True
-        )
-    ]
+        limit = self._evaluation.max_new_tokens
+        return asked, self._write(writer, cases, asked, limit, "executing")
 
-
-def _call(
-    student: Student,
-    cases: Sequence[tuple[Problem, int]],
-    asked: Sequence[Sequence[Message]],
-    evaluation: EvaluationConfig,
-    max_new_tokens: int,
-    phase: str,
-    progress: Progress | None,
-) -> list[Completion]:
-    rendered: dict[str, list[int]] = {}
-    prompts = []
-    for messages in asked:  # the samples of a problem ask the same
-        key = "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in messages)
-        if key not in rendered:
-            rendered[key] = prompt_ids(student.tokenizer, messages)
-        prompts.append(rendered[key])
-    return generate(
-        student,
-        prompts,
-        keys=[(f"{phase}/{problem.id}", sample) for problem, sample in cases],
-        max_new_tokens=max_new_tokens,
-        temperature=evaluation.temperature,
-        top_p=evaluation.top_p,
-        top_k=evaluation.top_k,
-        seed=evaluation.seed,
-        batch_tokens=evaluation.batch_tokens,
-        progress=None
-        if progress is None
-        else lambda rows, tokens: progress(phase, rows, len(prompts), tokens),
-    )
+    def _write(
+        self,
+        writer: Writer,
+        cases: Sequence[Case],
+        asked: Sequence[Messages],
+        limit: int,
+        phase: str,
+    ) -> list[Written]:
+        written = writer.write(
+            [(problem.id, sample) for problem, sample in cases],
+            asked,
+            max_new_tokens=limit,
+            phase=phase,
+            progress=self._progress,
+        )
+        if len(written) != len(cases):
+            raise SolveError(f"{len(cases)} cases got {len(written)} answers")
+        return written
 
 
 def _grade(
@@ -192,16 +205,16 @@ def _grade(
     *,
     benchmark: str,
     plan: str,
-    messages: Sequence[Message],
-    completion: Completion,
+    messages: Messages,
+    answer: Written,
     tokens: int,
 ) -> Prediction:
-    grade = grader.grade(completion.text, problem, finish_reason=completion.finish_reason)
+    grade = grader.grade(answer.text, problem, finish_reason=answer.finish_reason)
     return Prediction(
         problem_id=problem.id,
         benchmark=benchmark,
         sample=sample,
-        text=completion.text,
+        text=answer.text,
         answer=grade.answer,
         rule=grade.rule,
         verdict=grade.verdict,
@@ -211,6 +224,6 @@ def _grade(
         difficulty=problem.difficulty,
         plan=plan,
         prompt="\n\n".join(message["content"] for message in messages),
-        finish_reason=completion.finish_reason,
+        finish_reason=answer.finish_reason,
         completion_tokens=tokens,
     )

@@ -22,8 +22,8 @@ def load_encoder(folder: Path) -> Callable[[Sequence[str]], np.ndarray[Any, Any]
 
     if not (folder / "config.json").is_file():
         raise StudentError(
-            f"reward.plan.encoder={folder} holds no model: give the folder of a sentence encoder, or "
-            "choose reward.plan.kind=steps"
+            f"reward.plan.encoder={folder} holds no model: give the folder of a sentence encoder, "
+            "or choose reward.plan.kind=steps"
         )
     with without_bars():
         tokenizer = AutoTokenizer.from_pretrained(folder)

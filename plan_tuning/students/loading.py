@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import warnings
@@ -82,7 +83,19 @@ def load_student(
         StudentError: the folder does not exist or holds neither weights nor an adapter.
     """
     folder = Path(folder_or_id)
-    if folder.is_dir() and (folder / ADAPTER_FILE).is_file():
+    adapter = adapter or AdapterConfig()
+    is_adapter = folder.is_dir() and (folder / ADAPTER_FILE).is_file()
+    if for_training and adapter.name == "qlora":
+        check_four_bits()
+        if is_adapter:
+            raise StudentError(
+                f"{folder} is an adapter, and 4-bit weights cannot take it up: begin from a folder "
+                "of merged weights, or use adapter=lora"
+            )
+        loaded, tokenizer, identity = _load_weights(
+            str(folder_or_id), model, device, is_four_bits=True
+        )
+    elif is_adapter:
         loaded, tokenizer, identity = _load_adapter(folder, model, device)
         if for_training:
             loaded = loaded.merge_and_unload()
@@ -91,7 +104,7 @@ def load_student(
     else:
         loaded, tokenizer, identity = _load_weights(str(folder_or_id), model, device)
     if for_training:
-        loaded = _wrap(loaded, model, adapter or AdapterConfig())
+        loaded = _wrap(loaded, model, adapter)
     else:
         loaded.eval()
     generation = getattr(loaded, "generation_config", None)
@@ -127,7 +140,40 @@ def merge_for_inference(student: Student) -> Student:
     return Student(merged, student.tokenizer, student.end_ids, student.turn_end, student.identity)
 
 
-def _load_weights(source: str, model: ModelConfig, device: str) -> tuple[Any, Any, dict[str, Any]]:
+def for_inference(student: Student) -> Student:
+    """Make a student that is only asked as cheap as it can be: merged, and in bfloat16 on CUDA.
+
+    A token's cost on a card is that of reading the weights once, so half the bytes are half the
+    time; on a CPU bfloat16 is slow, and the weights stay as they are.
+    """
+    merged = merge_for_inference(student)
+    if merged.device.type == "cuda" and torch.cuda.is_bf16_supported():
+        merged.model.to(torch.bfloat16)
+    return merged
+
+
+def check_four_bits() -> None:
+    """Refuse ``adapter=qlora`` where it cannot work.
+
+    Raises:
+        ConfigError: there is no CUDA device, or bitsandbytes is not installed.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "adapter", "qlora", "4-bit base weights need a CUDA device", "adapter=lora"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "adapter",
+            "qlora",
+            "4-bit base weights need bitsandbytes: pip install 'plan-tuning[qlora]'",
+            "adapter=lora",
+        )
+
+
+def _load_weights(
+    source: str, model: ModelConfig, device: str, *, is_four_bits: bool = False
+) -> tuple[Any, Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(source)
@@ -140,6 +186,17 @@ def _load_weights(source: str, model: ModelConfig, device: str) -> tuple[Any, An
     shared: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
     if model.revision is not None and not is_local:
         shared["revision"] = model.revision
+    quantised: dict[str, Any] = {}
+    if is_four_bits:
+        from transformers import BitsAndBytesConfig
+
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        quantised = {"quantization_config": settings, "device_map": {"": 0}}
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, **shared)
@@ -148,6 +205,7 @@ def _load_weights(source: str, model: ModelConfig, device: str) -> tuple[Any, An
                 dtype=getattr(torch, model.dtype),
                 attn_implementation=model.attention,
                 use_safetensors=True,
+                **quantised,
                 **shared,
             )
     except OSError as error:
@@ -155,7 +213,8 @@ def _load_weights(source: str, model: ModelConfig, device: str) -> tuple[Any, An
             f"model.path={source} cannot be loaded: {error}. Give a folder with config.json and "
             "safetensors weights or a hub id, for example model.path=Qwen/Qwen3-0.6B"
         ) from error
-    loaded.to(device)
+    if not is_four_bits:
+        loaded.to(device)
     identity = {
         "base": str(folder.resolve()) if is_local else source,
         "revision": None if is_local else getattr(loaded.config, "_commit_hash", model.revision),
@@ -170,7 +229,11 @@ def _load_adapter(folder: Path, model: ModelConfig, device: str) -> tuple[Any, A
     from transformers import AutoTokenizer
 
     base = base_of_adapter(folder)
-    loaded, _, identity = _load_weights(base, model, device)
+    if (Path(base) / ADAPTER_FILE).is_file():  # trained on from an earlier student
+        earlier, _, identity = _load_adapter(Path(base), model, device)
+        loaded = earlier.merge_and_unload()
+    else:
+        loaded, _, identity = _load_weights(base, model, device)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     with _quiet_peft():
         wrapped = PeftModel.from_pretrained(loaded, folder, torch_device=device)
@@ -208,11 +271,10 @@ def _wrap(loaded: Any, model: ModelConfig, adapter: AdapterConfig) -> Any:
         loaded.get_decoder().requires_grad_(True)
         loaded.get_output_embeddings().requires_grad_(True)
         return loaded
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
     if adapter.name == "qlora":
-        raise ConfigError(
-            "adapter", "qlora", "4-bit base weights need CUDA and bitsandbytes", "adapter=lora"
-        )
-    from peft import LoraConfig, get_peft_model
+        loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
 
     family = adapter.target_modules == "family"
     names = LORA_TARGETS[model.family] if family else list(adapter.target_modules)

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
+from plan_tuning.students.loading import without_bars
 from plan_tuning.tasks.microworld_text import SPECIAL_TOKENS, vocabulary
 
 MAX_POSITIONS = 512
@@ -114,5 +115,6 @@ def build_model(
 
 def save_micro(folder: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write model and tokenizer into ``folder`` as a pretrained model."""
-    model.save_pretrained(folder)
+    with without_bars():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -56,7 +56,7 @@ class EncodedRow:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows of one forward pass, padded on the right.
+    """Rows of one forward pass, padded on the right, or packed: several rows in one sequence.
 
     ``positions`` index the flattened (B * T) hidden states from which the supervised tokens
     ``targets`` are predicted, so prompts and padding are never projected onto the vocabulary.
@@ -69,6 +69,7 @@ class MicroBatch:
     weights: torch.Tensor  # (N,)
     kinds: torch.Tensor  # (N,)
     num_tokens: int  # without padding
+    position_ids: torch.Tensor | None = None  # (B, T) where packed: from 0 in every row
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move the tensors."""
@@ -80,6 +81,7 @@ class MicroBatch:
             self.weights.to(device, non_blocking=True),
             self.kinds.to(device, non_blocking=True),
             self.num_tokens,
+            None if self.position_ids is None else self.position_ids.to(device, non_blocking=True),
         )
 
 
@@ -211,19 +213,63 @@ def micro_batches(rows: Sequence[EncodedRow], *, budget: int) -> list[MicroBatch
     return [collate(batch) for batch in batches]
 
 
+def packed_batches(
+    rows: Sequence[EncodedRow], *, budget: int, capacity: int | None = None
+) -> list[MicroBatch]:
+    """Pack the rows of a step into sequences, and these into forward passes.
+
+    Longer rows come first and each goes into the first sequence that has room for it. Positions
+    begin anew with every row, which is where the models of transformers (and their kernels for
+    variable lengths) keep rows apart, so no row sees another one.
+
+    Args:
+        rows: of one step, in any order.
+        budget: padded tokens of a forward pass; a longer row goes alone.
+        capacity: tokens of a sequence; None: as many as the longest row.
+    """
+    ordered = sorted(rows, key=len, reverse=True)
+    room = max(capacity or 0, len(ordered[0]))
+    bins: list[list[EncodedRow]] = []
+    for row in ordered:
+        fitting = (b for b in bins if sum(map(len, b)) + len(row) <= room)
+        place = next(fitting, None)
+        if place is None:
+            bins.append([row])
+        else:
+            place.append(row)
+    at_once = max(1, budget // max(sum(map(len, b)) for b in bins))
+    return [collate_packed(bins[first : first + at_once]) for first in range(0, len(bins), at_once)]
+
+
 def collate(rows: Sequence[EncodedRow]) -> MicroBatch:
     """Pad rows on the right; causal attention never looks there, so no mask is needed."""
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros((len(rows), longest), dtype=torch.long)
-    weights = torch.zeros((len(rows), longest))
-    kinds = torch.zeros((len(rows), longest), dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row.ids
-        weights[place, : len(row)] = row.weights
-        kinds[place, : len(row)] = row.kinds
-    weights[:, 0] = 0.0  # nothing predicts the first token
+    return _collate([[row] for row in rows], is_packed=False)
+
+
+def collate_packed(bins: Sequence[Sequence[EncodedRow]]) -> MicroBatch:
+    """Make one sequence of every group of rows."""
+    return _collate(bins, is_packed=True)
+
+
+def _collate(bins: Sequence[Sequence[EncodedRow]], *, is_packed: bool) -> MicroBatch:
+    longest = max(sum(map(len, group)) for group in bins)
+    ids = torch.zeros((len(bins), longest), dtype=torch.long)
+    weights = torch.zeros((len(bins), longest))
+    kinds = torch.zeros((len(bins), longest), dtype=torch.long)
+    position_ids = torch.zeros((len(bins), longest), dtype=torch.long)
+    for place, group in enumerate(bins):
+        first = 0
+        for row in group:
+            last = first + len(row)
+            ids[place, first:last] = row.ids
+            weights[place, first:last] = row.weights
+            weights[place, first] = 0.0  # nothing predicts a row's first token
+            kinds[place, first:last] = row.kinds
+            position_ids[place, first:last] = torch.arange(len(row))
+            first = last
     flat = weights.flatten()
     supervised = flat.nonzero()[:, 0]  # (N,)
+    rows = [row for group in bins for row in group]
     return MicroBatch(
         problem_ids=tuple(row.problem_id for row in rows),
         input_ids=ids,
@@ -232,6 +278,7 @@ def collate(rows: Sequence[EncodedRow]) -> MicroBatch:
         weights=flat[supervised],
         kinds=kinds.flatten()[supervised],
         num_tokens=sum(len(row) for row in rows),
+        position_ids=position_ids if is_packed else None,
     )
 
 

@@ -91,7 +91,7 @@ def train_student(
             f"no row is left to train on: {len(rows)} rows given, {len(dropped)} dropped. "
             "Raise trainer.max_length, or choose a looser filter, for example filter=none"
         )
-    check_projection(student.causal_lm, training[0].ids[None, :32])
+    check_projection(student.causal_lm, training[0].ids[None, :32].to(student.device))
     if trainer.gradient_checkpointing:
         _checkpoint_activations(student)
     per_epoch = math.ceil(len(training) / trainer.batch_size)
@@ -113,7 +113,9 @@ def train_student(
     best = BestWeights(checkpoints / "best.safetensors", trainer) if held_out else None
     _fit(module, held_out, trainer, loggers, checkpoints, best, resumed, run_dir, total, per_epoch)
     if best is not None and trainer.select_best:
-        best.restore(module)
+        best.restore(module)  # of averaged weights where there are any
+    elif module.average is not None:
+        module.average.swap()
     facts = {
         "steps": module.finished_steps,
         "resumed_from_step": 0 if resumed is None else int(resumed.stem.rpartition("-")[2]),

@@ -55,7 +55,9 @@ def training_rows(
                 pairs.append((problem, write(problem, solution=problem.solution)))
         reasons = {"no_human_rationale": len(problems) - len(pairs)}
     else:
-        result = filter_trajectories(read_trajectories(corpus), chosen)
+        result = filter_trajectories(
+            read_trajectories(corpus), chosen, needs_execution=method.learns_execution
+        )
         reasons = dict(result.reasons)
         for kept in result.kept:
             try:

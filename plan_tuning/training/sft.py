@@ -17,8 +17,10 @@ from plan_tuning.config.training import TrainerConfig
 from plan_tuning.records import SegmentKind
 from plan_tuning.students.loading import Student
 from plan_tuning.training import batches
+from plan_tuning.training.averaging import WeightAverage
 from plan_tuning.training.batches import EncodedRow, MicroBatch
 from plan_tuning.training.log_probs import token_scores
+from plan_tuning.training.throughput import utilisation
 
 _LOGGED = (SegmentKind.PLAN, SegmentKind.SOLUTION)
 
@@ -96,6 +98,8 @@ class SFTModule(pl.LightningModule):
         self.losses: list[float] = []
         self._validation: list[torch.Tensor] = []
         self._hook: Any = None
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.average = WeightAverage(trained, trainer.ema_decay) if trainer.ema_decay > 0 else None
 
     @property
     def total_rows(self) -> int:
@@ -119,7 +123,15 @@ class SFTModule(pl.LightningModule):
         if not chosen:  # every rank must run a backward pass; this one adds nothing
             row = self.rows[indices[0]]
             chosen = [EncodedRow(row.problem_id, row.ids, row.weights * 0.0, row.kinds)]
-        return batches.micro_batches(chosen, budget=self.config.micro_batch_tokens)
+        budget = self.config.micro_batch_tokens
+        if not self.config.packing:
+            return batches.micro_batches(chosen, budget=budget)
+        # Kernels for variable lengths take one long sequence without any padding; the others build
+        # a mask of its length squared.
+        has_kernel = "flash" in str(self.student.causal_lm.config._attn_implementation)
+        return batches.packed_batches(
+            chosen, budget=budget, capacity=budget if has_kernel else None
+        )
 
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule of the config; fused where the device has it."""
@@ -198,6 +210,8 @@ class SFTModule(pl.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()
         self.finished_steps += 1
+        if self.average is not None:
+            self.average.update(self.finished_steps)
         self.losses.append(values[0])
         self.tokens += sum(micro.num_tokens for micro in batch)
         seconds = time.perf_counter() - start
@@ -212,6 +226,7 @@ class SFTModule(pl.LightningModule):
             micro.input_ids,
             micro.positions,
             micro.targets,
+            position_ids=micro.position_ids,
             with_top=with_top,
         )
         losses = -scores.log_probs
@@ -271,6 +286,12 @@ class SFTModule(pl.LightningModule):
             "train/padding_rate": 1.0 - tokens / padded,
         }
         rows = sum(len(micro.problem_ids) for micro in batch)
+        if self.device.type == "cuda":
+            card = torch.cuda.get_device_name(self.device)
+            share = utilisation(
+                self.student.causal_lm, card, tokens=tokens, rows=rows, seconds=seconds
+            )
+            metrics |= {} if share is None else {"train/mfu": share}
         for kind in _LOGGED:
             count, loss, hits, _ = sums[batches.KINDS.index(kind)].tolist()
             if count:
@@ -280,8 +301,10 @@ class SFTModule(pl.LightningModule):
         self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=rows)
 
     def on_validation_start(self) -> None:
-        """Start the sums, and switch dropout off."""
+        """Start the sums, and switch dropout off; averaged weights are what is validated."""
         self._validation = []
+        if self.average is not None:
+            self.average.swap()
         self.model.eval()
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
@@ -304,6 +327,11 @@ class SFTModule(pl.LightningModule):
         self.log_dict(metrics)
         self.model.train()
 
+    def on_validation_end(self) -> None:
+        """Go on with the weights that are optimised; callbacks have seen the averaged ones."""
+        if self.average is not None:
+            self.average.swap()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only; frozen ones come from the base."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
@@ -315,6 +343,8 @@ class SFTModule(pl.LightningModule):
             "seconds": self.seconds,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
         }
+        if self.average is not None:
+            checkpoint["average"] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the position.
@@ -334,6 +364,8 @@ class SFTModule(pl.LightningModule):
         self.tokens = int(state["tokens"])
         self.seconds = float(state["seconds"])
         self.losses = state["losses"].tolist()
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint.get("average", {}))
 
 
 def learning_rate_factor(step: int, total: int, config: TrainerConfig) -> float:

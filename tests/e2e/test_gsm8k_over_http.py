@@ -67,6 +67,41 @@ def test_distil_filter_train_evaluate(
     assert (student / "adapter_config.json").is_file()
 
 
+def test_three_families_train_export_reload_and_answer(
+    plan_tuning: Run, server: str, shared: Path, tmp_path: Path
+) -> None:
+    """One corpus over HTTP, once; Gemma-3 with an adapter, Qwen3 and Llama with all weights."""
+    common = [
+        "data=gsm8k", f"data.path={shared / 'data' / 'gsm8k'}", "data.limit=24",
+        "teacher=openai_compatible", f"teacher.api_base={server}", "filter=none",
+        "evaluation.limit=4", "evaluation.max_new_tokens=12", "evaluation.max_plan_tokens=12",
+        "trainer.max_steps=3", "logger=csv",
+    ]  # fmt: skip
+    arms = {
+        "tiny_gemma3": ["method=m2", "adapter=lora", "executor=teacher", "evaluation.plan=own"],
+        "tiny_qwen3": ["method=m1", "trainer.packing=true", "trainer.ema_decay=0.5"],
+        "tiny_llama": ["method=m1", "evaluation.engine=continuous_batching"],
+    }
+    for model, extra in arms.items():
+        ran = plan_tuning(*common, f"model={model}", *extra)
+        assert ran.returncode == 0, ran.stderr
+        assert "it/s]" not in ran.stderr, "no bars in a log"
+    done = {r["choices"]["model"]: r for r in results(tmp_path / "multirun_outputs" / "single")}
+    assert done.keys() == arms.keys()
+    assert len({row["fingerprints"]["corpus"] for row in done.values()}) == 1
+    students = tmp_path / "multirun_outputs" / "artifacts" / "students"
+    for model, row in done.items():
+        assert row["metrics"]["gsm8k"]["n"] == 4
+        folder = students / row["fingerprints"]["student"]
+        names = {path.name for path in folder.iterdir()}
+        assert {"README.md", "chat_template.jinja", "generation_config.json"} <= names
+        assert ("adapter_config.json" in names) == (model == "tiny_gemma3")
+    planner = done["tiny_gemma3"]
+    assert planner["executor_zero_shot"]["gsm8k"]["n"] == 4, "what the teacher solves by itself"
+    assert planner["teacher_calls"] > 0
+    assert done["tiny_qwen3"]["teacher_calls"] == 0, "the corpus was there"
+
+
 def test_an_existing_student_and_corpus_enter_by_path(
     plan_tuning: Run, server: str, shared: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,8 +63,19 @@ def test_samples_and_decontamination(plan_tuning: Run, tmp_path: Path) -> None:
         assert (job / name).is_file()
 
 
-def test_the_command_line_answers_before_anything_heavy_is_loaded(plan_tuning: Run) -> None:
-    for words in (["--help"], ["--cfg", "job"], ["compare", "--help"]):
-        ran = plan_tuning(*words)
-        assert ran.returncode == 0, ran.stderr
-        assert "plan" in ran.stdout
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--cfg", "job"], ["trainer.learning_rate=-1"], ["compare", "nowhere"]],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_loaded_before_a_job_starts(
+    words: list[str], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "plan_tuning.main", *words],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in ran.stderr.splitlines() if "|" in line}
+    assert "plan_tuning.config.run" in loaded
+    heavy = {"torch", "transformers", "litellm", "wandb", "pytorch_lightning", "datasets"}
+    assert not heavy & loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
 import signal
@@ -44,6 +45,13 @@ def test_quickstart_end_to_end_and_again(plan_tuning: Run, tmp_path: Path) -> No
     assert kinds.count("bases") == 1
     assert kinds.count("corpora") == 1
     assert kinds.count("students") == 7
+    (manifest,) = (outputs / "artifacts" / "corpora").glob("*/manifest.json")
+    bought = json.loads(manifest.read_text())["facts"]["calls"]["bought"]
+    assert sum(row["teacher_calls"] for row in done) == bought, "side by side, counted once"
+    builders = [
+        row for row in done if not row["stages"].get("base", {"is_cached": True})["is_cached"]
+    ]
+    assert len(builders) == 1
 
     again = plan_tuning(*QUICKSTART)
     assert again.returncode == 0, again.stderr
@@ -93,7 +101,8 @@ def test_kill_9_and_the_same_command_finishes_it(
 ) -> None:
     outputs = tmp_path / "multirun_outputs"
     moments = random.Random(5)
-    for _ in range(3):
+    before: dict[str, float] = {}
+    for target in (2, 7, 15):  # finished artifacts after which the sweep is killed
         process = subprocess.Popen(
             command(*QUICKSTART),
             cwd=tmp_path,
@@ -102,10 +111,14 @@ def test_kill_9_and_the_same_command_finishes_it(
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(moments.uniform(6, 14))
-        before = built(outputs)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        while len(built(outputs)) < target:
+            assert process.poll() is None, "the sweep ended before it could be killed"
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 0.5))
+        now = built(outputs)
+        assert before.items() <= now.items(), "something finished was made again"
+        before = now
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     finished = plan_tuning(*QUICKSTART)
     assert finished.returncode == 0, finished.stderr

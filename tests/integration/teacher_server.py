@@ -13,7 +13,7 @@ from typing import Any
 
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
-from plan_tuning.distillation.corpus import make_corpus
+from plan_tuning.distillation.corpus import OnUsage, make_corpus
 from plan_tuning.records import Problem
 
 
@@ -67,6 +67,8 @@ def distil_corpus(
     problems: list[Problem],
     teacher: TeacherConfig,
     calls: Path,
+    *,
+    on_usage: OnUsage | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Make a corpus in this process."""
@@ -79,6 +81,7 @@ def distil_corpus(
         GradingConfig(),
         calls,
         progress=False,
+        on_usage=on_usage,
     )
 
 

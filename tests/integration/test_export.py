@@ -176,11 +176,59 @@ def test_pickled_weights_are_not_read(trained, tmp_path: Path):
         load_student(folder, model_config("qwen3"))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_qlora_says_what_it_needs(trained):
-    with pytest.raises(ConfigError, match="bitsandbytes"):
+    with pytest.raises(ConfigError, match="CUDA"):
         load_student(
             trained["qwen3", "base"],
             model_config("qwen3"),
             for_training=True,
             adapter=AdapterConfig(name="qlora"),
         )
+
+
+def test_a_student_that_was_trained_on_from_an_adapter_reloads(trained, tmp_path: Path):
+    earlier, folder = trained["qwen3", "lora"], tmp_path / "students" / "later"
+    row = TrainingRow(
+        "p",
+        MESSAGES,
+        render_completion("m2", plan="Subtract.", execution="", solution="", answer=""),
+    )
+    train_student(
+        folder,
+        base=earlier,
+        rows=[row],
+        model=model_config("qwen3"),
+        adapter=AdapterConfig(name="lora", rank=4, alpha=64),
+        trainer=TrainerConfig(
+            learning_rate=2e-2,
+            precision="fp32",
+            accelerator="cpu",
+            val_fraction=0.0,
+            max_steps=4,
+            max_length=200,
+        ),
+        method=MethodConfig(name="m2"),
+        seed=0,
+        loggers=[],
+        run_dir=tmp_path,
+    )
+    ids = torch.arange(20)[None]
+    logits = {}
+    for name, where in (("earlier", earlier), ("later", folder)):
+        student = load_student(where, model_config("qwen3"))
+        with torch.no_grad():
+            logits[name] = student.model(input_ids=ids).logits
+            merged = merge_for_inference(student).model(input_ids=ids).logits
+        torch.testing.assert_close(merged, logits[name], rtol=1e-4, atol=1e-4)
+    base = load_student(trained["qwen3", "base"], model_config("qwen3"))
+    with torch.no_grad():
+        logits["base"] = base.model(input_ids=ids).logits
+    # What the later adapter adds is added to the earlier student, not to its base.
+    adapter = PeftModel.from_pretrained(
+        load_student(trained["qwen3", "base"], model_config("qwen3")).model, folder
+    )
+    with torch.no_grad():
+        on_base = adapter(input_ids=ids).logits
+    assert not torch.allclose(logits["later"], on_base, atol=1e-3)
+    assert not torch.allclose(logits["later"], logits["earlier"], atol=1e-3)

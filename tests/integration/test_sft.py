@@ -193,20 +193,21 @@ class _StopAt(CSVLogger):
             raise OSError("no space left on device")
 
 
-@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize(("adapter", "ema_decay"), [("full", 0.0), ("full", 0.9), ("lora", 0.0)])
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(
-    base: Path, tmp_path: Path, adapter: str
+    base: Path, tmp_path: Path, adapter: str, ema_decay: float
 ):
-    whole = train(tmp_path / "whole", base, adapter=adapter, **KNOBS)
+    knobs = {**KNOBS, "ema_decay": ema_decay}
+    whole = train(tmp_path / "whole", base, adapter=adapter, **knobs)
     log = _StopAt(tmp_path, 7)
     with pytest.raises(OSError, match="no space"):
-        train(tmp_path / "parts", base, adapter=adapter, loggers=[log], **KNOBS)
+        train(tmp_path / "parts", base, adapter=adapter, loggers=[log], **knobs)
     saved = latest_checkpoint(tmp_path / "parts" / "checkpoints")
     assert saved is not None
     assert saved.name == "step-000000006.ckpt"
     names = torch.load(saved, weights_only=True)["state_dict"]
     assert all("lora_" in name for name in names) == (adapter == "lora")
-    facts = train(tmp_path / "parts", base, adapter=adapter, **KNOBS)
+    facts = train(tmp_path / "parts", base, adapter=adapter, **knobs)
     assert facts["resumed_from_step"] == 6
     for key in ("steps", "first_loss", "final_loss", "tokens", "val_loss", "best_step"):
         assert facts[key] == whole[key], key
@@ -250,6 +251,22 @@ def test_the_best_weights_are_exported_and_patience_ends_the_run(base: Path, tmp
     assert facts["steps"] < 60
     assert facts["best_step"] < facts["steps"]
     assert facts["best_val_loss"] < facts["val_loss"]
+
+
+def test_averaged_weights_are_validated_and_exported(base: Path, tmp_path: Path):
+    knobs = {"max_steps": 8, "learning_rate": 1e-2, "val_fraction": 0.3, "val_every_n_steps": 4}
+    plain = train(tmp_path / "plain", base, **knobs)
+    averaged = train(tmp_path / "averaged", base, ema_decay=0.9, **knobs)
+    assert averaged["final_loss"] == plain["final_loss"], "what is optimised goes the same way"
+    assert averaged["val_loss"] != plain["val_loss"]
+    first, last, mean = (weights(f) for f in (base, tmp_path / "plain", tmp_path / "averaged"))
+    for name in last:
+        # An average lies nearer to the beginning than the last weights do.
+        far, near = (last[name] - first[name]).norm(), (mean[name] - first[name]).norm()
+        assert 0 < near < far, name
+    best = train(tmp_path / "best", base, ema_decay=0.9, select_best=True, **knobs)
+    if best["best_step"] == best["steps"]:
+        assert_equal_weights(tmp_path / "best", tmp_path / "averaged")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_rows(base: Path, tmp_path: Path):

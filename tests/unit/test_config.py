@@ -47,6 +47,8 @@ def test_every_choice_composes(choice: str) -> None:
     extra = COMPANIONS.get(group, [])
     if choice in ("data=microworld", "model=micro", "teacher=scripted"):
         extra = []
+    if choice == "start=path":
+        extra = ["start.path=somewhere"]
     config = config_of(choice, *[item for item in extra if not item.startswith(f"{group}=")])
     chosen = getattr(config, group)
     if hasattr(chosen, "name") and group not in ("debug",):

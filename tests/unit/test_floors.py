@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 FLOORS = {
-    "main": 7, "cli": 7, "sweeper": 7, "launching": 7,
-    "experiment": 6, "roles": 6, "specs": 6, "inputs": 6, "result": 6,
+    "main": 7, "cli": 7, "sweeper": 7, "launching": 7, "expenses": 7,
+    "experiment": 6, "roles": 6, "specs": 6, "inputs": 6, "result": 6, "stages": 6,
+    "predicting": 6, "reinforcing": 6, "learning": 6,
     "training": 5, "comparison": 5,
     "distillation": 4, "evaluation": 4,
     "teachers": 3, "students": 3, "rewards": 3,
@@ -20,8 +21,9 @@ FLOORS = {
     "records": 0, "config": 0, "artifacts": 0, "tracking": 0, "statistics": 0,
 }  # fmt: skip
 # Top-level modules of one floor that may use each other, in this order.
-ORDER = ["records", "artifacts", "statistics", "config", "tracking", "specs", "inputs", "result",
-         "roles", "experiment", "launching", "sweeper", "cli", "main"]  # fmt: skip
+ORDER = ["records", "artifacts", "statistics", "config", "tracking", "stages",
+         "predicting", "reinforcing", "learning", "specs", "inputs", "result",
+         "roles", "experiment", "launching", "expenses", "sweeper", "cli", "main"]  # fmt: skip
 HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")
 PURE_ROOMS = ("text", "records", "statistics")
 IMPURE = ("pytorch_lightning", "hydra", "omegaconf", "litellm", "wandb", "aiohttp", "sqlite3")

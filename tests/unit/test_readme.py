@@ -47,11 +47,9 @@ def test_the_command_is_understood(page: str, command: str) -> None:
     if any(flag in words for flag in FLAGS):
         return
     overrides = [word for word in words if word != "-m"]
+    is_sweep = "-m" in words or "experiment" in command
     # a sweep is composed at the first of its choices
-    first = [
-        re.sub(r"=([^\[{,]*),.*", r"=\1", word) if "-m" in words or "experiment" in command else word
-        for word in overrides
-    ]
+    first = [re.sub(r"=([^\[{,]*),.*", r"=\1", word) if is_sweep else word for word in overrides]
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):

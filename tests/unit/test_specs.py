@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
-from plan_tuning.specs import JobPlan, plan_job
+from plan_tuning.specs import plan_job
+from plan_tuning.stages import JobPlan
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +41,13 @@ def test_golden_fingerprints() -> None:
 
 
 GOLDEN = {
-    "bases": "",
-    "corpora": "",
-    "students": "",
-    "microworld": "",
-    "microworld_distractors": "",
-    "microworld_templates": "",
-    "microworld_depth": "",
+    "bases": "4f07f288adc86d09",
+    "corpora": "dae9556fcb443a20",
+    "students": "c6f0c02464b4d314",
+    "microworld": "ee353afbecdf63c7",
+    "microworld_distractors": "152e4e33677a5d5e",
+    "microworld_templates": "5c3642af15fa2bf7",
+    "microworld_depth": "a606be5d8e41f3dc",
 }
 
 
@@ -140,3 +143,43 @@ def test_jobs_of_one_stage(tmp_path: Path) -> None:
         "students",
     ]
     assert not plan("method=zero_shot").student
+
+
+def test_a_test_set_is_never_the_training_file(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("{}")
+    words = ["data=gsm8k", f"data.path={file}", "model=tiny_qwen3", "method=sft"]
+    with pytest.raises(ConfigError, match="one file, the training problems"):
+        plan(*words)
+    assert plan(*words, f'evaluation.benchmarks=["gsm8k={file}"]').predictions
+
+
+def test_a_given_student_is_asked_as_it_was_trained(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    words = ["stages=[evaluate]", f"student.path={tmp_path}"]
+    first = plan(*words, "method=zero_shot")
+    assert first.key != plan(*words, "method=m1").key, "their prompts may differ"
+    (tmp_path / "config.json").write_text("{ }")
+    assert first.key != plan(*words, "method=zero_shot").key, "the content counts, not the path"
+    manifest = {"schema": 1, "fingerprint": "ab", "spec": {"method": {"name": "m2"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="was trained with m2"):
+        plan(*words, "method=m1")
+    assert plan(*words, "method=m2").predictions
+
+
+def test_the_micro_student_takes_its_own_words_only(tmp_path: Path) -> None:
+    manifest = {"schema": 1, "fingerprint": "ab", "spec": {"problems": {"name": "gsm8k"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="micro-world's words only"):
+        plan(f"corpus.path={tmp_path}")
+    before, after = keys(plan()), keys(plan("data.max_value=60"))
+    assert before["bases"] != after["bases"], "another vocabulary is another base"
+
+
+def test_distillation_alone_needs_no_student(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}")
+    job = plan("stages=[distill]", "data=gsm8k", f"data.path={tmp_path}",
+               "teacher=openai_compatible", "teacher.api_base=http://127.0.0.1:1/v1",
+               "teacher.model=any")  # fmt: skip
+    assert [stage.kind for stage in job.stages] == ["corpora"]

@@ -1,0 +1,210 @@
+"""Messages to texts: a student on this machine, one behind a server, or a large model.
+
+``solve`` asks a :class:`Writer` and does not know which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.training import PromptConfig
+from plan_tuning.records import Message, Problem, Reply, Request
+from plan_tuning.students.batching import generate_continuously
+from plan_tuning.students.generation import generate
+from plan_tuning.students.loading import Student
+from plan_tuning.students.templates import prompt_ids
+from plan_tuning.text import formats
+from plan_tuning.text.prompts import render
+
+Messages = Sequence[Message]
+Key = tuple[str, int]  # problem id and sample
+AskAll = Callable[[Sequence[Request]], list[Reply]]
+"""From requests to replies, in their order; made by experiment's roles."""
+
+Progress = Callable[[str, int, int, int], None]
+"""Called with (phase, finished rows, all rows, generated tokens so far) after each batch."""
+
+
+class SolveError(ValueError):
+    """An evaluation that cannot be done as it is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One answer."""
+
+    text: str
+    finish_reason: str  # stop, stop_string, length
+    num_tokens: int
+
+
+class Writer(Protocol):
+    """Whoever answers test problems or carries out plans."""
+
+    def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
+        """Ask for an answer (or for m2: a plan) to a problem."""
+
+    def execution_request(self, problem: Problem, plan: str) -> Messages:
+        """Ask for a plan to be carried out."""
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order."""
+
+
+class _StudentRequests:
+    """Students are asked in the words that they were trained on."""
+
+    def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
+        """Ask for an answer (or for m2: a plan) to a problem."""
+        return formats.student_messages(
+            problem.problem, method=method, prompt=prompt, style=problem.style
+        )
+
+    def execution_request(self, problem: Problem, plan: str) -> Messages:
+        """Ask for a plan to be carried out."""
+        return formats.executor_messages(problem.problem, plan, style=problem.style)
+
+
+class LocalWriter(_StudentRequests):
+    """A student on this machine, run by this project's decoder or by transformers' batching."""
+
+    def __init__(self, student: Student, evaluation: EvaluationConfig) -> None:
+        self.student = student
+        self.evaluation = evaluation
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order."""
+        evaluation = self.evaluation
+        rendered: dict[str, list[int]] = {}
+        prompts = []
+        for messages in asked:  # the samples of a problem ask the same
+            key = "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in messages)
+            if key not in rendered:
+                rendered[key] = prompt_ids(self.student.tokenizer, messages)
+            prompts.append(rendered[key])
+
+        def tell(rows: int, tokens: int) -> None:
+            if progress is not None:
+                progress(phase, rows, len(prompts), tokens)
+
+        if evaluation.engine == "continuous_batching":
+            completions = generate_continuously(
+                self.student,
+                prompts,
+                max_new_tokens=max_new_tokens,
+                temperature=evaluation.temperature,
+                top_p=evaluation.top_p,
+                top_k=evaluation.top_k,
+                seed=evaluation.seed,
+                batch_tokens=evaluation.batch_tokens,
+                progress=tell,
+            )
+        else:
+            completions = generate(
+                self.student,
+                prompts,
+                keys=[(f"{phase}/{name}", sample) for name, sample in keys],
+                max_new_tokens=max_new_tokens,
+                temperature=evaluation.temperature,
+                top_p=evaluation.top_p,
+                top_k=evaluation.top_k,
+                seed=evaluation.seed,
+                batch_tokens=evaluation.batch_tokens,
+                progress=tell,
+            )
+        return [Written(c.text, c.finish_reason, len(c.token_ids)) for c in completions]
+
+
+class ServedWriter(_StudentRequests):
+    """A student behind an OpenAI-compatible server; the server applies the chat template."""
+
+    def __init__(self, ask_all: AskAll, evaluation: EvaluationConfig) -> None:
+        self._ask_all = ask_all
+        self._evaluation = evaluation
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order.
+
+        Raises:
+            SolveError: an answer is missing.
+        """
+        evaluation = self._evaluation
+        is_sampled = evaluation.temperature > 0
+        requests = [
+            Request(
+                role="execute" if _holds_plan(messages) else "solve",
+                messages=tuple(messages),
+                temperature=evaluation.temperature,
+                max_tokens=max_new_tokens,
+                top_p=evaluation.top_p,
+                sample_index=sample,
+                seed=evaluation.seed + sample if is_sampled else None,
+                problem_id=name,
+            )
+            for (name, sample), messages in zip(keys, asked, strict=True)
+        ]
+        replies = self._ask_all(requests)
+        if len(replies) != len(requests):
+            raise SolveError(f"{len(requests)} requests got {len(replies)} replies")
+        failed = sum(reply.status == "failed" for reply in replies)
+        if failed:
+            # An answer that never came is no wrong answer.
+            raise SolveError(
+                f"{failed} of {len(replies)} calls failed to the end: run the same command again; "
+                "every answer that arrived is stored"
+            )
+        if progress is not None:
+            tokens = sum(reply.completion_tokens for reply in replies)
+            progress(phase, len(replies), len(replies), tokens)
+        return [
+            Written(
+                reply.text,
+                "length" if reply.finish_reason == "length" else "stop",
+                reply.completion_tokens,
+            )
+            for reply in replies
+        ]
+
+
+def _holds_plan(messages: Messages) -> bool:
+    """Whether a request hands a plan over."""
+    return "</plan>" in messages[-1]["content"]
+
+
+class TeacherWriter(ServedWriter):
+    """A large model, asked in the words of distillation."""
+
+    def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
+        """Ask for an answer without any plan."""
+        return render("solve", problem=problem.problem)
+
+    def execution_request(self, problem: Problem, plan: str) -> Messages:
+        """Ask for a plan to be carried out."""
+        return render("execute", problem=problem.problem, plan=plan)

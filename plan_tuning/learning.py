@@ -1,0 +1,61 @@
+"""What a student depends on beside its base and its corpus: method, weights, trainer, filter.
+
+Plain values for the Specs of :mod:`plan_tuning.specs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from plan_tuning.config.run import Config
+
+
+def adapter_spec(config: Config) -> dict[str, Any]:
+    """Name the weights that are trained."""
+    if config.adapter.name == "full":
+        return {"name": "full"}
+    return dict(vars(config.adapter))
+
+
+def method_spec(config: Config) -> dict[str, Any]:
+    """Name the method with the loss weights that it reads."""
+    method = config.method
+    weights = {
+        "m1": ("plan_weight", "solution_weight"),
+        "m2": ("plan_weight",),
+    }.get(method.name, ("solution_weight",))
+    spec: dict[str, Any] = {"name": method.name}
+    return spec | {key: getattr(method, key) for key in weights}
+
+
+def trainer_spec(config: Config) -> dict[str, Any]:
+    """Name what of the optimisation is not at its default; hardware and pace do not count."""
+    trainer = config.trainer
+    # How often is validated decides which weights are exported, if the best ones are.
+    chosen = {}
+    if trainer.val_every_n_steps and (trainer.select_best or trainer.early_stopping_patience):
+        chosen["val_every_n_steps"] = trainer.val_every_n_steps
+    return chosen | {
+        f.name: getattr(trainer, f.name)
+        for f in fields(trainer)
+        if not f.metadata.get("runtime", False)
+        and getattr(trainer, f.name) != f.metadata.get("hash_default", f.default)
+    }
+
+
+def filter_spec(config: Config) -> dict[str, Any]:
+    """Reduce a filter to what it does: its name and knobs without effect are left out."""
+    chosen = config.filter
+    spec: dict[str, Any] = {"answer": chosen.answer, "selection": chosen.selection}
+    if chosen.plan:
+        spec["plan_score_threshold"] = chosen.plan_score_threshold
+    if chosen.drop_leaks:
+        spec["drop_leaks"] = True
+    if chosen.selection == "diverse":
+        spec["diverse_below"] = chosen.diverse_below
+    if chosen.max_rows is not None:
+        spec["max_rows"] = chosen.max_rows
+    if chosen.max_rows is not None or chosen.selection == "random":
+        spec["seed"] = chosen.seed
+    return spec

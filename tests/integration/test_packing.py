@@ -1,0 +1,139 @@
+"""Several rows in one sequence: each sees itself only, so nothing changes but the padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.records import Segment, SegmentKind
+from plan_tuning.students.loading import Student, load_student
+from plan_tuning.students.tiny import make_tiny
+from plan_tuning.training import batches
+from plan_tuning.training.batches import EncodedRow, MicroBatch, TrainingRow
+from plan_tuning.training.fit import train_student
+from plan_tuning.training.log_probs import token_scores
+
+pytestmark = pytest.mark.integration
+
+LENGTHS = (90, 61, 40, 30, 25, 7, 3)  # the longest is far beyond the sliding window
+
+
+@pytest.fixture(scope="module", params=["gemma3", "qwen3", "llama"])
+def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Student:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp(request.param)
+    make_tiny(folder, request.param, 0)
+    model = ModelConfig(name="tiny", kind="tiny", family=request.param)
+    return load_student(folder, model, for_training=True, adapter=AdapterConfig(name="full"))
+
+
+def rows_of(student: Student, seed: int = 0) -> list[EncodedRow]:
+    draw = torch.Generator().manual_seed(seed)
+    size = student.causal_lm.get_input_embeddings().weight.shape[0]
+    return [
+        EncodedRow(
+            f"p{length}",
+            torch.randint(0, size, (length,), generator=draw),
+            torch.rand(length, generator=draw),
+            torch.ones(length, dtype=torch.long),
+        )
+        for length in LENGTHS
+    ]
+
+
+def loss_and_gradients(
+    student: Student, found: list[MicroBatch]
+) -> tuple[float, dict[str, torch.Tensor]]:
+    student.model.zero_grad()
+    total = 0.0
+    for micro in found:
+        scores = token_scores(
+            student.causal_lm,
+            micro.input_ids,
+            micro.positions,
+            micro.targets,
+            position_ids=micro.position_ids,
+        )
+        loss = -(scores.log_probs * micro.weights).sum()
+        loss.backward()
+        total += float(loss.detach())
+    gradients = {
+        name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None
+    }
+    return total, gradients
+
+
+@pytest.mark.parametrize("capacity", [None, 256])
+def test_loss_and_gradients_are_those_of_padded_rows(
+    student: Student, capacity: int | None
+) -> None:
+    rows = rows_of(student)
+    padded, expected = loss_and_gradients(student, batches.micro_batches(rows, budget=1000))
+    found = batches.packed_batches(rows, budget=300, capacity=capacity)
+    assert sum(len(micro.problem_ids) for micro in found) == len(rows)
+    assert any(len(micro.problem_ids) > micro.input_ids.shape[0] for micro in found)
+    packed, gradients = loss_and_gradients(student, found)
+    assert packed == pytest.approx(padded, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_row_does_not_see_its_neighbour(student: Student) -> None:
+    first, second = rows_of(student)[2], rows_of(student)[3]
+    other = rows_of(student, seed=1)[2]
+    scores = []
+    for neighbour in (first, other):
+        micro = batches.collate_packed([[neighbour, second]])
+        with torch.no_grad():
+            found = token_scores(
+                student.causal_lm,
+                micro.input_ids,
+                micro.positions,
+                micro.targets,
+                position_ids=micro.position_ids,
+            )
+        scores.append(found.log_probs[-(len(second) - 1) :])
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-6)
+
+
+def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    make_tiny(tmp_path / "base", "qwen3", 0)
+    rows = [
+        TrainingRow(
+            f"p{i}",
+            ({"role": "user", "content": f"{i} + 3 = ?"},),
+            (Segment(SegmentKind.SOLUTION, "So " + "and so " * i + f"{i + 3}."),),
+        )
+        for i in range(12)
+    ]
+    losses = {}
+    for is_packed in (False, True):
+        trainer = TrainerConfig(
+            learning_rate=1e-3, precision="fp32", accelerator="cpu", val_fraction=0.0,
+            max_steps=4, packing=is_packed, max_length=200,
+        )  # fmt: skip
+        facts = train_student(
+            tmp_path / str(is_packed),
+            base=tmp_path / "base",
+            rows=rows,
+            model=ModelConfig(name="tiny", kind="tiny", family="qwen3"),
+            adapter=AdapterConfig(name="full"),
+            trainer=trainer,
+            method=MethodConfig(name="sft"),
+            seed=0,
+            loggers=[],
+            run_dir=tmp_path,
+        )
+        losses[is_packed] = facts["final_loss"]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
+def test_noise_by_length_and_packing_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.neftune_alpha=0"):
+        TrainerConfig(packing=True, neftune_alpha=5.0)

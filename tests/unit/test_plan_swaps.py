@@ -1,0 +1,152 @@
+"""Who executes and whose plans: what it depends on, what it refuses, which plans are taken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.typed import typed
+from plan_tuning.evaluation.plans import teacher_plans
+from plan_tuning.evaluation.solve import SolveError, other_problems
+from plan_tuning.records import Trajectory
+from plan_tuning.specs import plan_job
+from plan_tuning.stages import JobPlan
+
+
+@pytest.fixture(autouse=True)
+def hydra_app() -> Iterator[None]:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def plan(*overrides: str) -> JobPlan:
+    return plan_job(typed(compose("config", ["method=m2", *overrides])))
+
+
+def keys(job: JobPlan) -> list[str]:
+    return [stage.key for stage in job.predictions]
+
+
+SWAPS = [
+    *("executor=base", "executor=self", "executor=teacher", "executor=model"),
+    "evaluation.plan=none",
+    "evaluation.plan=teacher",
+    "evaluation.plan=true",
+    "evaluation.plan=other",
+    "evaluation.engine=continuous_batching",
+]
+
+
+def test_every_executor_and_plan_has_predictions_of_its_own() -> None:
+    found = [plan("executor=base", override).predictions[0].key for override in SWAPS[4:]]
+    found += [plan(override).predictions[0].key for override in SWAPS[:4]]
+    assert len(set(found)) == len(found)
+
+
+def test_an_executor_alone_is_the_untrained_student() -> None:
+    zero_shot = plan_job(typed(compose("config", ["method=zero_shot"])))
+    assert [stage.key for stage in plan().alone] == keys(zero_shot)
+    assert keys(plan("evaluation.plan=none")) == keys(zero_shot)
+    assert not plan("executor.zero_shot=false").alone
+    assert keys(plan("executor.zero_shot=false")) == keys(plan())
+
+
+@pytest.mark.parametrize("swap", ["none", "teacher", "true"])
+def test_no_student_is_trained_for_plans_that_it_does_not_write(swap: str) -> None:
+    job = plan(f"evaluation.plan={swap}")
+    assert job.student is None
+    assert job.corpus is None
+    assert keys(plan(f"evaluation.plan={swap}", "trainer.max_steps=3")) == keys(job)
+    alone = plan(f"evaluation.plan={swap}", "executor=self")
+    assert alone.student is not None
+
+
+def test_a_teachers_identity_counts_and_its_address_does_not() -> None:
+    assert keys(plan("executor=teacher", "teacher.concurrency=3")) == keys(plan("executor=teacher"))
+    assert keys(plan("executor=teacher", "teacher.label=other")) != keys(plan("executor=teacher"))
+    other = plan("executor=teacher", "+teacher@executor.teacher=openai", "evaluation.plan=none")
+    assert keys(other) != keys(plan("executor=teacher", "evaluation.plan=none"))
+
+
+def test_teacher_plans_come_from_one_distilled_test_set_a_benchmark() -> None:
+    job = plan("evaluation.plan=teacher")
+    assert [stage.label for stage in job.plans] == [stage.label for stage in job.predictions]
+    assert len({stage.key for stage in job.plans}) == len(job.plans)
+    for corpus, predictions in zip(job.plans, job.predictions, strict=True):
+        assert corpus.spec["problems"]["split"] == "test"
+        assert predictions.upstream["plan_corpus"] == corpus.key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=m1", "evaluation.plan=none"], "method=m2"),
+        (["evaluation.plan=theirs"], "own, none, teacher, true, other"),
+        (["evaluation.plan_corpus=x"], "evaluation.plan=teacher"),
+        (["evaluation.plan=teacher", "evaluation.plan_corpus=no_such"], "existing folder"),
+        (["evaluation.plan=true", "evaluation.benchmarks=[aime2024]"], "evaluation.plan=teacher"),
+        (["executor=teacher", "evaluation.benchmarks=[aime2024]"], "executor=teacher"),
+        (["executor.name=model"], "executor=model"),
+        (["evaluation.engine=vllm"], "continuous_batching"),
+        (["evaluation.engine=server"], "evaluation.server.model=student"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_way_out(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(*overrides)
+
+
+def test_nobody_trains_on_a_distilled_test_set(tmp_path: Path) -> None:
+    problems = {"split": "test", "world": {}}
+    manifest = {"schema": 1, "fingerprint": "f", "spec": {"problems": problems}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=r"evaluation\.plan_corpus"):
+        plan(f"corpus.path={tmp_path}")
+    job = plan("evaluation.plan=teacher", f"evaluation.plan_corpus={tmp_path}")
+    assert {stage.key for stage in job.plans} == {"f"}
+
+
+def row(candidate: int, plan: str, score: int | None, status: str = "ok") -> Trajectory:
+    return Trajectory(
+        problem_id="p", candidate=candidate, problem="?", answer="1", solution="",
+        plan=plan, plan_status=status, plan_score=score,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([row(0, "a", 10), row(1, "b", 90)], "b"),
+        ([row(1, "b", 90), row(0, "a", 90)], "a"),
+        ([row(0, "a", None), row(1, "b", -100)], "b"),
+        ([row(0, "a", None)], "a"),
+        ([row(0, "cut", 95, "truncated"), row(1, "", 95), row(2, "c", 1)], "c"),
+        ([row(0, "", None, "refused")], ""),
+    ],
+)
+def test_the_best_scored_plan_is_taken(rows: list[Trajectory], expected: str) -> None:
+    assert teacher_plans(rows) == {"p": expected}
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_everybody_gets_somebody_elses_plan(count: int) -> None:
+    ids = [f"p{i}" for i in range(count)]
+    others = other_problems(ids)
+    assert sorted(others.values()) == sorted(ids)
+    assert all(name != other for name, other in others.items())
+    assert others == other_problems(ids[::-1])
+
+
+def test_one_problem_has_no_other() -> None:
+    with pytest.raises(SolveError, match="two problems"):
+        other_problems(["p"])

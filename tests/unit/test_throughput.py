@@ -1,0 +1,40 @@
+"""Arithmetic of a step: dense, adapter, attention."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from plan_tuning.training.throughput import model_flops, peak_flops, utilisation
+
+STEP = {"tokens": 10, "layers": 2, "width": 8, "length": 100}
+
+
+def test_a_step_costs_six_operations_a_trained_weight_and_four_a_frozen_one() -> None:
+    attention = model_flops(parameters=0, trained=0, **STEP)
+    assert attention == 10 * 6 * 2 * 8 * 100
+    assert model_flops(parameters=50, trained=50, **STEP) - attention == 10 * 6 * 50
+    assert model_flops(parameters=50, trained=0, **STEP) - attention == 10 * 4 * 50
+
+
+@pytest.mark.parametrize(
+    ("card", "tera"), [("NVIDIA H200", 989), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L40S", 362)]
+)
+def test_cards_are_found_by_their_names(card: str, tera: float) -> None:
+    assert peak_flops(card) == pytest.approx(tera * 1e12)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_embeddings_that_are_looked_up_do_not_count(is_tied: bool) -> None:
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=is_tied,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    weights = 50 * 8 + 4 * 8 * 8 + 3 * 8 * 16
+    flops = model_flops(
+        parameters=weights, trained=weights, tokens=20, layers=1, width=8, length=10
+    )
+    found = utilisation(model, "NVIDIA H200", tokens=20, rows=2, seconds=0.5)
+    assert found == pytest.approx(flops / 0.5 / 989e12)
+    assert utilisation(model, "unknown", tokens=20, rows=2, seconds=0.5) is None
