@@ -17,6 +17,8 @@ from plan_tuning.config.run import Config
 from plan_tuning.launching import check_processes, claim_card, deal, visible_cards
 from plan_tuning.sweeper import grid_arguments
 
+pytestmark = pytest.mark.integration
+
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from planning import FOLDER, NAMES, jobs_of
 
+pytestmark = pytest.mark.integration
+
 PAPER = ("main", "filtering", "threshold", "candidates", "mixing", "out_of_domain",
          "executor_and_plan", "scale")  # fmt: skip
 FACTS = ("Question:", "Grid:", "Teacher:", "Time:", "Command: plan-tuning experiment=")

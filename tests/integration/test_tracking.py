@@ -13,6 +13,8 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import LoggerConfig
 from plan_tuning.tracking import Tracker, track
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from plan_tuning.config.typed import typed
 from plan_tuning.specs import plan_job
 from plan_tuning.stages import JobPlan
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def hydra_app() -> Iterator[None]:
