@@ -30,7 +30,7 @@ PLANS = {
     "micro_out_of_domain": (14, 6, 20_000),
     "micro_scale": (30, 10, 20_000),
     "micro_executor_and_plan": (33, 15, 20_000 + 4 * 3_000 + 5 * 4 * 300),
-    "quickstart": (21, 8, 20_000),
+    "quickstart": (22, 8, 20_000),
 }
 FAST = ("debug=fast", "logger=csv", "seed=0", "hydra/launcher=basic")
 
