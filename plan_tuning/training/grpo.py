@@ -28,7 +28,12 @@ from plan_tuning.training.policy import completion_scores
 from plan_tuning.training.policy_loss import Normaliser, PassStatistics, pass_loss
 from plan_tuning.training.rollouts import GoldenProblem
 from plan_tuning.training.scoring import Scorer
-from plan_tuning.training.sft import TrainingError, learning_rate_factor
+from plan_tuning.training.sft import (
+    TrainingError,
+    keep_trained,
+    learning_rate_factor,
+    require_trained,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -337,9 +342,7 @@ class GRPOModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only; frozen ones come from the start."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        keep_trained(self, checkpoint)
         checkpoint["grpo"] = {
             "finished_steps": self.finished_steps,
             "drawn": self.collector.drawn,
@@ -355,13 +358,7 @@ class GRPOModule(pl.LightningModule):
         Raises:
             TrainingError: the checkpoint lacks trained weights of this student.
         """
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        missing = sorted(trained - set(checkpoint["state_dict"]))
-        if missing:
-            raise TrainingError(
-                f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
-                "it is of another model or adapter; remove its folder to train anew"
-            )
+        require_trained(self, checkpoint)
         state = checkpoint["grpo"]
         self.finished_steps = int(state["finished_steps"])
         self.collector.drawn = int(state["drawn"])

@@ -334,9 +334,7 @@ class SFTModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only; frozen ones come from the base."""
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+        keep_trained(self, checkpoint)
         checkpoint["sft"] = {
             "finished_steps": self.finished_steps,
             "tokens": self.tokens,
@@ -352,13 +350,7 @@ class SFTModule(pl.LightningModule):
         Raises:
             TrainingError: the checkpoint lacks trained weights of this student.
         """
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        missing = sorted(trained - set(checkpoint["state_dict"]))
-        if missing:
-            raise TrainingError(
-                f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
-                "it is of another model or adapter; remove its folder to train anew"
-            )
+        require_trained(self, checkpoint)
         state = checkpoint["sft"]
         self.finished_steps = int(state["finished_steps"])
         self.tokens = int(state["tokens"])
@@ -366,6 +358,28 @@ class SFTModule(pl.LightningModule):
         self.losses = state["losses"].tolist()
         if self.average is not None:
             self.average.load_state_dict(checkpoint.get("average", {}))
+
+
+def keep_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Leave the frozen weights out of a Lightning checkpoint, in place."""
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+
+
+def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint without the module's trained weights, which a lax load would not miss.
+
+    Raises:
+        TrainingError: it lacks some.
+    """
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    missing = sorted(trained - set(checkpoint["state_dict"]))
+    if missing:
+        raise TrainingError(
+            f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
+            "it is of another model or adapter; remove its folder to train anew"
+        )
 
 
 def learning_rate_factor(step: int, total: int, config: TrainerConfig) -> float:
