@@ -28,9 +28,11 @@ COMPANIONS = {
 }
 
 
+register()  # once: it reads every experiment
+
+
 @pytest.fixture(autouse=True)
 def hydra_app() -> Iterator[None]:
-    register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield

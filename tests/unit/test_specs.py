@@ -16,10 +16,11 @@ from plan_tuning.config.typed import typed
 from plan_tuning.specs import plan_job
 from plan_tuning.stages import JobPlan
 
+register()  # once: it reads every experiment
+
 
 @pytest.fixture(autouse=True)
 def hydra_app() -> Iterator[None]:
-    register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
         yield
