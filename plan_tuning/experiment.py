@@ -35,6 +35,7 @@ from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.inputs import load_benchmark, load_problems
+from plan_tuning.learning import examination
 from plan_tuning.records import Problem, to_json
 from plan_tuning.reinforcing import reinforce, start_config
 from plan_tuning.result import (
@@ -246,6 +247,8 @@ class Job:
                 seed=config.seed,
                 loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],
                 run_dir=self.context.folder,
+                exam=examination(config, self.roles, None if corpus is None else corpus["path"]),
+                log_table=self.tracker.log_table,
             )
             return {**facts, "selection": selection}
 

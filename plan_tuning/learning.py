@@ -1,14 +1,58 @@
-"""What a student depends on beside its base and its corpus: method, weights, trainer, filter.
+"""Supervised training in a job: what a student depends on, and how it is examined meanwhile.
 
-Plain values for the Specs of :mod:`plan_tuning.specs`.
+What it depends on beside its base and its corpus (method, weights, trainer, filter) are plain
+values for the Specs of :mod:`plan_tuning.specs`.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from plan_tuning.artifacts import canonical
+from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
+
+if TYPE_CHECKING:
+    from plan_tuning.roles import Roles
+    from plan_tuning.training.validation import Examination
+
+
+def examination(config: Config, roles: Roles, corpus: Path | None) -> Examination | None:
+    """Say how a student solves held-out training problems while it is trained.
+
+    Args:
+        config: of the training.
+        roles: the grader, and who carries out m2's plans.
+        corpus: whose problems are trained on; None: those of ``data``.
+
+    Returns:
+        None where no held-out problem is to be solved.
+    """
+    if not config.trainer.val_problems or not config.trainer.val_fraction:
+        return None
+    from plan_tuning.distillation.corpus import PROBLEMS, read_problems
+    from plan_tuning.inputs import load_problems
+    from plan_tuning.tasks.mixture import tagged
+    from plan_tuning.training.validation import Examination
+
+    if corpus is not None and not (corpus / PROBLEMS).is_file():
+        return None  # trajectories from elsewhere: nobody says how their problems are graded
+    problems = load_problems(config) if corpus is None else read_problems(corpus)
+    if isinstance(config.data, MixtureDataConfig):
+        tags = {name: config.data.tag_of(name) for name in {p.source for p in problems}}
+        problems = [replace(p, problem=tagged(p.problem, tags[p.source])) for p in problems]
+    # With executor=self the student carries its plans out as it is at that moment.
+    is_executed = config.method.name == "m2" and config.executor.name != "self"
+    return Examination(
+        problems,
+        config.method.name,
+        config.prompt,
+        config.evaluation,
+        roles.grader,
+        roles.executor if is_executed else None,
+    )
 
 
 def adapter_spec(config: Config) -> dict[str, Any]:
@@ -33,14 +77,37 @@ def trainer_spec(config: Config) -> dict[str, Any]:
     """Name what of the optimisation is not at its default; hardware and pace do not count."""
     trainer = config.trainer
     # How often is validated decides which weights are exported, if the best ones are.
-    chosen = {}
+    chosen: dict[str, Any] = {}
     if trainer.val_every_n_steps and (trainer.select_best or trainer.early_stopping_patience):
         chosen["val_every_n_steps"] = trainer.val_every_n_steps
+    if trainer.selects_by_accuracy:
+        chosen |= _exam_spec(config)
     return chosen | {
         f.name: getattr(trainer, f.name)
         for f in fields(trainer)
         if not f.metadata.get("runtime", False)
         and getattr(trainer, f.name) != f.metadata.get("hash_default", f.default)
+    }
+
+
+def _exam_spec(config: Config) -> dict[str, Any]:
+    """Name what the accuracy depends on that chooses the exported weights."""
+    evaluation, executor = config.evaluation, config.executor
+    spec: dict[str, Any] = {
+        "val_problems": config.trainer.val_problems,
+        "max_new_tokens": evaluation.max_new_tokens,
+        "grading": canonical(evaluation.grading),
+    }
+    if config.method.name != "m2":
+        return spec
+    who: Any = None
+    if executor.name == "teacher":
+        who = config.executor_teacher.identity()
+    elif executor.name == "model":
+        who = canonical(executor.model)
+    return spec | {
+        "max_plan_tokens": evaluation.max_plan_tokens,
+        "executor": {"name": executor.name, "who": who},
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
 
@@ -15,6 +14,7 @@ PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
 PROMPTS = ("matched", "paper")
 ORDERS = ("shuffled", "by_source", "by_difficulty", "by_length")
+SELECTIONS = ("loss", "accuracy")
 
 _RUNTIME = {"runtime": True}
 
@@ -92,7 +92,8 @@ class TrainerConfig:
     precision: str = "bf16"  # paper: bf16; fp32 on CPU
     neftune_alpha: float = 0.0
     ema_decay: float = 0.0  # moving average of the weights, which is validated and exported; 0: off
-    select_best: bool = False  # export the checkpoint with the lowest validation loss
+    select_best: bool = False  # export the weights that were the best at a validation
+    select_by: str = "loss"  # best: the lowest held-out loss, or the highest accuracy
     early_stopping_patience: int = 0  # validations without improvement; 0: off
     overlong: str = "drop"  # rows longer than max_length: drop (counted) or error
     order: str = "shuffled"  # a curriculum: by_source, by_difficulty, by_length
@@ -105,6 +106,8 @@ class TrainerConfig:
     gradient_checkpointing: bool = field(default=False, metadata=_RUNTIME)
     checkpoint_every_n_steps: int = field(default=200, metadata=_RUNTIME)
     val_every_n_steps: int = field(default=0, metadata=_RUNTIME)  # 0: at the end of each epoch
+    # Held-out problems that are solved at each validation; content where they select
+    val_problems: int = field(default=0, metadata=_RUNTIME)
     log_every_n_steps: int = field(default=10, metadata=_RUNTIME)
     progress: bool = field(default=True, metadata=_RUNTIME)
 
@@ -126,7 +129,10 @@ class TrainerConfig:
             )
         for key in ("batch_size", "epochs", "max_length", "devices", "micro_batch_tokens"):
             require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=8")
-        for key in ("checkpoint_every_n_steps", "val_every_n_steps", "early_stopping_patience"):
+        for key in (
+            *("checkpoint_every_n_steps", "val_every_n_steps", "val_problems"),
+            "early_stopping_patience",
+        ):
             require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=200", zero=True)
         require_positive("trainer.threads", self.threads, "trainer.threads=1", zero=True)
         require_positive(
@@ -150,6 +156,7 @@ class TrainerConfig:
         require_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
         require_choice("trainer.order", self.order, ORDERS)
         require_choice("trainer.overlong", self.overlong, ("drop", "error"))
+        require_choice("trainer.select_by", self.select_by, SELECTIONS)
         require(
             self.val_fraction > 0 or not (self.select_best or self.early_stopping_patience),
             "trainer.val_fraction",
@@ -157,7 +164,13 @@ class TrainerConfig:
             "above 0 when the best checkpoint or early stopping is asked for",
             "trainer.val_fraction=0.05",
         )
-
+        require(
+            self.select_by == "loss" or self.val_problems > 0,
+            "trainer.val_problems",
+            self.val_problems,
+            "above 0 when weights are selected by accuracy",
+            f"trainer.select_by={self.select_by} trainer.val_problems=64",
+        )
         require(
             not (self.packing and self.neftune_alpha),
             "trainer.packing",
@@ -166,6 +179,9 @@ class TrainerConfig:
             "trainer.packing=true trainer.neftune_alpha=0",
         )
 
-    def kwargs(self) -> dict[str, Any]:
-        """Plain values, for logging."""
-        return dict(vars(self))
+    @property
+    def selects_by_accuracy(self) -> bool:
+        """Whether held-out accuracy decides which weights are exported."""
+        return self.select_by == "accuracy" and bool(
+            self.select_best or self.early_stopping_patience
+        )

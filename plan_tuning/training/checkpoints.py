@@ -20,6 +20,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def step_of(checkpoint: Path | None) -> int:
+    """Read the number of finished steps off a checkpoint's name; 0 without one."""
+    return 0 if checkpoint is None else int(checkpoint.stem.rpartition("-")[2])
+
+
 def remove(folder: Path) -> None:
     """Remove the checkpoints of a finished training."""
     if folder.is_dir():
@@ -52,23 +57,33 @@ class Checkpoints(pl.Callback):
 
 
 class BestWeights(pl.Callback):
-    """Remembers the validation losses, keeps the best trained weights, stops when patience ends."""
+    """Remembers what validations found, keeps the best trained weights, stops when patience ends.
+
+    The best has the lowest held-out loss or, with ``select_by=accuracy``, solves most of the
+    held-out problems; among equals the lower loss decides.
+    """
 
     def __init__(self, path: Path, config: TrainerConfig) -> None:
         self.path = path
         self.config = config
-        self.best_loss = float("inf")
+        self.best: list[float] = []  # what is compared: smaller is better
         self.best_step = 0
         self.last_loss = float("nan")
+        self.best_loss = float("inf")
         self.last_step = -1
         self.waited = 0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Compare the new validation loss."""
-        self.last_loss = float(trainer.callback_metrics["val/loss"])
+        """Compare the new validation."""
+        metrics = trainer.callback_metrics
+        self.last_loss = float(metrics["val/loss"])
+        self.best_loss = min(self.best_loss, self.last_loss)
         self.last_step = pl_module.finished_steps
-        if self.last_loss < self.best_loss:
-            self.best_loss, self.best_step = self.last_loss, pl_module.finished_steps
+        found = [self.last_loss]
+        if self.config.select_by == "accuracy":
+            found = [-float(metrics["val/accuracy"]), self.last_loss]
+        if not self.best or found < self.best:
+            self.best, self.best_step = found, pl_module.finished_steps
             self.waited = 0
             if self.config.select_best and trainer.is_global_zero:
                 self._save(pl_module)
@@ -104,6 +119,7 @@ class BestWeights(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Store what a resumed run must know."""
         return {
+            "best": list(self.best),
             "best_loss": self.best_loss,
             "best_step": self.best_step,
             "last_loss": self.last_loss,

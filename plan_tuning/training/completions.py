@@ -1,4 +1,4 @@
-"""What the policy wrote, with its rewards: JSON lines in the student's folder, a table in W&B."""
+"""What a student wrote while it was trained: JSON lines in its folder, a table in W&B."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ class CompletionLog:
     """Appends the completions of every n-th step; a resumed run drops what it will write again."""
 
     def __init__(
-        self, path: Path, *, every_n_steps: int, log_table: LogTable | None = None
+        self,
+        path: Path,
+        *,
+        every_n_steps: int,
+        log_table: LogTable | None = None,
+        table: str = "completions",
     ) -> None:
         self.path = path
+        self._table = table
         self._every_n_steps = every_n_steps
         self._log_table = log_table
 
@@ -42,7 +48,7 @@ class CompletionLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if self._log_table is not None and rows:
-            self._log_table("completions", rows)
+            self._log_table(self._table, rows)
 
 
 def _step_of(line: str) -> int:

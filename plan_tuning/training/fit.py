@@ -23,12 +23,21 @@ from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.training import batches
 from plan_tuning.training.batches import EncodedRow, RowError, TrainingRow
-from plan_tuning.training.checkpoints import BestWeights, Checkpoints, latest_checkpoint, remove
+from plan_tuning.training.checkpoints import (
+    BestWeights,
+    Checkpoints,
+    latest_checkpoint,
+    remove,
+    step_of,
+)
+from plan_tuning.training.completions import CompletionLog, LogTable
 from plan_tuning.training.log_probs import check_projection
 from plan_tuning.training.sft import HeldOut, SFTModule, Steps, TrainingError
+from plan_tuning.training.validation import AccuracyAtValidation, Examination
 
 logger = logging.getLogger(__name__)
 
+SAMPLES_FILE = "val_samples.jsonl"  # answers to held-out problems, by step
 _MAX_DROPPED_IDS = 20
 
 # What Lightning says about things that are meant; everything else stays visible.
@@ -56,6 +65,8 @@ def train_student(
     seed: int,
     loggers: Sequence[Any],
     run_dir: Path,
+    exam: Examination | None = None,
+    log_table: LogTable | None = None,
 ) -> dict[str, Any]:
     """Train a student and write it into ``folder``; continue where an earlier attempt ended.
 
@@ -70,9 +81,11 @@ def train_student(
         seed: of the data order, dropout and new adapter weights.
         loggers: Lightning loggers.
         run_dir: where a failure is written down.
+        exam: how held-out problems are solved at each validation (``trainer.val_problems``).
+        log_table: shows the answers to them, for example in W&B.
 
     Returns:
-        Facts: steps, losses, tokens, tokens/s, rows, dropped rows.
+        Facts: steps, losses, accuracy, tokens, tokens/s, rows, dropped rows.
 
     Raises:
         TrainingError: nothing is left to learn from, or the loss is not a number.
@@ -111,14 +124,17 @@ def train_student(
     checkpoints = folder / "checkpoints"
     resumed = latest_checkpoint(checkpoints)
     best = BestWeights(checkpoints / "best.safetensors", trainer) if held_out else None
-    _fit(module, held_out, trainer, loggers, checkpoints, best, resumed, run_dir, total, per_epoch)
+    accuracy = _examiner(folder, exam, held_out, trainer, resumed, log_table)
+    # Accuracy comes first: the best weights may be chosen by it.
+    callbacks = [callback for callback in (accuracy, best) if callback is not None]
+    _fit(module, held_out, trainer, loggers, checkpoints, callbacks, resumed, run_dir, per_epoch)
     if best is not None and trainer.select_best:
         best.restore(module)  # of averaged weights where there are any
     elif module.average is not None:
         module.average.swap()
     facts = {
         "steps": module.finished_steps,
-        "resumed_from_step": 0 if resumed is None else int(resumed.stem.rpartition("-")[2]),
+        "resumed_from_step": step_of(resumed),
         "first_loss": module.losses[0],
         "final_loss": sum(module.losses[-10:]) / len(module.losses[-10:]),
         "tokens": module.tokens,
@@ -131,12 +147,36 @@ def train_student(
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         **({} if best is None else best.facts()),
     }
+    if accuracy is not None and accuracy.accuracies:
+        facts["val_accuracy"] = accuracy.accuracies[max(accuracy.accuracies)]
+        facts["best_val_accuracy"] = max(accuracy.accuracies.values())
     if module.trainer.is_global_zero:
         export_student(student, folder, base=base, model=model, adapter=adapter, facts=facts)
         remove(checkpoints)
     del module, student
     gc.collect()
     return facts
+
+
+def _examiner(
+    folder: Path,
+    exam: Examination | None,
+    held_out: Sequence[EncodedRow],
+    config: TrainerConfig,
+    resumed: Path | None,
+    log_table: LogTable | None,
+) -> AccuracyAtValidation | None:
+    """Make what measures accuracy on held-out problems; None where nothing is asked for."""
+    if exam is None or not config.val_problems:
+        return None
+    exam = exam.of([row.problem_id for row in held_out], config.val_problems)
+    if not exam.problems:
+        return None
+    log = CompletionLog(
+        folder / SAMPLES_FILE, every_n_steps=1, log_table=log_table, table="val_samples"
+    )
+    log.rewind(step_of(resumed))
+    return AccuracyAtValidation(exam, log)
 
 
 def _encode_all(
@@ -175,15 +215,13 @@ def _fit(
     config: TrainerConfig,
     loggers: Sequence[Any],
     checkpoints: Path,
-    best: BestWeights | None,
+    validation: Sequence[pl.Callback],
     resumed: Path | None,
     run_dir: Path,
-    total: int,
     per_epoch: int,
 ) -> None:
-    callbacks: list[pl.Callback] = [Checkpoints(checkpoints, config.checkpoint_every_n_steps)]
-    if best is not None:
-        callbacks.append(best)
+    total = module.total_steps
+    callbacks = [Checkpoints(checkpoints, config.checkpoint_every_n_steps), *validation]
     held_out_loader = (
         HeldOut(batches.micro_batches(held_out, budget=config.micro_batch_tokens))
         if held_out
@@ -222,6 +260,7 @@ def _fit(
             val_dataloaders=held_out_loader,
             ckpt_path=None if resumed is None else str(resumed),
         )
+        best = next((found for found in validation if isinstance(found, BestWeights)), None)
         if best is not None and best.last_step != module.finished_steps:
             trainer.validate(module, held_out_loader, verbose=False)
 

@@ -19,12 +19,11 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.grpo import ASKED_AS, GRPOConfig, RewardConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
-from plan_tuning.evaluation.solve import solve
 from plan_tuning.records import Problem
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import load_student
 from plan_tuning.tasks.grading import Grader
-from plan_tuning.training.checkpoints import Checkpoints, latest_checkpoint, remove
+from plan_tuning.training.checkpoints import Checkpoints, latest_checkpoint, remove, step_of
 from plan_tuning.training.completions import CompletionLog, LogTable
 from plan_tuning.training.fit import _check_hardware, _checkpoint_activations, _quiet
 from plan_tuning.training.grpo import GRPOModule, GRPOSteps
@@ -32,67 +31,12 @@ from plan_tuning.training.log_probs import check_projection
 from plan_tuning.training.rollouts import GoldenProblem
 from plan_tuning.training.scoring import OpenAsk, Scorer
 from plan_tuning.training.sft import TrainingError
+from plan_tuning.training.validation import AccuracyBySteps, Examination
 
 logger = logging.getLogger(__name__)
 
 COMPLETIONS_FILE = "completions.jsonl"
 _EDGE = 5  # steps whose mean reward is reported as first and last
-
-
-class Validation(pl.Callback):
-    """Greedy accuracy on held-out problems, while the policy is trained."""
-
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        evaluation: EvaluationConfig,
-        grader: Grader,
-        method: GRPOConfig,
-        prompt: PromptConfig,
-    ) -> None:
-        self.problems = problems
-        self.evaluation = evaluation
-        self.grader = grader
-        self.every_n_steps = method.val_every_n_steps
-        self.prompt = prompt
-        self.accuracies: dict[int, float] = {}
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Validate where it is due, and after the last step."""
-        step = pl_module.finished_steps
-        is_last = step == pl_module.total_steps or bool(pl_module.stop_reason)
-        if is_last or (self.every_n_steps and step % self.every_n_steps == 0):
-            self.measure(pl_module, step)
-
-    def measure(self, module: GRPOModule, step: int) -> None:
-        """Solve the held-out problems greedily; ranks share the work."""
-        world = module.trainer.world_size
-        predictions = solve(
-            module.student,
-            self.problems[module.global_rank :: world],
-            method=ASKED_AS,
-            prompt=self.prompt,
-            evaluation=self.evaluation,
-            benchmark="validation",
-            grader=self.grader,
-        )
-        right = torch.tensor(float(sum(row.is_correct for row in predictions)))
-        if world > 1:
-            torch.distributed.all_reduce(right)
-        self.accuracies[step] = float(right) / len(self.problems)
-        logger.info("step %d: held-out accuracy %.3f", step, self.accuracies[step])
-        for logged in module.trainer.loggers:
-            logged.log_metrics({"val/accuracy": self.accuracies[step]}, step=step - 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Store what was measured."""
-        return {"accuracies": dict(self.accuracies)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from there."""
-        self.accuracies = dict(state_dict["accuracies"])
 
 
 def train_grpo(
@@ -193,7 +137,10 @@ def train_grpo(
             total_steps=total,
             log=log,
         )
-        validation = Validation(held_out, evaluation, grader, method, prompt) if held_out else None
+        validation = None
+        if held_out:
+            exam = Examination(held_out, ASKED_AS, prompt, evaluation, grader)
+            validation = AccuracyBySteps(exam, every_n_steps=method.val_every_n_steps)
         resumed = _fit(module, validation, trainer, loggers, folder / "checkpoints", log, run_dir)
         facts = _facts(module, scorer, validation, resumed, len(training))
     if module.trainer.is_global_zero:
@@ -258,7 +205,7 @@ def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
 
 def _fit(
     module: GRPOModule,
-    validation: Validation | None,
+    validation: AccuracyBySteps | None,
     config: TrainerConfig,
     loggers: Sequence[Any],
     checkpoints: Path,
@@ -272,7 +219,7 @@ def _fit(
     if has_bar:
         callbacks.append(pl.callbacks.RichProgressBar())
     resumed = latest_checkpoint(checkpoints)
-    step = 0 if resumed is None else int(resumed.stem.rpartition("-")[2])
+    step = step_of(resumed)
     log.rewind(step)
     with _quiet():
         trainer = pl.Trainer(
@@ -307,7 +254,7 @@ def _fit(
 def _facts(
     module: GRPOModule,
     scorer: Scorer,
-    validation: Validation | None,
+    validation: AccuracyBySteps | None,
     resumed: int,
     num_problems: int,
 ) -> dict[str, Any]:

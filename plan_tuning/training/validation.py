@@ -1,0 +1,157 @@
+"""Held-out problems to an accuracy while a student is trained: greedy, graded, and shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.training import PromptConfig
+from plan_tuning.evaluation.solve import solve
+from plan_tuning.evaluation.writers import Writer
+from plan_tuning.records import Prediction, Problem
+from plan_tuning.tasks.grading import Grader
+from plan_tuning.training.completions import CompletionLog
+
+logger = logging.getLogger(__name__)
+
+METRIC = "val/accuracy"
+
+
+def greedy(evaluation: EvaluationConfig) -> EvaluationConfig:
+    """Decode as a check in between does: one greedy answer, by this process, with own plans."""
+    return replace(
+        evaluation, temperature=0.0, top_p=1.0, top_k=0, num_samples=1, plan="own",
+        plan_corpus=None, engine="native", progress=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Examination:
+    """How a student that is being trained is asked for answers.
+
+    ``evaluation`` is made greedy, see :func:`greedy`; ``executor`` carries out m2's plans, None:
+    the student itself.
+    """
+
+    problems: Sequence[Problem]
+    method: str
+    prompt: PromptConfig
+    evaluation: EvaluationConfig
+    grader: Grader
+    executor: Writer | None = None
+
+    def of(self, held_out: Sequence[str], count: int) -> Examination:
+        """Keep the first ``count`` problems of those that are held out."""
+        names = dict.fromkeys(held_out)
+        known = {problem.id: problem for problem in self.problems}
+        return replace(self, problems=[known[name] for name in names if name in known][:count])
+
+
+class GeneratedAccuracy(pl.Callback):
+    """Measures accuracy on held-out problems; ranks share the work.
+
+    Args:
+        exam: the problems and how they are asked.
+        samples: receives the answers; the first rank writes them.
+    """
+
+    def __init__(self, exam: Examination, samples: CompletionLog | None = None) -> None:
+        self.exam = exam
+        self.samples = samples
+        self.evaluation = greedy(exam.evaluation)
+        self.accuracies: dict[int, float] = {}
+
+    def measure(self, module: Any) -> float:
+        """Solve the held-out problems with the module's student as it is now."""
+        exam, step = self.exam, module.finished_steps
+        world = module.trainer.world_size
+        predictions = solve(
+            module.student,
+            exam.problems[module.global_rank :: world],
+            method=exam.method,
+            prompt=exam.prompt,
+            evaluation=self.evaluation,
+            benchmark="validation",
+            grader=exam.grader,
+            executor=exam.executor,
+        )
+        right = torch.tensor(
+            float(sum(row.is_correct for row in predictions)), device=module.device
+        )
+        if world > 1:
+            torch.distributed.all_reduce(right)
+        self.accuracies[step] = float(right) / len(exam.problems)
+        logger.info("step %d: held-out accuracy %.3f", step, self.accuracies[step])
+        if self.samples is not None:
+            self._write(module, step, predictions)
+        return self.accuracies[step]
+
+    def _write(self, module: Any, step: int, predictions: Sequence[Prediction]) -> None:
+        rows = [_sample_row(step, prediction) for prediction in predictions]
+        ranks: list[Any] = [rows]
+        if module.trainer.world_size > 1:
+            ranks = [None] * module.trainer.world_size
+            torch.distributed.all_gather_object(ranks, rows)
+        if self.samples is not None and module.global_rank == 0:
+            self.samples.add([row for share in ranks for row in share])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Store what was measured."""
+        return {"accuracies": dict(self.accuracies)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from there."""
+        self.accuracies = dict(state_dict["accuracies"])
+
+
+class AccuracyAtValidation(GeneratedAccuracy):
+    """Measures whenever the held-out loss is measured, with the same weights."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Measure, and log beside the loss."""
+        pl_module.log(METRIC, self.measure(pl_module))
+
+
+class AccuracyBySteps(GeneratedAccuracy):
+    """Measures every n steps, and after the last one.
+
+    Args:
+        exam: the problems and how they are asked.
+        every_n_steps: 0: after the last step only.
+    """
+
+    def __init__(self, exam: Examination, *, every_n_steps: int) -> None:
+        super().__init__(exam)
+        self.every_n_steps = every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure where it is due."""
+        step = pl_module.finished_steps
+        is_last = step == pl_module.total_steps or bool(pl_module.stop_reason)
+        if is_last or (self.every_n_steps and step % self.every_n_steps == 0):
+            accuracy = self.measure(pl_module)
+            for logged in trainer.loggers:
+                logged.log_metrics({METRIC: accuracy}, step=step - 1)
+
+
+def _sample_row(step: int, prediction: Prediction) -> Mapping[str, Any]:
+    return {
+        "step": step,
+        "problem_id": prediction.problem_id,
+        "plan": prediction.plan,
+        "text": prediction.text,
+        "answer": prediction.answer,
+        "gold": prediction.gold,
+        "verdict": str(prediction.verdict),
+        "is_correct": prediction.is_correct,
+        "tokens": prediction.completion_tokens,
+        "finish": prediction.finish_reason,
+    }
