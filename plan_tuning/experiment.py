@@ -34,8 +34,8 @@ from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
+from plan_tuning.examining import examination
 from plan_tuning.inputs import load_benchmark, load_problems
-from plan_tuning.learning import examination
 from plan_tuning.records import Problem, to_json
 from plan_tuning.reinforcing import reinforce, start_config
 from plan_tuning.result import (

@@ -1,58 +1,15 @@
-"""Supervised training in a job: what a student depends on, and how it is examined meanwhile.
+"""What a student depends on beside its base and its corpus: method, weights, trainer, filter.
 
-What it depends on beside its base and its corpus (method, weights, trainer, filter) are plain
-values for the Specs of :mod:`plan_tuning.specs`.
+Plain values for the Specs of :mod:`plan_tuning.specs`.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import Any
 
 from plan_tuning.artifacts import canonical
-from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
-
-if TYPE_CHECKING:
-    from plan_tuning.roles import Roles
-    from plan_tuning.training.validation import Examination
-
-
-def examination(config: Config, roles: Roles, corpus: Path | None) -> Examination | None:
-    """Say how a student solves held-out training problems while it is trained.
-
-    Args:
-        config: of the training.
-        roles: the grader, and who carries out m2's plans.
-        corpus: whose problems are trained on; None: those of ``data``.
-
-    Returns:
-        None where no held-out problem is to be solved.
-    """
-    if not config.trainer.val_problems or not config.trainer.val_fraction:
-        return None
-    from plan_tuning.distillation.corpus import PROBLEMS, read_problems
-    from plan_tuning.inputs import load_problems
-    from plan_tuning.tasks.mixture import tagged
-    from plan_tuning.training.validation import Examination
-
-    if corpus is not None and not (corpus / PROBLEMS).is_file():
-        return None  # trajectories from elsewhere: nobody says how their problems are graded
-    problems = load_problems(config) if corpus is None else read_problems(corpus)
-    if isinstance(config.data, MixtureDataConfig):
-        tags = {name: config.data.tag_of(name) for name in {p.source for p in problems}}
-        problems = [replace(p, problem=tagged(p.problem, tags[p.source])) for p in problems]
-    # With executor=self the student carries its plans out as it is at that moment.
-    is_executed = config.method.name == "m2" and config.executor.name != "self"
-    return Examination(
-        problems,
-        config.method.name,
-        config.prompt,
-        config.evaluation,
-        roles.grader,
-        roles.executor if is_executed else None,
-    )
 
 
 def adapter_spec(config: Config) -> dict[str, Any]:
