@@ -1,0 +1,343 @@
+"""Decoding by steps of one shape, which CUDA can record once and replay without the host.
+
+A step reads the last token of every row, appends its keys and values to buffers that were made for
+all of the completion, chooses the next token and writes it down, all on the device. The place in
+the buffers is a tensor; what lies behind it is masked, not cut off. The host looks every
+``CHECK_EVERY`` steps: it drops finished rows once half of them are, and lets attention reach
+further into the buffers once the tokens fill what it reads. Either gives the step new shapes, so it
+is recorded anew. On a CPU the same step runs as it is, which is how the tests prove it equal to the
+loop of :mod:`plan_tuning.students.generation`.
+
+What the step assumes of transformers 5.23, read in the source of ``cache.FAMILIES``: with an
+attention implementation that has no mask function, mask creation returns at once
+(``_preprocess_mask_arguments``) and neither the cache's length nor its offsets are asked for;
+``position_ids`` are given, so ``get_seq_length`` is not called; the rotary embedding computes from
+``position_ids`` on the device, except with ``rope_type="dynamic"``, which compares them on the host
+and is refused here (``longrope`` chooses on the device, in place); the key-value cache is touched
+by ``update`` alone; output recording and hub kernels are off unless asked for. Weights may change
+between calls, in place or not: a recording lives no longer than a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from plan_tuning.students import sampling
+from plan_tuning.students.cache import FAMILIES, SharedPrefixCache, shared_attention
+from plan_tuning.students.graphs import RepeatedStep
+from plan_tuning.students.loading import Student
+from plan_tuning.students.rows import GenerationError, Row, Settings, has_ended
+
+CHECK_EVERY = 16  # steps between two looks of the host
+FIRST_REACH = 256  # new tokens that attention reads at first; it doubles when they are full
+_ROUND = 16  # buffers hold a multiple of so many tokens
+
+
+def is_static(student: Student, decoding: str) -> bool:
+    """Say whether a student is decoded by static steps.
+
+    Args:
+        student: who writes.
+        decoding: dynamic, static, or auto: static on CUDA where the student allows it.
+
+    Raises:
+        GenerationError: static steps are asked for, and this student cannot be run by them.
+    """
+    if decoding == "dynamic":
+        return False
+    config = student.causal_lm.config.get_text_config()
+    obstacle = None
+    if config.model_type not in FAMILIES:
+        obstacle = f"model type {config.model_type} is none of {', '.join(FAMILIES)}"
+    elif "dynamic" in _rope_types(config):
+        obstacle = "its rotary embedding (rope_type=dynamic) is computed on the host"
+    if decoding == "static" and obstacle is not None:
+        raise GenerationError(
+            f"decoding=static cannot run this student: {obstacle}. Use evaluation.decoding=dynamic "
+            "(GRPO's rollouts: method.decoding=dynamic)"
+        )
+    if decoding == "static":
+        return True
+    # Four-bit layers bring kernels that nobody has promised to be recordable.
+    is_quantised = getattr(student.causal_lm, "is_quantized", False)
+    return student.device.type == "cuda" and obstacle is None and not is_quantised
+
+
+def _rope_types(config: Any) -> set[str]:
+    """Collect the kinds of rotary embedding, which may differ by the kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    kinds = [found, *(part for part in found.values() if isinstance(part, dict))]
+    return {str(kind["rope_type"]) for kind in kinds if "rope_type" in kind}
+
+
+class StaticLayer(DynamicLayer):
+    """One layer: prompts' keys and values, and room for those of all new tokens by row."""
+
+    def __init__(self, prompt: DynamicLayer, rows: int, *, room: int) -> None:
+        super().__init__()
+        self.window = (
+            int(prompt.sliding_window) if isinstance(prompt, DynamicSlidingWindowLayer) else None
+        )
+        self.prompt = [prompt.keys, prompt.values]
+        self.dtype, self.device = prompt.keys.dtype, prompt.keys.device
+        self.is_initialized = True
+        shape = (rows, prompt.keys.shape[1], room, prompt.keys.shape[3])
+        # Zeros, since a masked value still takes part in a product: 0 times garbage may be NaN.
+        self._buffers = [prompt.keys.new_zeros(shape), prompt.values.new_zeros(shape)]
+        self._rows = rows
+
+    def write(
+        self, states: Sequence[torch.Tensor], place: torch.Tensor, reach: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put one token a row at ``place`` (1,); returns the first ``reach`` tokens of the rows."""
+        keys, values = (buffer[: self._rows, :, :reach] for buffer in self._buffers)
+        keys.index_copy_(2, place, states[0])
+        values.index_copy_(2, place, states[1])
+        return keys, values
+
+    def visible(self) -> tuple[int, int]:
+        """Attention reads everything; the cache's mask hides what is not to be seen."""
+        return 0, 0
+
+    def move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
+        """Copy rows (from, to) and forget those from ``rows`` on."""
+        for source, target in moves:
+            for buffer in self._buffers:
+                buffer[target] = buffer[source]
+        self._rows = rows
+
+
+class StaticPrefixCache(SharedPrefixCache):
+    """Cache of rows that share prompts, of one shape at every step.
+
+    Attributes:
+        place: (1,) where the next token is put; also the number of new tokens that are held.
+        reach: new tokens that attention reads.
+        room: new tokens that the buffers hold.
+    """
+
+    def __init__(
+        self, prompts: DynamicCache, mask: torch.Tensor, owner: Sequence[int], new_tokens: int
+    ) -> None:
+        """Begin to continue prompts, as :class:`SharedPrefixCache`, by at most ``new_tokens``."""
+        self.room = max(1, -(-new_tokens // _ROUND)) * _ROUND
+        self.reach = min(self.room, FIRST_REACH)
+        self.place = torch.zeros(1, dtype=torch.long, device=mask.device)
+        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
+        super().__init__(
+            prompts, mask, owner, lambda layer, rows: StaticLayer(layer, rows, room=self.room)
+        )
+        self._padding: torch.Tensor | None = None  # (B, T)
+        if self.padding is not None:  # hidden by row, with new tokens, and no more by prompt
+            self._padding = self.padding[torch.tensor(list(owner), device=mask.device)]
+            self.padding = None
+        self._lay_out()
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Drop all rows but these, as :meth:`SharedPrefixCache.keep`."""
+        order = super().keep(rows)
+        if self._padding is not None:
+            self._padding = self._padding[torch.tensor(order, device=self.place.device)]
+        self._lay_out()
+        return order
+
+    def reach_further(self) -> None:
+        """Let attention read twice as many new tokens."""
+        self.reach = min(self.room, 2 * self.reach)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Make what a step's masks are computed from; rows or reach have changed."""
+        device = self.place.device
+        self._grounds: dict[tuple[int, int | None], tuple[torch.Tensor, torch.Tensor | None]] = {}
+        for layer in self.layers:
+            width = int(layer.prompt[0].shape[2])
+            padding = None
+            if self._padding is not None:
+                # A sliding layer holds the last slots of the prompts only.
+                padding = self._padding[:, self._padding.shape[1] - width :]
+                padding = torch.nn.functional.pad(padding, (0, self.reach))  # (B, T + t)
+            slots = torch.arange(width + self.reach, device=device)[None]  # (1, T + t)
+            self._grounds.setdefault((width, layer.window), (slots, padding))
+
+    def look(self) -> None:
+        """Work out what the newest token must not see: once a step for all layers of a kind."""
+        for (width, window), (slots, padding) in self._grounds.items():
+            newest = self.place + width
+            unseen = slots > newest
+            if window is not None:
+                # Slots count alike for all rows: prompts are padded on the left.
+                unseen = unseen | (slots <= newest - window)
+            self._masks[width, window] = unseen if padding is None else unseen | padding
+
+    def hidden(self, layer: StaticLayer) -> torch.Tensor:
+        """Mask (B or 1, T + t) of what a layer returns and the newest tokens do not see."""
+        return self._masks[int(layer.prompt[0].shape[2]), layer.window]
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        layer_idx: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append one token a row; returns the tokens within reach."""
+        return self.layers[layer_idx].write((key_states, value_states), self.place, self.reach)
+
+
+class StaticDecoder:
+    """Writes the rows of a batch to their ends."""
+
+    def __init__(
+        self,
+        student: Student,
+        prompts: DynamicCache,
+        mask: torch.Tensor,
+        owner: Sequence[int],
+        rows: Sequence[Row],
+        settings: Settings,
+    ) -> None:
+        """Make the buffers.
+
+        Args:
+            student: who writes.
+            prompts: cache of the left-padded prompts.
+            mask: (P, T) 1 where a prompt has a token.
+            owner: prompt of each row.
+            rows: the completions; they receive what is written.
+            settings: of the writing.
+        """
+        device, count, steps = student.device, len(rows), settings.max_new_tokens
+        self._student, self._settings = student, settings
+        self._rows = list(rows)
+        self._cache = StaticPrefixCache(prompts, mask, owner, steps - 1)
+        self._origin = torch.tensor(list(owner), device=device)
+        self._lengths = mask.sum(dim=1)[self._origin]  # (B,) tokens read
+        self._tokens = self._lengths.new_zeros(count)  # (B,) the newest
+        self._ended = torch.zeros(count, dtype=torch.bool, device=device)
+        self._counts = self._lengths.new_zeros(count)  # (B,) tokens up to the end
+        self._written = self._lengths.new_zeros((steps, count))
+        self._log_probs: torch.Tensor | None = None  # (S, B)
+        if settings.return_log_probs:
+            self._log_probs = torch.zeros((steps, count), device=device)
+        self._uniforms: torch.Tensor | None = None  # (S, B)
+        if settings.temperature:  # the very numbers that single draws would give
+            noise = np.stack([row.noise.random(steps) for row in rows if row.noise is not None])
+            self._uniforms = torch.from_numpy(noise.T.copy()).to(device)
+        self._ends = torch.tensor(student.end_ids, dtype=torch.long, device=device)
+        self._searched = 0  # tokens of each row in which stop strings have been looked for
+        self._repeated = RepeatedStep(self._step, device)
+
+    def write(self, logits: torch.Tensor) -> None:
+        """Write until every row has ended.
+
+        Args:
+            logits: (P, V) of what follows the prompts.
+        """
+        self._choose(logits[self._origin])
+        limit, done = self._settings.max_new_tokens, 1
+        while (alive := self._look(done)) and done < limit:
+            # What has been written but the newest is in the cache.
+            is_full = done > self._cache.reach
+            few = 2 * len(alive) <= len(self._rows)
+            if few or is_full:
+                self._repeated.forget()
+            if few or (is_full and len(alive) < len(self._rows)):
+                self._keep(alive, done)
+            if is_full:
+                self._cache.reach_further()
+            left = min(limit, self._cache.reach + 1) - done
+            count = min(CHECK_EVERY, left)
+            self._repeated.run(count, left)
+            done += count
+        self._collect(range(len(self._rows)), done)
+
+    def _step(self) -> None:
+        """Read every row's newest token and choose the next; captured, so see ``graphs``."""
+        self._cache.look()
+        model = self._student.causal_lm
+        with shared_attention(model):
+            output = model(
+                input_ids=self._tokens[:, None],
+                position_ids=self._lengths[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
+                shared_prefix=self._cache,
+            )
+        self._lengths.add_(1)
+        self._cache.place.add_(1)
+        self._choose(output.logits[:, -1])
+
+    def _choose(self, logits: torch.Tensor) -> None:
+        """Choose and write down every row's token number ``place`` from logits (B, V)."""
+        place, settings = self._cache.place, self._settings
+        uniforms = None if self._uniforms is None else self._uniforms.index_select(0, place)[0]
+        tokens = sampling.choose(
+            logits,
+            uniforms,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+        )
+        self._tokens.copy_(tokens)
+        self._written.index_copy_(0, place, tokens[None])
+        if self._log_probs is not None:
+            values = sampling.token_log_probs(logits, tokens, temperature=settings.temperature)
+            self._log_probs.index_copy_(0, place, values[None])
+        self._counts.add_(~self._ended)
+        self._ended.logical_or_((tokens[:, None] == self._ends).any(dim=1))
+
+    def _look(self, done: int) -> list[int]:
+        """Ask the device once which rows go on; returns their places."""
+        if not self._settings.stop_strings:
+            return [place for place, is_over in enumerate(self._ended.tolist()) if not is_over]
+        fresh = self._written[self._searched : done].T.tolist()
+        self._searched = done
+        for row, tokens in zip(self._rows, fresh, strict=True):
+            if row.finish_reason == "length":
+                self._search(row, tokens)
+        return [place for place, row in enumerate(self._rows) if row.finish_reason == "length"]
+
+    def _search(self, row: Row, tokens: Sequence[int]) -> None:
+        """Give a row its new tokens up to the one that ends it, each looked at as it came."""
+        for token in tokens:
+            row.tokens.append(token)
+            if has_ended(self._student, row, self._settings):
+                return
+
+    def _keep(self, alive: Sequence[int], done: int) -> None:
+        """Let all rows but these go."""
+        stays = set(alive)
+        self._collect([place for place in range(len(self._rows)) if place not in stays], done)
+        order = self._cache.keep(alive)
+        self._rows = [self._rows[place] for place in order]
+        kept = torch.tensor(order, device=self._tokens.device)
+        self._lengths, self._tokens = self._lengths[kept], self._tokens[kept]
+        self._ended, self._counts = self._ended[kept], self._counts[kept]
+        self._written = self._written[:, kept]
+        if self._log_probs is not None:
+            self._log_probs = self._log_probs[:, kept]
+        if self._uniforms is not None:
+            self._uniforms = self._uniforms[:, kept]
+
+    def _collect(self, places: Sequence[int], done: int) -> None:
+        """Give rows what was written for them, up to their ends."""
+        chosen = torch.tensor(list(places), device=self._tokens.device)
+        written = self._written[:done, chosen].T.tolist()
+        counts = self._counts[chosen].tolist()
+        rows = [self._rows[place] for place in places]
+        if not self._settings.stop_strings:
+            for row, tokens, count in zip(rows, written, counts, strict=True):
+                row.tokens = tokens[:count]
+                has_ended(self._student, row, self._settings)  # for the reason
+        if self._log_probs is not None:
+            log_probs = self._log_probs[:done, chosen].T.tolist()
+            for row, values in zip(rows, log_probs, strict=True):
+                row.log_probs = values[: len(row.tokens)]
