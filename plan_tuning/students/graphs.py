@@ -26,8 +26,9 @@ class RepeatedStep:
 
     def __init__(self, step: Callable[[], None], device: torch.device) -> None:
         self._step = step
-        self._is_captured = device.type == "cuda"
         self._device = device
+        # Warm-up and capture share a stream of their own: the default one cannot be captured.
+        self._aside = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warmed = 0
 
@@ -45,28 +46,27 @@ class RepeatedStep:
         for done in range(count):
             if self._graph is not None:
                 self._graph.replay()
-            elif not self._is_captured:
+            elif self._aside is None:
                 self._step()
             elif self._warmed < _WARM_UP or expected - done < _WORTH_IT:
-                self._warm()
+                self._warm(self._aside)
             else:
-                self._graph = self._capture()
+                self._graph = self._capture(self._aside)
                 self._graph.replay()
 
-    def _warm(self) -> None:
-        """Run a step that counts, off the default stream: what a capture asks for."""
-        aside = torch.cuda.Stream(self._device)
+    def _warm(self, aside: torch.cuda.Stream) -> None:
+        """Run a step that counts, on the stream of the capture to come."""
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
             self._step()
         torch.cuda.current_stream(self._device).wait_stream(aside)
         self._warmed += 1
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self, aside: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads (a logger, a loader) may go on using the device meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                 self._step()
         except torch.OutOfMemoryError:
             raise  # says itself what is wrong, and decoding without graphs needs memory as well

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -179,22 +180,31 @@ def test_a_row_does_not_depend_on_its_batch(student: Student) -> None:
 
 
 class _Trace(TorchDispatchMode):
-    """Records every operation with the shapes of its tensors and the values of its numbers."""
+    """Records every operation, the shapes of its tensors, its numbers, and what was there before.
+
+    A replay reads and writes memory at fixed addresses, so ``outer`` must never change.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Any] = []
+        self.outer: set[int] = set()
+        self._made: dict[int, torch.Tensor] = {}  # kept, or an address could come again
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def plain(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return tuple(value.shape), value.stride(), value.dtype
-            if isinstance(value, list | tuple):
-                return [plain(part) for part in value]
-            return value
-
-        self.calls.append((str(func), plain(args), plain(list((kwargs or {}).items()))))
-        return func(*args, **(kwargs or {}))
+        given = tree_leaves((args, kwargs or {}))
+        plain = [(p.shape, p.stride(), p.dtype) if isinstance(p, torch.Tensor) else p
+                 for p in given]  # fmt: skip
+        self.calls.append((str(func), plain))
+        addresses = {p.untyped_storage().data_ptr() for p in given if isinstance(p, torch.Tensor)}
+        self.outer |= addresses - self._made.keys()
+        found = func(*args, **(kwargs or {}))
+        for part in tree_leaves(found):
+            if isinstance(part, torch.Tensor):
+                address = part.untyped_storage().data_ptr()
+                if address not in self.outer:
+                    self._made[address] = part
+        return found
 
 
 FROM_THE_DEVICE = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "item", "equal")
@@ -211,22 +221,20 @@ def test_all_steps_are_alike_and_none_waits_for_the_device(
     def traced(decoder: static.StaticDecoder) -> None:
         with _Trace() as trace:
             step(decoder)
-        traces.append(trace.calls)
+        traces.append((trace.calls, trace.outer))
 
     monkeypatch.setattr(static.StaticDecoder, "_step", traced)
     prompts, keys = asked(student)
-    endless = Student(student.model, student.tokenizer, (), ())
-    generate(endless, prompts, keys=keys, max_new_tokens=24, return_log_probs=True,
+    generate(student, prompts, keys=keys, max_new_tokens=24, return_log_probs=True,
              decoding="static", **knobs)  # fmt: skip
     assert len(traces) == 23
     assert all(trace == traces[0] for trace in traces)
-    names = {name.split(".")[1] for name, _, _ in traces[0]}
+    calls, _ = traces[0]
+    names = {name.split(".")[1] for name, _ in calls}
     assert not names & {*FROM_THE_DEVICE, *TO_THE_DEVICE}
-    masks = [
-        name for name, args, _ in traces[0]
-        if name.startswith("aten.index.") and any(t[2] is torch.bool for t in args[1])
-    ]  # fmt: skip
-    assert not masks, "a boolean index has as many results as the device says"
+    indices = [part for name, given in calls if name.startswith("aten.index.") for part in given]
+    has_boolean = any(isinstance(part, tuple) and part[2] is torch.bool for part in indices)
+    assert not has_boolean, "a boolean index has as many results as the device says"
 
 
 def test_who_is_decoded_how(qwen3: Student, monkeypatch: pytest.MonkeyPatch) -> None:
