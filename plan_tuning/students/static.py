@@ -26,17 +26,15 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from plan_tuning.students import sampling
-from plan_tuning.students.cache import FAMILIES, SharedPrefixCache, shared_attention
+from plan_tuning.students.cache import FAMILIES, shared_attention
 from plan_tuning.students.graphs import RepeatedStep
 from plan_tuning.students.loading import Student
 from plan_tuning.students.rows import GenerationError, Row, Settings, has_ended
+from plan_tuning.students.static_cache import StaticPrefixCache
 
 CHECK_EVERY = 16  # steps between two looks of the host
-FIRST_REACH = 256  # new tokens that attention reads at first; it doubles when they are full
-_ROUND = 16  # buffers hold a multiple of so many tokens
 
 
 def is_static(student: Student, decoding: str) -> bool:
@@ -74,122 +72,6 @@ def _rope_types(config: Any) -> set[str]:
     found = getattr(config, "rope_parameters", None) or {}
     kinds = [found, *(part for part in found.values() if isinstance(part, dict))]
     return {str(kind["rope_type"]) for kind in kinds if "rope_type" in kind}
-
-
-class StaticLayer(DynamicLayer):
-    """One layer: prompts' keys and values, and room for those of all new tokens by row."""
-
-    def __init__(self, prompt: DynamicLayer, rows: int, *, room: int) -> None:
-        super().__init__()
-        self.window = (
-            int(prompt.sliding_window) if isinstance(prompt, DynamicSlidingWindowLayer) else None
-        )
-        self.prompt = [prompt.keys, prompt.values]
-        self.dtype, self.device = prompt.keys.dtype, prompt.keys.device
-        self.is_initialized = True
-        shape = (rows, prompt.keys.shape[1], room, prompt.keys.shape[3])
-        # Zeros, since a masked value still takes part in a product: 0 times garbage may be NaN.
-        self._buffers = [prompt.keys.new_zeros(shape), prompt.values.new_zeros(shape)]
-        self._rows = rows
-
-    def write(
-        self, states: Sequence[torch.Tensor], place: torch.Tensor, reach: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put one token a row at ``place`` (1,); returns the first ``reach`` tokens of the rows."""
-        keys, values = (buffer[: self._rows, :, :reach] for buffer in self._buffers)
-        keys.index_copy_(2, place, states[0])
-        values.index_copy_(2, place, states[1])
-        return keys, values
-
-    def visible(self) -> tuple[int, int]:
-        """Attention reads everything; the cache's mask hides what is not to be seen."""
-        return 0, 0
-
-    def move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
-        """Copy rows (from, to) and forget those from ``rows`` on."""
-        for source, target in moves:
-            for buffer in self._buffers:
-                buffer[target] = buffer[source]
-        self._rows = rows
-
-
-class StaticPrefixCache(SharedPrefixCache):
-    """Cache of rows that share prompts, of one shape at every step.
-
-    Attributes:
-        place: (1,) where the next token is put; also the number of new tokens that are held.
-        reach: new tokens that attention reads.
-        room: new tokens that the buffers hold.
-    """
-
-    def __init__(
-        self, prompts: DynamicCache, mask: torch.Tensor, owner: Sequence[int], new_tokens: int
-    ) -> None:
-        """Begin to continue prompts, as :class:`SharedPrefixCache`, by at most ``new_tokens``."""
-        self.room = max(1, -(-new_tokens // _ROUND)) * _ROUND
-        self.reach = min(self.room, FIRST_REACH)
-        self.place = torch.zeros(1, dtype=torch.long, device=mask.device)
-        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
-        super().__init__(
-            prompts, mask, owner, lambda layer, rows: StaticLayer(layer, rows, room=self.room)
-        )
-        self._padding: torch.Tensor | None = None  # (B, T)
-        if self.padding is not None:  # hidden by row, with new tokens, and no more by prompt
-            self._padding = self.padding[torch.tensor(list(owner), device=mask.device)]
-            self.padding = None
-        self._lay_out()
-
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """Drop all rows but these, as :meth:`SharedPrefixCache.keep`."""
-        order = super().keep(rows)
-        if self._padding is not None:
-            self._padding = self._padding[torch.tensor(order, device=self.place.device)]
-        self._lay_out()
-        return order
-
-    def reach_further(self) -> None:
-        """Let attention read twice as many new tokens."""
-        self.reach = min(self.room, 2 * self.reach)
-        self._lay_out()
-
-    def _lay_out(self) -> None:
-        """Make what a step's masks are computed from; rows or reach have changed."""
-        device = self.place.device
-        self._grounds: dict[tuple[int, int | None], tuple[torch.Tensor, torch.Tensor | None]] = {}
-        for layer in self.layers:
-            width = int(layer.prompt[0].shape[2])
-            padding = None
-            if self._padding is not None:
-                # A sliding layer holds the last slots of the prompts only.
-                padding = self._padding[:, self._padding.shape[1] - width :]
-                padding = torch.nn.functional.pad(padding, (0, self.reach))  # (B, T + t)
-            slots = torch.arange(width + self.reach, device=device)[None]  # (1, T + t)
-            self._grounds.setdefault((width, layer.window), (slots, padding))
-
-    def look(self) -> None:
-        """Work out what the newest token must not see: once a step for all layers of a kind."""
-        for (width, window), (slots, padding) in self._grounds.items():
-            newest = self.place + width
-            unseen = slots > newest
-            if window is not None:
-                # Slots count alike for all rows: prompts are padded on the left.
-                unseen = unseen | (slots <= newest - window)
-            self._masks[width, window] = unseen if padding is None else unseen | padding
-
-    def hidden(self, layer: StaticLayer) -> torch.Tensor:
-        """Mask (B or 1, T + t) of what a layer returns and the newest tokens do not see."""
-        return self._masks[int(layer.prompt[0].shape[2]), layer.window]
-
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one token a row; returns the tokens within reach."""
-        return self.layers[layer_idx].write((key_states, value_states), self.place, self.reach)
 
 
 class StaticDecoder:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
-from plan_tuning.students import decoders, graphs, micro, static
+from plan_tuning.students import decoders, graphs, micro, static, static_cache
 from plan_tuning.students.generation import generate
 from plan_tuning.students.graphs import RepeatedStep
 from plan_tuning.students.loading import Student
@@ -122,7 +122,7 @@ def test_rows_leave_and_attention_reaches_further(
     student: Student, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     monkeypatch.setattr(static, "CHECK_EVERY", every)
-    monkeypatch.setattr(static, "FIRST_REACH", 8)
+    monkeypatch.setattr(static_cache, "FIRST_REACH", 8)
     found = compare(ending(student, 20), temperature=1.0)
     assert len({len(c.token_ids) for c in found}) > 4
     assert "stop" in {c.finish_reason for c in found}
