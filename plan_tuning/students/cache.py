@@ -214,7 +214,7 @@ def shared_prefix_attention(
             hidden = shared_prefix.padding[:, shared_prefix.padding.shape[1] - slots :]
             on_prompt = on_prompt.masked_fill(hidden[:, None, None], float("-inf"))
         scores = torch.cat([shared_prefix.by_row(on_prompt), scores], dim=-1)  # (B, K, G, T + t)
-    scores = scores.float()
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if (unseen := shared_prefix.hidden(layer)) is not None:
         scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
     weights = torch.softmax(scores, dim=-1).to(query.dtype)
@@ -227,7 +227,10 @@ def shared_prefix_attention(
 
 def _bounded(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
     """Bound scores softly; before any masking, since a bounded -inf would be seen again."""
-    return scores if softcap is None else torch.tanh(scores.float() / softcap) * softcap
+    if softcap is None:
+        return scores
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return torch.tanh(wide / softcap) * softcap
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)

@@ -1,4 +1,8 @@
-"""Static steps: the same completions as the growing loop's, by steps that are all alike."""
+"""Static steps: the same completions as the growing loop's, by steps that are all alike.
+
+Masked places change the order of sums. In float32 that moves a probability by some 1e-7, and one
+sampled token in some ten thousand falls to its neighbour; float64 shows that this is all there is.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,15 @@ from transformers import (
 )
 
 from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
+from plan_tuning.records import Completion
 from plan_tuning.students import decoders, graphs, micro, static, static_cache
 from plan_tuning.students.generation import generate
 from plan_tuning.students.graphs import RepeatedStep
 from plan_tuning.students.loading import Student
 from plan_tuning.students.rows import GenerationError
 from plan_tuning.students.tiny import build_tiny, build_tokenizer
+
+pytestmark = pytest.mark.integration
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 1024, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -60,6 +67,8 @@ def build(family: str) -> tuple[Any, Any]:
 def student(request: pytest.FixtureRequest) -> Student:
     torch.set_num_threads(1)
     model, tokenizer = build(request.param)
+    if request.param != "gemma2":  # its eager attention makes padding NaN in float64
+        model.double()
     return Student(model.eval(), tokenizer, (2,), (2,))
 
 
@@ -67,7 +76,7 @@ def student(request: pytest.FixtureRequest) -> Student:
 def qwen3() -> Student:
     torch.set_num_threads(1)
     model, tokenizer = build("qwen3")
-    return Student(model.eval(), tokenizer, (2,), (2,))
+    return Student(model.double().eval(), tokenizer, (2,), (2,))
 
 
 def ending(student: Student, share: int) -> Student:
@@ -85,8 +94,8 @@ def asked(student: Student, samples: int = 3) -> tuple[list[list[int]], list[tup
     return [prompts[index] for index, _ in rows], [(f"p{i}", sample) for i, sample in rows]
 
 
-def compare(student: Student, **knobs: Any) -> list[Any]:
-    """Decode by both loops; returns the completions, which are the same."""
+def compare(student: Student, **knobs: Any) -> list[Completion]:
+    """Decode by both loops in float64; returns the completions, which are the same."""
     prompts, keys = asked(student)
     common: dict[str, Any] = {"keys": keys, "return_log_probs": True, "max_new_tokens": 40, **knobs}
     grown = generate(student, prompts, decoding="dynamic", **common)
@@ -117,6 +126,27 @@ def test_static_steps_write_what_the_growing_loop_writes(
     compare(student, **knobs)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("knobs", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9}])
+def test_in_float32_rounding_is_the_only_difference(family: str, knobs: dict[str, Any]) -> None:
+    model, tokenizer = build(family)
+    student = Student(model.eval(), tokenizer, (2,), (2,))
+    prompts, keys = asked(student)
+    common: dict[str, Any] = {"keys": keys, "return_log_probs": True, "max_new_tokens": 40, **knobs}
+    grown = generate(student, prompts, decoding="dynamic", **common)
+    fixed = generate(student, prompts, decoding="static", **common)
+    for one, two in zip(grown, fixed, strict=True):
+        alike = common_length(one, two)
+        np.testing.assert_allclose(one.log_probs[:alike], two.log_probs[:alike], atol=5e-6, rtol=0)
+    assert sum(one.token_ids != two.token_ids for one, two in zip(grown, fixed, strict=True)) <= 1
+
+
+def common_length(one: Completion, two: Completion) -> int:
+    """Count the tokens up to the first that differs."""
+    pairs = list(zip(one.token_ids, two.token_ids, strict=False))
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+
 @pytest.mark.parametrize("every", [1, 5, 16])
 def test_rows_leave_and_attention_reaches_further(
     student: Student, monkeypatch: pytest.MonkeyPatch, every: int
@@ -143,7 +173,8 @@ def test_the_loop_ends_with_its_rows(qwen3: Student, monkeypatch: pytest.MonkeyP
     )
     assert {c.finish_reason for c in found} == {"stop"}
     assert len(steps) <= 1 + 2 * static.CHECK_EVERY
-    assert steps[:2] == [4, 12]  # equal prompts are read once
+    assert steps[0] == 4  # equal prompts are read once
+    assert steps[1] < 12  # who ended with the first token is gone at the first look
     whole = generate(
         ending(qwen3, 1), prompts, keys=keys, max_new_tokens=500, temperature=1.0, decoding="static"
     )
@@ -365,12 +396,10 @@ def test_a_replayed_graph_writes_what_its_steps_write(
     monkeypatch.setattr(graphs, "_WORTH_IT", 10**9)  # nothing is captured
     stepped = generate(writer, prompts, decoding="static", **common)
     assert replayed == stepped
+    if dtype == torch.float32:
+        assert sum(a.token_ids != b.token_ids for a, b in zip(replayed, grown, strict=True)) <= 1
     for one, two in zip(replayed, grown, strict=True):
-        if dtype == torch.float32:
-            assert one.token_ids == two.token_ids
-        # Rounding may choose between near ties in bfloat16; up to there all is alike.
-        pairs = list(zip(one.token_ids, two.token_ids, strict=False))
-        alike = next((at for at, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        alike = common_length(one, two)
         tolerance = 1e-4 if dtype == torch.float32 else 0.1
         np.testing.assert_allclose(
             one.log_probs[:alike], two.log_probs[:alike], atol=tolerance, rtol=0
