@@ -1,4 +1,4 @@
-"""Steps that are captured: when they are warmed up, recorded and replayed, and what a failure says."""
+"""Captured steps: when they are warmed up, recorded and replayed, and what a failure says."""
 
 from __future__ import annotations
 
