@@ -1,12 +1,17 @@
-"""Decoding speed: this project's loop against ``generate`` of transformers, interleaved.
+r"""Decoding speed: this project's two loops against ``generate`` of transformers, interleaved.
 
     python experiments/benchmarks/generation.py                      # tiny model, one thread
     python experiments/benchmarks/generation.py --shape 30m --repeats 3
-    python experiments/benchmarks/generation.py --device cuda --shape 0.6b --dtype bfloat16
+    python experiments/benchmarks/generation.py --device cuda --shape 0.6b --dtype bfloat16 \
+        --new-tokens 512                                             # graphs, share of bandwidth
 
-Both arms answer the same prompts with the same number of samples: ``generate`` gets every prompt
+All arms answer the same prompts with the same number of samples: ``generate`` gets every prompt
 repeated, as trainers do. Two settings: every completion has exactly the asked length, or a set of
 end tokens (about one token in 25) makes lengths vary. Random weights; prints one JSON object.
+
+On CUDA the object says which share of the memory-bandwidth bound an arm reaches: a decoding step
+cannot be faster than reading the weights once and the cache once, prompts shared by their samples.
+The time it is taken of is that of the whole call, so reading the prompts counts against it.
 """
 
 from __future__ import annotations
@@ -40,6 +45,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 128,
         "vocab_size": 151936,
     },
+}
+
+BANDWIDTHS = {  # bytes a second, by the vendors' data sheets; the first name that fits counts
+    "B200": 8.0e12,
+    "H200": 4.8e12,
+    "H100 NVL": 3.9e12,
+    "H100 PCIe": 2.0e12,
+    "H100": 3.35e12,
+    "A100-SXM4-40GB": 1.555e12,
+    "A100": 2.0e12,
+    "L40S": 0.864e12,
+    "L4": 0.3e12,
+    "RTX 4090": 1.008e12,
 }
 
 
@@ -84,9 +102,14 @@ def hf_arm(
 
 
 def our_arm(
-    student: Student, prompts: list[list[int]], samples: int, new_tokens: int, seed: int
+    student: Student,
+    prompts: list[list[int]],
+    samples: int,
+    new_tokens: int,
+    seed: int,
+    decoding: str,
 ) -> int:
-    """Run this project's loop; returns the number of generated tokens."""
+    """Run one of this project's loops; returns the number of generated tokens."""
     rows = [(index, sample) for index in range(len(prompts)) for sample in range(samples)]
     found = generate(
         student,
@@ -96,8 +119,36 @@ def our_arm(
         temperature=1.0,
         seed=seed,
         batch_tokens=10**9,
+        decoding=decoding,
     )
     return sum(len(completion.token_ids) for completion in found)
+
+
+def bytes_read(model: Any, prompts: int, prompt_tokens: int, rows: int, new_tokens: int) -> int:
+    """Sum up what a decoder of rows of equal length has to read from memory, prompts apart.
+
+    Args:
+        model: its weights are read once a step, of an untied embedding a row a token.
+        prompts: read once a step for all of their samples.
+        prompt_tokens: of each prompt.
+        rows: completions.
+        new_tokens: of each completion; the first comes from reading the prompts.
+    """
+    config, steps = model.config, new_tokens - 1
+    weights = sum(w.numel() * w.element_size() for w in model.parameters())
+    if not config.tie_word_embeddings:
+        table = model.get_input_embeddings().weight
+        weights -= table.numel() * table.element_size()
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    token *= next(model.parameters()).element_size()
+    own = rows * steps * (steps + 1) // 2  # the step number s reads s tokens a row
+    return steps * (weights + prompts * prompt_tokens * token) + own * token
+
+
+def bandwidth() -> float | None:
+    """Bytes a second of the card at hand; None where the table does not know it."""
+    name = torch.cuda.get_device_name()
+    return next((value for part, value in BANDWIDTHS.items() if part in name), None)
 
 
 def timed(run: Callable[[], int], device: str) -> float:
@@ -113,7 +164,7 @@ def timed(run: Callable[[], int], device: str) -> float:
 
 
 def main() -> None:
-    """Measure both arms."""
+    """Measure all arms."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="tiny")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -137,9 +188,12 @@ def main() -> None:
     for name, ends in (("fixed", []), ("stops", list(range(0, vocabulary, 25)))):
         student = Student(model, tokenizer, tuple(ends), tuple(ends[:1]))
         arms: dict[str, Callable[[int], int]] = {
-            "ours": lambda seed, student=student: our_arm(
-                student, prompts, arguments.samples, arguments.new_tokens, seed
-            ),
+            **{
+                decoding: lambda seed, student=student, decoding=decoding: our_arm(
+                    student, prompts, arguments.samples, arguments.new_tokens, seed, decoding
+                )
+                for decoding in ("dynamic", "static")
+            },
             "generate": lambda seed, ends=ends: hf_arm(
                 model, prompts, arguments.samples, arguments.new_tokens, ends
             ),
@@ -154,9 +208,22 @@ def main() -> None:
         medians = {arm: round(statistics.median(values)) for arm, values in speeds.items()}
         result[name] = {
             "tokens_per_s": medians,
-            "ratio": round(medians["ours"] / medians["generate"], 2),
+            "ratio": {
+                arm: round(speed / medians["generate"], 2)
+                for arm, speed in medians.items()
+                if arm != "generate"
+            },
             "all": {arm: [round(value) for value in values] for arm, values in speeds.items()},
         }
+    if arguments.device == "cuda":
+        rows = arguments.prompts * arguments.samples
+        sizes = (arguments.prompts, arguments.prompt_tokens, rows, arguments.new_tokens)
+        total, peak = bytes_read(model, *sizes), bandwidth()
+        result["card"] = torch.cuda.get_device_name()
+        for arm, speed in result["fixed"]["tokens_per_s"].items():
+            reached = total * speed / (rows * arguments.new_tokens)  # bytes a second
+            share = None if peak is None else round(reached / peak, 3)
+            result["fixed"].setdefault("share_of_bandwidth", {})[arm] = share
     print(json.dumps(result))
 
 

@@ -12,6 +12,7 @@ from plan_tuning.config.teacher import TeacherConfig, check_address, check_key_v
 EXECUTORS = ("self", "base", "model", "teacher")
 PLANS = ("own", "none", "teacher", "true", "other")
 ENGINES = ("native", "continuous_batching", "server")
+DECODINGS = ("auto", "dynamic", "static")
 
 _RUNTIME = {"runtime": True}
 
@@ -84,6 +85,8 @@ class EvaluationConfig:
     batch_tokens: int = field(
         default=16384, metadata=_RUNTIME
     )  # prompt + new tokens decoded at once
+    # engine=native: steps of growing shapes, or of one shape (CUDA graphs); auto by the device
+    decoding: str = field(default="auto", metadata=_RUNTIME)
     progress: bool = field(default=True, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
@@ -119,6 +122,14 @@ class EvaluationConfig:
             f"evaluation.plan=teacher evaluation.plan_corpus={self.plan_corpus}",
         )
         require_choice("evaluation.engine", self.engine, ENGINES)
+        require_choice("evaluation.decoding", self.decoding, DECODINGS)
+        require(
+            self.decoding == "auto" or self.engine == "native",
+            "evaluation.decoding",
+            self.decoding,
+            f"engine={self.engine} has a decoder of its own",
+            f"evaluation.engine=native evaluation.decoding={self.decoding}",
+        )
         require(
             self.engine != "server" or bool(self.server.api_base and self.server.model),
             "evaluation.server.api_base",

@@ -8,6 +8,7 @@ from typing import Any
 
 from plan_tuning.artifacts import canonical
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.evaluation import DECODINGS
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import SCHEDULERS, MethodConfig, TrainerConfig
@@ -92,6 +93,7 @@ class GRPOConfig(MethodConfig):
     # Hardware and logs
     shared_prompt: bool = field(default=True, metadata=_RUNTIME)  # read a group's prompt once
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
+    decoding: str = field(default="auto", metadata=_RUNTIME)  # of the rollouts, as evaluation's
     generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
     max_log_prob_gap: float = field(default=0.05, metadata=_RUNTIME)  # sampler against trainer
     log_completions_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
@@ -122,6 +124,7 @@ class GRPOConfig(MethodConfig):
             ("scaling", SCALINGS),
             ("credit", CREDITS),
             ("truncation", TRUNCATIONS),
+            ("decoding", DECODINGS),
         ):
             require_choice(f"method.{key}", getattr(self, key), choices)
         require(

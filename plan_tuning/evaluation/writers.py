@@ -129,6 +129,7 @@ class LocalWriter(_StudentRequests):
                 top_k=evaluation.top_k,
                 seed=evaluation.seed,
                 batch_tokens=evaluation.batch_tokens,
+                decoding=evaluation.decoding,
                 progress=tell,
             )
         return [Written(c.text, c.finish_reason, len(c.token_ids)) for c in completions]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plan_tuning.records import Completion
-from plan_tuning.students.generation import GenerationError
 from plan_tuning.students.loading import Student
+from plan_tuning.students.rows import GenerationError
 
 logger = logging.getLogger(__name__)
 

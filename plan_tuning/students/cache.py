@@ -7,7 +7,7 @@ nothing is moved but them. Exact: one softmax runs over both parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,15 +80,22 @@ class SuffixLayer(DynamicLayer):
 class SharedPrefixCache(Cache):
     """Cache of rows that share the prompts they continue."""
 
-    def __init__(self, prompts: DynamicCache, mask: torch.Tensor, owner: Sequence[int]) -> None:
+    def __init__(
+        self,
+        prompts: DynamicCache,
+        mask: torch.Tensor,
+        owner: Sequence[int],
+        make_layer: Callable[[DynamicLayer, int], Any] = SuffixLayer,
+    ) -> None:
         """Begin to continue prompts.
 
         Args:
             prompts: what a forward pass over the prompts left, left-padded.
             mask: (P, T) 1 where a prompt has a token.
             owner: the prompt of each row.
+            make_layer: from a layer of ``prompts`` and the number of rows to one of this cache.
         """
-        super().__init__(layers=[SuffixLayer(layer, len(owner)) for layer in prompts.layers])
+        super().__init__(layers=[make_layer(layer, len(owner)) for layer in prompts.layers])
         self.padding = None if bool(mask.all()) else mask == 0  # (P, T)
         self._owner = list(owner)
         self._arrange()
@@ -139,6 +146,10 @@ class SharedPrefixCache(Cache):
             self.padding = self.padding[kept]
         place = {prompt: index for index, prompt in enumerate(used)}
         self._owner = [place[prompt] for prompt in self._owner]
+
+    def hidden(self, layer: Any) -> torch.Tensor | None:
+        """Mask (B or 1, T + t) of what a layer returns and the newest tokens do not see."""
+        return None
 
     def by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
         """Put rows together by prompt: (B, K, G, N) to (P, K, width * G, N)."""
@@ -194,23 +205,32 @@ def shared_prefix_attention(
     prompt_keys, prompt_values = (states[:, :, first_slot:] for states in layer.prompt)
     slots = prompt_keys.shape[2]
     asked = (query * scaling).view(rows, kv_heads, heads // kv_heads, size)  # (B, K, G, D)
-    scores = asked @ key[:, :, first_new:].transpose(-1, -2)  # (B, K, G, t)
+    scores = _bounded(asked @ key[:, :, first_new:].transpose(-1, -2), softcap)  # (B, K, G, t)
     if slots:  # a sliding window may have left the prompts behind
         on_prompt = shared_prefix.by_prompt(asked) @ prompt_keys.transpose(-1, -2)
+        on_prompt = _bounded(on_prompt, softcap)
         if shared_prefix.padding is not None:
             # A sliding layer holds the last slots of the prompts only.
             hidden = shared_prefix.padding[:, shared_prefix.padding.shape[1] - slots :]
             on_prompt = on_prompt.masked_fill(hidden[:, None, None], float("-inf"))
         scores = torch.cat([shared_prefix.by_row(on_prompt), scores], dim=-1)  # (B, K, G, T + t)
-    scores = scores.float()
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if (unseen := shared_prefix.hidden(layer)) is not None:
+        scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
     weights = torch.softmax(scores, dim=-1).to(query.dtype)
     output = weights[..., slots:] @ value[:, :, first_new:]  # (B, K, G, D)
     if slots:
         on_prompt = shared_prefix.by_prompt(weights[..., :slots]) @ prompt_values
         output = output + shared_prefix.by_row(on_prompt)
     return output.reshape(rows, 1, heads, size), None
+
+
+def _bounded(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Bound scores softly; before any masking, since a bounded -inf would be seen again."""
+    if softcap is None:
+        return scores
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return torch.tanh(wide / softcap) * softcap
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)

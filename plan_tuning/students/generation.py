@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
@@ -19,36 +17,13 @@ from plan_tuning.records import Completion
 from plan_tuning.students import sampling
 from plan_tuning.students.decoders import decoder_for
 from plan_tuning.students.loading import Student
+from plan_tuning.students.rows import GenerationError, Row, Settings, has_ended
+from plan_tuning.students.static import StaticDecoder, is_static
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (finished rows, generated tokens) whenever a batch is done."""
-
-
-class GenerationError(ValueError):
-    """A prompt that cannot be continued."""
-
-
-@dataclass
-class _Row:
-    """One completion while it grows."""
-
-    index: int  # position in the caller's list
-    noise: np.random.Generator | None
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    finish_reason: str = "length"
-
-
-@dataclass(frozen=True)
-class _Settings:
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    stop_strings: tuple[str, ...]
-    return_log_probs: bool
 
 
 def generate(
@@ -64,6 +39,7 @@ def generate(
     stop_strings: Sequence[str] = (),
     return_log_probs: bool = False,
     batch_tokens: int = 16384,
+    decoding: str = "auto",
     progress: Progress | None = None,
 ) -> list[Completion]:
     """Continue every prompt.
@@ -81,20 +57,29 @@ def generate(
         return_log_probs: keep the log-probability of each token at the sampling temperature
             (before top-k and top-p).
         batch_tokens: cached tokens (prompt + new, padded) of rows that are decoded at once.
+        decoding: dynamic; static (fixed shapes, CUDA graphs on CUDA); auto: static on CUDA where
+            the family allows it.
         progress: told about every finished batch.
 
     Returns:
         Completions in the order of ``prompts``.
 
     Raises:
-        GenerationError: a prompt is empty, or keys and prompts do not pair up.
+        GenerationError: a prompt is empty, keys and prompts do not pair up, or the student cannot
+            be decoded as asked.
     """
     if len(keys) != len(prompts):
         raise GenerationError(f"{len(prompts)} prompts need as many keys, not {len(keys)}")
     if any(not prompt for prompt in prompts):
         raise GenerationError("an empty prompt cannot be continued")
-    settings = _Settings(
-        max_new_tokens, temperature, top_p, top_k, tuple(stop_strings), return_log_probs
+    settings = Settings(
+        max_new_tokens,
+        temperature,
+        top_p,
+        top_k,
+        tuple(stop_strings),
+        return_log_probs,
+        is_static(student, decoding),
     )
     done: list[Completion | None] = [None] * len(prompts)
     start, tokens, finished = time.perf_counter(), 0, 0
@@ -152,23 +137,26 @@ def _decode(
     prompts: Sequence[Sequence[int]],
     keys: Sequence[tuple[str, int]],
     seed: int,
-    settings: _Settings,
-) -> list[_Row]:
+    settings: Settings,
+) -> list[Row]:
     """Read the batch's prompts and write until every row has ended."""
     logits, prompt_cache, mask = _prefill(student, [prompts[part[0]] for part in batch])
     rows = [
-        _Row(index, sampling.row_generator(seed, *keys[index]) if settings.temperature else None)
+        Row(index, sampling.row_generator(seed, *keys[index]) if settings.temperature else None)
         for part in batch
         for index in part
     ]
     owner = [place for place, part in enumerate(batch) for _ in part]
+    if settings.is_static:
+        StaticDecoder(student, prompt_cache, mask, owner, rows, settings).write(logits)
+        return rows
     origin = torch.tensor(owner, device=student.device)
     lengths, logits = mask.sum(dim=1)[origin], logits[origin]  # (B,) tokens read, (B, V)
     decoder = decoder_for(student.causal_lm, prompt_cache, mask, owner)
     live = rows
     for step in range(settings.max_new_tokens):
         tokens = _extend(live, logits, settings)
-        ended = [_has_ended(student, row, settings) for row in live]
+        ended = [has_ended(student, row, settings) for row in live]
         if step + 1 == settings.max_new_tokens or all(ended):
             break
         if any(ended):
@@ -205,7 +193,7 @@ def _prefill(
     return output.logits[:, -1], cache, mask
 
 
-def _extend(rows: list[_Row], logits: torch.Tensor, settings: _Settings) -> torch.Tensor:
+def _extend(rows: list[Row], logits: torch.Tensor, settings: Settings) -> torch.Tensor:
     """Give every row its next token; returns them, (B,)."""
     uniforms = None
     if settings.temperature:
@@ -227,22 +215,7 @@ def _extend(rows: list[_Row], logits: torch.Tensor, settings: _Settings) -> torc
     return tokens
 
 
-def _has_ended(student: Student, row: _Row, settings: _Settings) -> bool:
-    if row.tokens[-1] in student.end_ids:
-        row.finish_reason = "stop"
-        return True
-    if settings.stop_strings:
-        # A token is at least one byte, so a stop string lies within as many tokens as it has
-        # bytes; some more let multi-byte characters at the cut be whole.
-        window = max(len(stop.encode()) for stop in settings.stop_strings) + 8
-        tail = student.tokenizer.decode(row.tokens[-window:])
-        if any(stop in tail for stop in settings.stop_strings):
-            row.finish_reason = "stop_string"
-            return True
-    return False
-
-
-def _completion(student: Student, row: _Row, prompt_tokens: int) -> Completion:
+def _completion(student: Student, row: Row, prompt_tokens: int) -> Completion:
     text = student.tokenizer.decode(row.tokens, skip_special_tokens=True)
     return Completion(
         text=text,

@@ -148,8 +148,19 @@ def for_inference(student: Student) -> Student:
     """
     merged = merge_for_inference(student)
     if merged.device.type == "cuda" and torch.cuda.is_bf16_supported():
-        merged.model.to(torch.bfloat16)
+        to_bfloat16(merged.model)
     return merged
+
+
+def to_bfloat16(model: Any) -> None:
+    """Round a model's weights, and nothing else, as loading it in bfloat16 does.
+
+    ``model.to`` would round the frequencies of the rotary embedding as well, which puts a token
+    some thousand places into a text several radians off.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def check_four_bits() -> None:

@@ -116,6 +116,7 @@ def sample_groups(
         seed=seed,
         return_log_probs=True,
         batch_tokens=method.generation_batch_tokens,
+        decoding=method.decoding,
     )
     needs_split = method.credit != "uniform"
     return [

@@ -13,7 +13,12 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.generation import generate
-from plan_tuning.students.loading import StudentError, load_student, merge_for_inference
+from plan_tuning.students.loading import (
+    StudentError,
+    load_student,
+    merge_for_inference,
+    to_bfloat16,
+)
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
@@ -152,6 +157,20 @@ def test_generation_of_merged_and_unmerged_adapters_agrees(trained):
     prompts = [prompt_ids(student.tokenizer, MESSAGES)]
     plain = generate(student, prompts, **SAMPLES)
     assert plain == generate(merge_for_inference(student), prompts, **SAMPLES)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_rounding_the_weights_is_loading_them_rounded(tmp_path: Path, family: str):
+    make_tiny(tmp_path / "base", family, 0)
+    student = load_student(tmp_path / "base", model_config(family))
+    to_bfloat16(student.model)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    far = {
+        "input_ids": torch.tensor([[5, 9, 30, 7]]),
+        "position_ids": torch.tensor([[0, 1000, 2000, 3000]]),
+    }
+    with torch.no_grad():
+        assert torch.equal(student.model(**far).logits, loaded(**far).logits)
 
 
 @pytest.mark.parametrize(

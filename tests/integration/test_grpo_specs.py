@@ -73,6 +73,7 @@ def test_what_changes_the_student_changes_its_address(change: str) -> None:
     "change",
     [
         "method.shared_prompt=false", "method.merged_sampler=false", "method.max_log_prob_gap=1",
+        "method.decoding=static",
         "trainer.micro_batch_tokens=64", "reward.plan.kind=judge", "reward.plan.wait_s=5",
         "evaluation.max_new_tokens=99",
     ],

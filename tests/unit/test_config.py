@@ -107,6 +107,12 @@ def test_a_seed_covers_the_micro_world() -> None:
         (["method.plan_weight=0", "method=m2"], r"learn nothing"),
         (["teacher.price=cheap"], r"teacher\.price=cheap"),
         (["adapter.dropout=1"], r"adapter\.dropout"),
+        (["evaluation.decoding=graphs"], r"evaluation\.decoding=graphs.*auto, dynamic, static"),
+        (
+            ["evaluation.decoding=static", "evaluation.engine=continuous_batching"],
+            r"a decoder of its own",
+        ),
+        (["method=grpo", "method.decoding=graphs"], r"method\.decoding=graphs"),
         (["evaluation.benchmarks=[gsm8k,gsm8k]"], r"each benchmark once"),
         (["logger.name=tensorboard"], r"logger\.name=tensorboard.*csv, wandb_offline"),
     ],

@@ -65,6 +65,7 @@ GOLDEN = {
         "teacher.timeout_s=5",
         "distillation.window=3",
         "evaluation.batch_tokens=512",
+        "evaluation.decoding=static",
         "evaluation.grading.num_workers=1",
         "logger=csv",
         "paths.outputs=elsewhere",
