@@ -84,31 +84,34 @@ def run_job(config: Config, context: JobContext) -> float | None:
         "key": plan.key,
         "fingerprints": fingerprints(plan),
     }
-    with track(
-        config.logger,
-        folder=context.folder,
-        run_id=fingerprint([plan.key, context.sweep_name, context.name], stage="run", version=1),
-        name=" ".join(context.overrides) or context.name,
-        group=context.sweep_name,
-        job_type=config.method.name,
-        tags=[*config.tags, config.data.name, config.model.name],
-        values=values,
-    ) as tracker:
-        try:
+    result: dict[str, Any] | None = None
+    run_id = fingerprint([plan.key, context.sweep_name, context.name], stage="run", version=1)
+    try:
+        with track(
+            config.logger,
+            folder=context.folder,
+            run_id=run_id,
+            name=" ".join(context.overrides) or context.name,
+            group=context.sweep_name,
+            job_type=config.method.name,
+            tags=[*config.tags, config.data.name, config.model.name],
+            values=values,
+        ) as tracker:
             with ExitStack() as resources:
                 Job(config, plan, context, outcome, tracker, resources).run()
-        except BaseException as error:
+            wall_s = time.perf_counter() - started
+            result = write_result(config, plan, context, outcome, wall_s=wall_s)
+            tracker.log_summary(
+                {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
+            )
+    except BaseException as error:
+        if result is None:  # else all is done, and only its report to W&B failed
             wall_s = time.perf_counter() - started
             write_result(config, plan, context, outcome, wall_s=wall_s, error=error)
-            is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
-            if context.sweep_name is not None or not is_mistake:
-                logger.error("job failed: %s", error, exc_info=not is_mistake)
-            raise
-        wall_s = time.perf_counter() - started
-        result = write_result(config, plan, context, outcome, wall_s=wall_s)
-        tracker.log_summary(
-            {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
-        )
+        is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
+        if context.sweep_name is not None or not is_mistake:
+            logger.error("job failed: %s", error, exc_info=not is_mistake)
+        raise
     for name, row in outcome.metrics.items():
         logger.info(
             "%s: accuracy %.1f %% [%.1f, %.1f] of %d",

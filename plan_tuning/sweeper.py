@@ -7,8 +7,10 @@ extend every grid, and launches through whichever launcher is chosen.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import job_slug
 from plan_tuning.config.run import SWEEPER_MODULE, Config
 from plan_tuning.config.typed import check_outputs, typed
@@ -30,9 +33,11 @@ from plan_tuning.launching import check_processes
 logger = logging.getLogger(__name__)
 
 USER_ERROR = 2  # exit code of a configuration or input error
+RESULT = "result.json"  # of a job; its schema is result.py's
 INTERRUPTED = 130  # exit code of a stop by the user
 
-HIDDEN = ("experiment=", "paths.", "dry_run=", "debug=", "logger=", "sweep_name=")  # in the plan
+_PIPED_WIDTH = 120  # columns of the plan where nobody says how wide the page is
+HIDDEN = ("experiment=", "paths.", "dry_run=", "logger=", "sweep_name=")  # in the plan
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         print_plan(jobs, folder)
         if first.dry_run:
             return []
+        check_folders(jobs, folder)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         returns: list[JobReturn] = []
@@ -117,8 +123,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         try:
             size = self.max_batch_size or max(1, len(left))
             for start in range(0, len(left), size):
-                batch = [list(job.overrides) for job in left[start : start + size]]
-                returns += self.launcher.launch(batch, initial_job_idx=start)
+                returns += self._launch(left[start : start + size], folder, start)
                 if self.max_batch_size is not None and _failed(returns):
                     logger.error("stopping: a job failed and hydra.sweeper.max_batch_size is set")
                     break
@@ -126,13 +131,15 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
             logger.warning("stopped by the user; the same command goes on where it stopped")
             raise SystemExit(INTERRUPTED) from None
         finally:
-            self._compare(folder, len(jobs))
+            is_compared = self._compare(folder, len(jobs))
         if first.logger.name == "wandb_offline":
             print_sync_command(folder)
         failed = _failed(returns)
         for item in failed:
             overrides = " ".join(item.overrides or ())
             logger.error("job failed: %s\n  %s", overrides, item._return_value)
+        if not (failed or is_compared):
+            raise SystemExit(1)
         if failed:
             logger.error(
                 "%d of %d jobs failed; the same command runs them again and keeps the others",
@@ -142,6 +149,43 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
             codes = {getattr(item._return_value, "exit_code", 1) for item in failed}
             raise SystemExit(codes.pop() if len(codes) == 1 else 1)
         return returns
+
+    def _launch(self, jobs: Sequence[Job], folder: Path, first: int) -> list[JobReturn]:
+        """Run jobs; where a worker process dies, go on with those that have not ended.
+
+        A launcher loses all jobs of a batch with one worker (killed for its memory, say). They are
+        launched once more together and then one by one, so only the job that is at fault fails.
+        """
+        started = time.time()
+        batches = [list(jobs)]
+        for attempt in range(2):
+            try:
+                return [*_ended(jobs, folder, started), *self._launch_batch(batches[0], first)]
+            # Broken pools (joblib) and lost tasks (submitit); what a job raises is in its return.
+            except RuntimeError as error:
+                over = {tuple(item.overrides) for item in _ended(jobs, folder, started)}
+                left = [job for job in jobs if job.overrides not in over]
+                logger.error(
+                    "a worker process was lost (%s); %d of %d jobs had not ended and are run %s",
+                    type(error).__name__,
+                    len(left),
+                    len(jobs),
+                    "again" if attempt == 0 else "one by one",
+                )
+                batches = [left] if attempt == 0 else [[job] for job in left]
+        returns = _ended(jobs, folder, started)
+        for batch in batches:
+            try:
+                returns += self._launch_batch(batch, first)
+            except RuntimeError as error:
+                returns.append(_return_of(batch[0], JobStatus.FAILED, error))
+        return returns
+
+    def _launch_batch(self, jobs: Sequence[Job], first: int) -> list[JobReturn]:
+        if not jobs:
+            return []
+        batch = [list(job.overrides) for job in jobs]
+        return list(self.launcher.launch(batch, initial_job_idx=first))
 
     def jobs(self, arguments: Sequence[str]) -> list[Job]:
         """Compose and check all jobs of a command line; one of those that mean the same is kept.
@@ -156,7 +200,19 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        taken = [override.get_key_element() for override in parser.parse_overrides(arguments)]
+        given = parser.parse_overrides(arguments)
+        for override in given:
+            if override.key_or_group == "experiment" and override.is_sweep_override():
+                _refuse(
+                    ConfigError(
+                        "experiment",
+                        str(override.input_line).partition("=")[2],
+                        "one experiment a command: each brings its own grids",
+                        "plan-tuning experiment=micro_main, then the next, and `plan-tuning "
+                        "compare FOLDER FOLDER` for one table",
+                    )
+                )
+        taken = [override.get_key_element() for override in given]
         params = [f"{key}={value}" for key, value in self.params.items()]
         combinations: dict[tuple[str, ...], None] = {}
         for grid in self.grids or [{}]:
@@ -192,10 +248,16 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
             _refuse(error)
         return kept
 
-    def _compare(self, folder: Path, num_jobs: int) -> None:
+    def _compare(self, folder: Path, num_jobs: int) -> bool:
+        """Compare what is there; says whether that worked."""
         from plan_tuning.comparison.report import compare
 
-        compare([folder], expected_jobs=num_jobs)
+        try:
+            compare([folder], expected_jobs=num_jobs)
+        except (ValueError, OSError) as error:  # a damaged result, a full disk
+            logger.error("the comparison failed: %s; try: plan-tuning compare %s", error, folder)
+            return False
+        return True
 
 
 def register_sweeper() -> None:
@@ -222,6 +284,55 @@ def _is_finished(job: Job, folder: Path) -> bool:
     return bool(job.plan.is_done and read_result(folder / job.name, job.plan.key))
 
 
+def _ended(jobs: Sequence[Job], folder: Path, since: float) -> list[JobReturn]:
+    """What jobs that ended after ``since`` (seconds of the epoch) have left behind."""
+    found = []
+    for job in jobs:
+        path = folder / job.name / RESULT
+        if path.is_file() and path.stat().st_mtime >= since:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            is_completed = result["status"] == "completed"
+            status = JobStatus.COMPLETED if is_completed else JobStatus.FAILED
+            error = None if is_completed else RuntimeError(result["error"]["message"])
+            found.append(_return_of(job, status, error))
+    return found
+
+
+def _return_of(job: Job, status: JobStatus, error: Exception | None) -> JobReturn:
+    found = JobReturn(overrides=list(job.overrides), status=status)
+    found.return_value = error
+    return found
+
+
+def check_folders(jobs: Sequence[Job], folder: Path) -> None:
+    """Refuse jobs that would write over each other's results, or over those of other settings."""
+    names: dict[str, Job] = {}
+    for job in jobs:
+        path = folder / job.name / RESULT
+        if job.name in names:
+            _refuse(
+                ConfigError(
+                    "sweep_name",
+                    folder.name,
+                    f"one folder a job, but two different jobs are called {job.name}",
+                    "run them as two sweeps, each with a sweep_name of its own",
+                )
+            )
+        names[job.name] = job
+        if not path.is_file():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["status"] == "completed" and found["key"] != job.plan.key:
+            _refuse(
+                ConfigError(
+                    "sweep_name",
+                    folder.name,
+                    f"a sweep's own folder: {path} is the result of other settings under this name",
+                    f"sweep_name={folder.name}_2, or move the old folder away",
+                )
+            )
+
+
 def _failed(returns: Sequence[JobReturn]) -> list[JobReturn]:
     return [item for item in returns if item.status is not JobStatus.COMPLETED]
 
@@ -233,19 +344,27 @@ def print_plan(jobs: Sequence[Job], folder: Path) -> None:
 
     from plan_tuning.expenses import teacher_line
 
+    shown = [[w for w in job.overrides if not w.startswith(HIDDEN)] for job in jobs]
+    common = [w for w in shown[0] if len(jobs) > 1 and all(w in words for words in shown)]
+    kinds = ["base", "corpus", "start", "student", "predictions"]
+    if all(job.plan.start is None for job in jobs):
+        kinds.remove("start")
     table = Table(title=f"Sweep {folder}: {len(jobs)} jobs", title_justify="left")
-    for column in ("job", "base", "corpus", "student", "predictions"):
-        table.add_column(column, overflow="fold")
+    table.add_column("job", overflow="fold")
+    for kind in kinds:
+        table.add_column(kind, no_wrap=True)
     claimed: set[str] = set()
-    for job in jobs:
-        cells = [
-            _state([stage], claimed)
-            for stage in (job.plan.base, job.plan.corpus, job.plan.start, job.plan.student)
-        ]
-        cells.append(_state(job.plan.predictions, claimed))
-        shown = [text for text in job.overrides if not text.startswith(HIDDEN)]
-        table.add_row(" ".join(shown), *cells)
+    for job, words in zip(jobs, shown, strict=True):
+        cells = []
+        for kind in kinds:
+            stages = getattr(job.plan, kind)
+            cells.append(_state(stages if isinstance(stages, tuple) else [stages], claimed))
+        table.add_row(" ".join(w for w in words if w not in common), *cells)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPED_WIDTH)
+    if common:
+        console.print("In all jobs:", " ".join(common), highlight=False, soft_wrap=True)
     console.print(table)
     console.print(teacher_line((job.config, job.plan) for job in jobs), soft_wrap=True)
 

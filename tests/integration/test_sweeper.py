@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
+import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import filelock
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
 from planning import calls_of, jobs_of, sweeper_of
 
 from plan_tuning import launching
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
 from plan_tuning.launching import check_processes, claim_card, deal, visible_cards
-from plan_tuning.sweeper import grid_arguments
+from plan_tuning.sweeper import check_folders, grid_arguments, print_plan
 
 pytestmark = pytest.mark.integration
 
@@ -176,3 +180,88 @@ def test_workers_at_the_same_time_have_different_cards(tmp_path: Path) -> None:
     assert deal(["0", "1", "2"], set(), 0) == "0"
     with filelock.FileLock(tmp_path / "0.lock", timeout=0):
         pass  # a worker that ended leaves its card
+
+
+def test_the_plan_has_a_column_for_every_kind_of_stage(tmp_path: Path, capsys) -> None:
+    """A plan of 80 columns and more: each cell under its own heading."""
+    jobs = jobs_of(tmp_path, "method=grpo,sft", "reward=answer", "logger=csv")
+    print_plan(jobs, tmp_path / "s")
+    text = capsys.readouterr().out
+    (head,) = [line for line in text.splitlines() if " job " in line]
+    names = [cell.strip() for cell in head.strip("┃").split("┃")]
+    assert names == ["job", "base", "corpus", "start", "student", "predictions"]
+    rows = [line.strip("│").split("│") for line in text.splitlines() if line.startswith("│")]
+    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert cells["method=grpo"] == ["build", "build", "build", "build", "build 4"]
+    assert cells["method=sft"] == ["shared", "-", "-", "build", "build 4"]
+    assert "In all jobs: reward=answer" in text
+    print_plan(jobs[1:], tmp_path / "s")
+    assert " start " not in capsys.readouterr().out
+
+
+def test_several_experiments_in_one_command_are_refused(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        jobs_of(tmp_path, "experiment=micro_main,micro_filtering")
+    assert "plan-tuning compare" in capsys.readouterr().err
+
+
+def test_a_debug_job_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "method=sft", "debug=none,fast")
+    assert len({job.name for job in jobs}) == 2
+
+
+def test_results_of_other_settings_are_not_written_over(tmp_path: Path, capsys) -> None:
+    (job,) = jobs_of(tmp_path, "method=sft", "seed=1")
+    folder = tmp_path / job.name
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps({"status": "completed", "key": "another"}))
+    with pytest.raises(SystemExit, match="2"):
+        check_folders([job], tmp_path)
+    assert "sweep_name=" in capsys.readouterr().err
+    for kept in (
+        {"status": "failed", "key": "another"},
+        {"status": "completed", "key": job.plan.key},
+    ):
+        (folder / "result.json").write_text(json.dumps(kept))
+        check_folders([job], tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        check_folders([job, job], tmp_path)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_lost_worker_costs_no_other_job(tmp_path: Path, times: int) -> None:
+    """A launcher that loses its workers loses all jobs of the batch; those go on."""
+    launches: list[list[str]] = []
+
+    def seeds_of(batch: list[list[str]]) -> list[str]:
+        return [next(word for word in words if word.startswith("seed=")) for words in batch]
+
+    def end(seed: int, status: str) -> None:
+        folder = tmp_path / jobs[seed].name
+        folder.mkdir(exist_ok=True)
+        ended = {"status": status, "key": jobs[seed].plan.key, "error": {"message": "no rows"}}
+        (folder / "result.json").write_text(json.dumps(ended))
+
+    class Losing:
+        def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+            launches.append(seeds_of(batch))
+            if len(launches) == 1:
+                end(0, "completed")
+                end(3, "failed")
+            if len(launches) <= times and "seed=1" in launches[-1]:
+                raise BrokenProcessPool("a process was terminated abruptly")
+            return [JobReturn(overrides=words, status=JobStatus.COMPLETED) for words in batch]
+
+    jobs = jobs_of(tmp_path, "method=sft", "seed=0,1,2,3")
+    end(2, "failed")  # of an earlier sweep: it says nothing about this one
+    past = time.time() - 60
+    os.utime(tmp_path / jobs[2].name / "result.json", (past, past))
+    with sweeper_of(f"paths.outputs={tmp_path}") as sweeper:
+        sweeper.launcher = Losing()
+        found = sweeper._launch(jobs, tmp_path, 0)
+    assert launches[:2] == [["seed=0", "seed=1", "seed=2", "seed=3"], ["seed=1", "seed=2"]]
+    assert launches[2:] == ([["seed=1"], ["seed=2"]] if times > 1 else [])
+    states = dict(zip(seeds_of([item.overrides for item in found]), found, strict=True))
+    completed = {seed for seed, item in states.items() if item.status is JobStatus.COMPLETED}
+    assert len(states) == 4
+    assert completed == {"seed=0", "seed=2"} | ({"seed=1"} if times < 3 else set())
