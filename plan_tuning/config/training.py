@@ -13,6 +13,7 @@ NEEDS_CORPUS = ("sft_teacher_cot", "m1", "m2")
 SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
+STRATEGIES = ("auto", "ddp", "fsdp")
 PROMPTS = ("matched", "paper")
 ORDERS = ("shuffled", "by_source", "by_difficulty", "by_length")
 
@@ -148,6 +149,8 @@ class TrainerConfig:
         )
         require_choice("trainer.precision", self.precision, PRECISIONS)
         require_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
+        require_choice("trainer.strategy", self.strategy, STRATEGIES)
+        self._check_shards()
         require_choice("trainer.order", self.order, ORDERS)
         require_choice("trainer.overlong", self.overlong, ("drop", "error"))
         require(
@@ -164,6 +167,25 @@ class TrainerConfig:
             self.packing,
             "not together with trainer.neftune_alpha, whose noise depends on a row's own length",
             "trainer.packing=true trainer.neftune_alpha=0",
+        )
+
+    def _check_shards(self) -> None:
+        """Refuse what cannot be done with weights that are spread over several devices."""
+        if self.strategy != "fsdp":
+            return
+        require(
+            self.devices > 1,
+            "trainer.strategy",
+            self.strategy,
+            "it spreads the weights over several devices, and trainer.devices is 1",
+            "trainer.devices=2, or trainer.strategy=auto",
+        )
+        require(
+            not self.ema_decay,
+            "trainer.ema_decay",
+            self.ema_decay,
+            "not together with trainer.strategy=fsdp, which would need a second set of shards",
+            "trainer.ema_decay=0, or trainer.strategy=ddp",
         )
 
     def kwargs(self) -> dict[str, Any]:
