@@ -74,6 +74,8 @@ def train_in_ranks(train: Train, config: TrainerConfig, curves: Path) -> Mapping
     from plan_tuning.training.hardware import check_cards
 
     check_cards(config)
+    # That it ends the other ranks is meant; why, the error says.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # what an earlier job of this process computed with

@@ -25,6 +25,7 @@ _QUIET = (
     r"You defined a `validation_step` but have no `val_dataloader`.*",
     r"Found \d+ module\(s\) in eval mode at the start of training.*",
 )
+_LOGGERS = ("pytorch_lightning", "lightning.fabric", "lightning_fabric")
 
 
 def check_hardware(trainer: TrainerConfig) -> None:
@@ -70,19 +71,18 @@ def check_cards(trainer: TrainerConfig) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's remarks on settings that are meant, and its start-up banner."""
-    lightning = logging.getLogger("pytorch_lightning")
-    fabric = logging.getLogger("lightning.fabric")
-    levels = lightning.level, fabric.level
-    lightning.setLevel(logging.WARNING)
-    fabric.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [chatty.level for chatty in loggers]
+    for chatty in loggers:
+        chatty.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in _QUIET:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        lightning.setLevel(levels[0])
-        fabric.setLevel(levels[1])
+        for chatty, level in zip(loggers, levels, strict=True):
+            chatty.setLevel(level)
 
 
 def checkpoint_activations(student: Student) -> None:

@@ -244,9 +244,10 @@ class SFTModule(pl.LightningModule):
 
     def _totals(self, batch: Sequence[MicroBatch]) -> tuple[torch.Tensor, int]:
         """Sum over micro-batches and ranks: the weights of supervised tokens, and all tokens."""
-        weights = sum(float(micro.weights.sum()) for micro in batch)
-        tokens = sum(micro.num_tokens for micro in batch)
-        sums = self._sum_over_ranks(torch.tensor([weights, tokens], device=self.device))
+        weights = [float(micro.weights.sum()) for micro in batch]
+        # A rank without a row of its own passes one over that teaches nothing, and does not count.
+        tokens = sum(m.num_tokens for m, weight in zip(batch, weights, strict=True) if weight)
+        sums = self._sum_over_ranks(torch.tensor([sum(weights), tokens], device=self.device))
         return sums[0], int(sums[1])
 
     def _passes(self, batch: Sequence[MicroBatch]) -> Sequence[MicroBatch]:

@@ -128,8 +128,7 @@ def _share(values: Any, like: torch.Tensor) -> Any:
     is_sharded = isinstance(like, DTensor) and isinstance(values, torch.Tensor)
     if not is_sharded or values.shape != like.shape:
         return values
-    mesh, placements = like.device_mesh, like.placements
-    return distribute_tensor(values.to(like.device), mesh, placements, src_data_rank=None)
+    return distribute_tensor(values.to(like.device), like.device_mesh, like.placements)
 
 
 def whole_weights(student: Student) -> dict[str, torch.Tensor]:

@@ -22,8 +22,8 @@ FLOORS = {
 }  # fmt: skip
 # Top-level modules of one floor that may use each other, in this order.
 ORDER = ["records", "artifacts", "statistics", "config", "tracking", "stages",
-         "predicting", "reinforcing", "learning", "specs", "inputs", "result",
-         "ranks", "roles", "experiment", "launching", "expenses", "sweeper", "cli", "main"]  # fmt: skip
+         "predicting", "reinforcing", "learning", "specs", "inputs", "result", "ranks",
+         "roles", "experiment", "launching", "expenses", "sweeper", "cli", "main"]  # fmt: skip
 HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")
 PURE_ROOMS = ("text", "records", "statistics")
 IMPURE = ("pytorch_lightning", "hydra", "omegaconf", "litellm", "wandb", "aiohttp", "sqlite3")
