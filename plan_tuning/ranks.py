@@ -77,8 +77,7 @@ def train_in_ranks(train: Train, config: TrainerConfig, curves: Path) -> Mapping
     # That it ends the other ranks is meant; why, the error says.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # what an earlier job of this process computed with
+    torch.cuda.empty_cache()  # what an earlier job of this process computed with
     logger.info("training in %d processes", config.devices)
     reader, writer = multiprocessing.get_context("spawn").Pipe(duplex=False)
     relay = threading.Thread(target=_relay, args=(reader,), daemon=True)
@@ -89,7 +88,7 @@ def train_in_ranks(train: Train, config: TrainerConfig, curves: Path) -> Mapping
         context = None
         failure: BaseException | None = None
         try:
-            context = start_processes(
+            context = start_processes(  # type: ignore[no-untyped-call]
                 _run,
                 (train, config.devices, _free_port(), curves, folder, writer, level),
                 nprocs=config.devices,
@@ -118,7 +117,7 @@ def _run(
     port: int,
     curves: Path,
     folder: Path,
-    writer: Connection,
+    writer: Any,  # a Connection, which logging takes for a queue
     level: int,
 ) -> None:
     """Be one rank."""

@@ -114,7 +114,7 @@ class ShardedStrategy(DDPStrategy):
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Gather a sharded tensor, which all ranks do together; another one is returned as it is."""
-    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 @torch.no_grad()
@@ -125,8 +125,7 @@ def fill(parameter: torch.nn.Parameter, values: torch.Tensor) -> None:
 
 def _share(values: Any, like: torch.Tensor) -> Any:
     """Cut this rank's shard out of values that every rank has, if ``like`` is of that shape."""
-    is_sharded = isinstance(like, DTensor) and isinstance(values, torch.Tensor)
-    if not is_sharded or values.shape != like.shape:
+    if not isinstance(like, DTensor) or getattr(values, "shape", None) != like.shape:
         return values
     return distribute_tensor(values.to(like.device), like.device_mesh, like.placements)
 
