@@ -18,11 +18,11 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.training import batches
-from plan_tuning.training.batches import EncodedRow, RowError, TrainingRow
+from plan_tuning.training.batches import EncodedRow, HeldOut, RowError, TrainingRow
 from plan_tuning.training.checkpoints import BestWeights, Checkpoints, latest_checkpoint, remove
 from plan_tuning.training.hardware import check_hardware, checkpoint_activations, quiet
 from plan_tuning.training.log_probs import check_projection
-from plan_tuning.training.sft import HeldOut, SFTModule, Steps, TrainingError
+from plan_tuning.training.sft import SFTModule, Steps, TrainingError
 from plan_tuning.training.sharding import ShardedStrategy, whole_weights
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from plan_tuning.training import batches
 from plan_tuning.training.averaging import WeightAverage
 from plan_tuning.training.batches import EncodedRow, MicroBatch
 from plan_tuning.training.log_probs import token_scores
-from plan_tuning.training.sharding import ShardedStrategy, whole
+from plan_tuning.training.schedule import learning_rate_factor
+from plan_tuning.training.sharding import ShardedStrategy, most_over_ranks, whole
 from plan_tuning.training.throughput import utilisation
 
 _LOGGED = (SegmentKind.PLAN, SegmentKind.SOLUTION)
@@ -56,19 +57,6 @@ class Steps:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue there."""
         self.module.finished_steps = state["step"]
-
-
-class HeldOut:
-    """The validation loader: the same micro-batches every time."""
-
-    def __init__(self, micro_batches: Sequence[MicroBatch]) -> None:
-        self.micro_batches = micro_batches
-
-    def __len__(self) -> int:
-        return len(self.micro_batches)
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return iter(self.micro_batches)
 
 
 class SFTModule(pl.LightningModule):
@@ -257,10 +245,8 @@ class SFTModule(pl.LightningModule):
         """
         if not isinstance(self.trainer.strategy, ShardedStrategy):
             return batch
-        most = torch.tensor(len(batch), device=self.device)
-        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         empty = replace(batch[0], weights=batch[0].weights * 0.0)
-        return [*batch, *[empty] * (int(most) - len(batch))]
+        return [*batch, *[empty] * (most_over_ranks(len(batch), self.device) - len(batch))]
 
     def _pass(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Score a micro-batch; where weights are sharded, they are gathered around it."""
@@ -410,18 +396,3 @@ def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None
             f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
             "it is of another model or adapter; remove its folder to train anew"
         )
-
-
-def learning_rate_factor(step: int, total: int, config: TrainerConfig) -> float:
-    """Share of the learning rate at a step (counted from 0) of ``total``.
-
-    Linear warm-up over ``warmup_ratio`` of the steps, then the schedule down to ``min_lr_ratio``.
-    """
-    warmup = math.ceil(config.warmup_ratio * total)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if config.scheduler == "constant":
-        return 1.0
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    shape = 0.5 * (1.0 + math.cos(math.pi * done)) if config.scheduler == "cosine" else 1.0 - done
-    return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * shape

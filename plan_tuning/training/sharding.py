@@ -112,6 +112,13 @@ class ShardedStrategy(DDPStrategy):
         self.cluster_environment.teardown()
 
 
+def most_over_ranks(count: int, device: torch.device) -> int:
+    """Find the largest of the ranks' numbers."""
+    most = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+    return int(most)
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """Gather a sharded tensor, which all ranks do together; another one is returned as it is."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
