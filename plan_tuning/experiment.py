@@ -30,12 +30,13 @@ from plan_tuning.artifacts import (
     write_atomic,
 )
 from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.examining import examination
 from plan_tuning.inputs import load_benchmark, load_problems
+from plan_tuning.learning import learn
+from plan_tuning.ranks import train_in_ranks
 from plan_tuning.records import Problem, to_json
 from plan_tuning.reinforcing import reinforce, start_config
 from plan_tuning.result import (
@@ -221,41 +222,7 @@ class Job:
     def _train(self, stage: StagePlan, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
-
-        def make(folder: Path) -> Mapping[str, Any]:
-            if isinstance(config.method, GRPOConfig):
-                return self._reinforce(folder, config.method)
-            from plan_tuning.training.curves import CurveFile
-            from plan_tuning.training.fit import train_student
-            from plan_tuning.training.rows import training_rows
-
-            base = self.roles.base
-            rows, selection = training_rows(
-                method=config.method,
-                prompt=config.prompt,
-                chosen=config.filter,
-                problems=load_problems(config) if corpus is None else (),
-                corpus=None if corpus is None else corpus["path"],
-                mixture=config.data if isinstance(config.data, MixtureDataConfig) else None,
-                order=config.trainer.order,
-            )
-            facts = train_student(
-                folder,
-                base=base,
-                rows=rows,
-                model=config.model,
-                adapter=config.adapter,
-                trainer=config.trainer,
-                method=config.method,
-                seed=config.seed,
-                loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],
-                run_dir=self.context.folder,
-                exam=examination(config, self.roles, None if corpus is None else corpus["path"]),
-                log_table=self.tracker.log_table,
-            )
-            return {**facts, "selection": selection}
-
-        folder, is_cached = self._obtain(stage, "train", make)
+        folder, is_cached = self._obtain(stage, "train", partial(self._learn, config, corpus))
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
         if corpus is not None:
             corpus |= facts.get("selection", {})
@@ -268,25 +235,42 @@ class Job:
                 self.tracker.log_curves(curves)
         self._track(stage, is_input=is_cached)
 
-    def _reinforce(self, folder: Path, method: GRPOConfig) -> Mapping[str, Any]:
-        """Start, golden plans, rewards → student."""
-        from plan_tuning.training.curves import CurveFile
+    def _learn(
+        self, config: Config, corpus: Mapping[str, Any] | None, folder: Path
+    ) -> Mapping[str, Any]:
+        """Train into ``folder``, here or in several processes."""
+        inputs: dict[str, Any] = {"run_dir": self.context.folder}
+        shared: dict[str, Any] = {"log_table": self.tracker.log_table}
+        train: Callable[..., Mapping[str, Any]]
+        if isinstance(config.method, GRPOConfig):
+            if corpus is None:
+                raise ArtifactError(
+                    "method=grpo needs a corpus of golden plans: corpus.path=FOLDER"
+                )
+            start = self.plan.start
+            inputs["start"] = self.roles.base if start is None else start.folder
+            inputs |= {"corpus": corpus["path"], "calls": calls_folder(config)}
+            train = partial(reinforce, folder, config, config.method, **inputs)
+            shared["grader"] = self.roles.grader
+        else:
+            inputs["corpus"] = None if corpus is None else corpus["path"]
+            inputs["problems"] = load_problems(config) if corpus is None else ()
+            train = partial(learn, folder, config, base=self.roles.base, **inputs)
+        curves = folder / CURVES_FILE
+        if config.trainer.devices == 1:
+            from plan_tuning.training.curves import CurveFile
 
-        start, corpus = self.plan.start, self.outcome.corpus
-        if corpus is None:
-            raise ArtifactError("method=grpo needs a corpus of golden plans: corpus.path=FOLDER")
-        return reinforce(
-            folder,
-            self.config,
-            method,
-            start=self.roles.base if start is None else start.folder,
-            corpus=corpus["path"],
-            calls=calls_folder(self.config),
-            grader=self.roles.grader,
-            loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],
-            run_dir=self.context.folder,
-            log_table=self.tracker.log_table,
-        )
+            if not isinstance(config.method, GRPOConfig):
+                shared["exam"] = examination(config, self.roles, inputs["corpus"])
+            loggers = [CurveFile(curves), *self.tracker.lightning_loggers()]
+            return train(loggers=loggers, **shared)
+        facts = train_in_ranks(train, config.trainer, curves)
+        self.tracker.log_curves(curves)
+        if isinstance(config.method, GRPOConfig):
+            from plan_tuning.training.grpo_fit import COMPLETIONS_FILE
+
+            self.tracker.log_rows("completions", folder / COMPLETIONS_FILE)
+        return facts
 
     def _track(self, stage: StagePlan, *, is_input: bool) -> None:
         """Record a finished artifact with its lineage; one given by path has none."""

@@ -1,4 +1,4 @@
-"""Jobs side by side on one machine: who gets which card, and what may not run in a sweep.
+"""Jobs side by side on one machine: who gets which card, and who may start processes.
 
 A launcher's worker processes all see every card, and every job takes the first one it sees. So a
 worker claims a card of its own before torch is loaded; the claim ends with the process, so a
@@ -12,8 +12,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -24,9 +25,6 @@ logger = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _LIST_CARDS_S = 20.0
-# Launchers that start each rank of a job themselves, or that give each job its own machine.
-_CLUSTER_LAUNCHERS = ("Slurm",)
-
 _claim: list[filelock.FileLock] = []  # held as long as this process lives
 
 
@@ -70,6 +68,8 @@ def claim_card(config: Config, launcher: str, folder: Path | None = None) -> str
     """
     if "joblib" not in launcher.lower() or config.trainer.accelerator == "cpu" or _claim:
         return None
+    if config.trainer.devices > 1:  # runs alone, on as many cards as it says
+        return None
     cards = visible_cards()
     if len(cards) < 2:
         return None
@@ -91,18 +91,58 @@ def claim_card(config: Config, launcher: str, folder: Path | None = None) -> str
     return card
 
 
-def check_processes(config: Config, launcher: str) -> None:
-    """Refuse a job of several processes inside a sweep, where each would start the whole sweep.
+def check_processes(
+    config: Config,
+    launcher: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Refuse several devices where that would end in more processes or fewer cards than meant.
+
+    A job starts the ranks of its training by itself, from one process a job.
+
+    Args:
+        config: of the job.
+        launcher: Hydra's, of a sweep.
+        environment: where launchers leave word.
 
     Raises:
-        ConfigError: ``trainer.devices`` is above 1 under a launcher that does not start the ranks.
+        ConfigError: this whole command runs several times already, or jobs side by side would
+            train on the same cards, or there are fewer cards than devices.
     """
-    if config.trainer.devices > 1 and not any(name in launcher for name in _CLUSTER_LAUNCHERS):
+    devices = config.trainer.devices
+    if devices == 1:
+        return
+    launcher = launcher or {}
+    tasks = int(launcher.get("tasks_per_node") or 1)
+    if "LOCAL_RANK" in environment:  # torchrun and its like
+        tasks = max(tasks, int(environment.get("WORLD_SIZE", "1")))
+    if "SLURM_PROCID" in environment:
+        tasks = max(tasks, int(environment.get("SLURM_STEP_NUM_TASKS", "1")))
+    if tasks > 1:
         raise ConfigError(
             "trainer.devices",
-            config.trainer.devices,
-            "every further process of a job would start the whole sweep again; in a sweep, one "
-            "card a job and several jobs side by side, or a cluster that starts the processes "
-            "(hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=DEVICES)",
-            "trainer.devices=1 hydra/launcher=joblib hydra.launcher.n_jobs=2",
+            devices,
+            f"the launcher starts this whole command {tasks} times, and each of them would start "
+            "the whole job or sweep again; a job starts the processes of its training by itself",
+            f"plan-tuning … trainer.devices={devices} without torchrun, or with one task "
+            "(srun --ntasks=1, hydra.launcher.tasks_per_node=1)",
+        )
+    if config.trainer.accelerator == "cpu":
+        return
+    cards = len(visible_cards())
+    if cards and int(launcher.get("n_jobs") or 1) != 1:
+        raise ConfigError(
+            "trainer.devices",
+            devices,
+            "jobs side by side would train on the same cards; several cards a job means one job "
+            "after another",
+            f"trainer.devices={devices} hydra/launcher=basic",
+        )
+    # A cluster's nodes have cards of their own, which this machine does not know of.
+    if 0 < cards < devices and "submitit" not in str(launcher.get("_target_", "")).lower():
+        raise ConfigError(
+            "trainer.devices",
+            devices,
+            f"one CUDA card a device, and {cards} can be seen here",
+            f"trainer.devices={cards} trainer.strategy=auto",
         )

@@ -1,15 +1,24 @@
-"""What a student depends on beside its base and its corpus: method, weights, trainer, filter.
+"""Supervised training in a job: what determines its student, and how it is run.
 
-Plain values for the Specs of :mod:`plan_tuning.specs`.
+The first are plain values for the Specs of :mod:`plan_tuning.specs`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from plan_tuning.artifacts import canonical
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
+from plan_tuning.records import Problem
+
+if TYPE_CHECKING:
+    from plan_tuning.training.completions import LogTable
+    from plan_tuning.training.validation import Examination
 
 
 def adapter_spec(config: Config) -> dict[str, Any]:
@@ -83,3 +92,58 @@ def filter_spec(config: Config) -> dict[str, Any]:
     if chosen.max_rows is not None or chosen.selection == "random":
         spec["seed"] = chosen.seed
     return spec
+
+
+def learn(
+    folder: Path,
+    config: Config,
+    *,
+    base: Path | str,
+    corpus: Path | None,
+    problems: Sequence[Problem],
+    run_dir: Path,
+    loggers: Sequence[Any],
+    exam: Examination | None = None,
+    log_table: LogTable | None = None,
+) -> Mapping[str, Any]:
+    """Corpus → rows → student; returns the facts of the training.
+
+    Args:
+        folder: receives the student.
+        config: of the job whose student this is.
+        base: the untrained model.
+        corpus: folder of the trajectories, where the method learns from them.
+        problems: with their solutions by people, where it does not.
+        run_dir: of the job that trains it.
+        loggers: Lightning loggers.
+        exam: how held-out problems are solved meanwhile.
+        log_table: shows the answers to them.
+    """
+    from plan_tuning.training.fit import train_student
+    from plan_tuning.training.rows import training_rows
+
+    assert not isinstance(config.method, GRPOConfig)
+    rows, selection = training_rows(
+        method=config.method,
+        prompt=config.prompt,
+        chosen=config.filter,
+        problems=problems,
+        corpus=corpus,
+        mixture=config.data if isinstance(config.data, MixtureDataConfig) else None,
+        order=config.trainer.order,
+    )
+    facts = train_student(
+        folder,
+        base=base,
+        rows=rows,
+        model=config.model,
+        adapter=config.adapter,
+        trainer=config.trainer,
+        method=config.method,
+        seed=config.seed,
+        loggers=loggers,
+        run_dir=run_dir,
+        exam=exam,
+        log_table=log_table,
+    )
+    return {**facts, "selection": selection}

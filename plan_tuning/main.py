@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import check_outputs, typed
-from plan_tuning.launching import claim_card
+from plan_tuning.launching import check_processes, claim_card
 from plan_tuning.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
@@ -37,6 +37,7 @@ class Preflight(Callback):  # type: ignore[misc]
         try:
             checked = typed(config)
             check_outputs(checked)
+            check_processes(checked)
             from plan_tuning.specs import plan_job
 
             plan_job(checked)
@@ -63,6 +64,7 @@ def job(config: DictConfig) -> float | None:
     is_sweep = settings.mode == RunMode.MULTIRUN
     checked = typed(config)
     if is_sweep:
+        check_processes(checked)  # a cluster's node knows more than the machine that sent it here
         claim_card(checked, str(settings.launcher._target_))
     folder = Path(settings.runtime.output_dir)
     context = JobContext(

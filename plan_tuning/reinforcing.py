@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +55,26 @@ def reinforce(
     start: Path | str,
     corpus: Path,
     calls: Path,
-    grader: Grader,
-    loggers: Sequence[Any],
     run_dir: Path,
-    log_table: Callable[[str, Sequence[Mapping[str, Any]]], None],
+    loggers: Sequence[Any],
+    grader: Grader | None = None,
+    log_table: Callable[[str, Sequence[Mapping[str, Any]]], None] | None = None,
 ) -> Mapping[str, Any]:
-    """Start, golden plans, rewards → student; returns the facts of the training."""
+    """Start, golden plans, rewards → student; returns the facts of the training.
+
+    Args:
+        folder: receives the student.
+        config: of the job.
+        method: of the job.
+        start: the student or the untrained model that is trained.
+        corpus: folder of the golden plans.
+        calls: folder of what large models have answered.
+        run_dir: of the job.
+        loggers: Lightning loggers.
+        grader: reads answers; by default one of its own.
+        log_table: shows completions.
+    """
+    from plan_tuning.tasks.grading import Grader
     from plan_tuning.training.golden import golden_problems
     from plan_tuning.training.grpo_fit import train_grpo
 
@@ -72,22 +86,23 @@ def reinforce(
 
         return open_teacher(config.judge, calls)
 
-    facts = train_grpo(
-        folder,
-        start=start,
-        cases=cases,
-        model=config.model,
-        adapter=config.adapter,
-        trainer=config.trainer,
-        method=method,
-        reward=config.reward,
-        prompt=config.prompt,
-        evaluation=config.evaluation,
-        grader=grader,
-        open_ask=open_judge if config.reward.uses_judge else None,
-        seed=config.seed,
-        loggers=loggers,
-        run_dir=run_dir,
-        log_table=log_table,
-    )
+    with ExitStack() as resources:
+        facts = train_grpo(
+            folder,
+            start=start,
+            cases=cases,
+            model=config.model,
+            adapter=config.adapter,
+            trainer=config.trainer,
+            method=method,
+            reward=config.reward,
+            prompt=config.prompt,
+            evaluation=config.evaluation,
+            grader=grader or resources.enter_context(Grader(config.evaluation.grading)),
+            open_ask=open_judge if config.reward.uses_judge else None,
+            seed=config.seed,
+            loggers=loggers,
+            run_dir=run_dir,
+            log_table=log_table,
+        )
     return {**facts, "selection": selection}

@@ -225,7 +225,8 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         from plan_tuning.specs import plan_job
 
         jobs: dict[str, Job] = {}
-        launcher = str(self.config.hydra.launcher._target_)
+        chosen = self.config.hydra.launcher
+        launcher = {key: chosen.get(key) for key in ("_target_", "n_jobs", "tasks_per_node")}
         for overrides in combinations:
             composed: DictConfig = self.hydra_context.config_loader.load_sweep_config(
                 self.config, list(overrides)

@@ -7,6 +7,8 @@ and tables while and after a job runs, offline by default.
 from __future__ import annotations
 
 import csv
+import itertools
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +65,15 @@ class Tracker:
                 values = {key: float(text) for key, text in row.items() if key and text}
                 values[_STEP] = values.pop("step", 0.0)
                 self.run.log(values)
+
+    def log_rows(self, name: str, path: Path) -> None:
+        """Repeat the tables of a training that took place in other processes, step by step."""
+        if self.run is None or not path.is_file():
+            return
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
+        for _, group in itertools.groupby(rows, key=lambda row: row["step"]):
+            self.log_table(name, list(group))
 
     def lightning_loggers(self) -> list[Any]:
         """Loggers for a Lightning trainer that write into this run."""

@@ -128,6 +128,7 @@ class Config:
         require(self.seed >= 0, "seed", self.seed, "0 or more", "seed=1")
         self._check_world()
         self._check_roles()
+        self._check_shards()
         self._apply_debug()
 
     def _check_world(self) -> None:
@@ -179,6 +180,24 @@ class Config:
                 "test",
                 "nothing is ever trained on a test split",
                 "data.split=test 'stages=[distill]'",
+            )
+
+    def _check_shards(self) -> None:
+        if self.trainer.strategy != "fsdp" or "train" not in self.stages:
+            return
+        if isinstance(self.method, GRPOConfig):
+            raise ConfigError(
+                "trainer.strategy",
+                "fsdp",
+                "GRPO samples from the whole model at every step, which one device has to hold",
+                "trainer.strategy=ddp adapter=lora",
+            )
+        if self.adapter.name == "qlora":
+            raise ConfigError(
+                "trainer.strategy",
+                "fsdp",
+                "weights of four bits are not spread over devices",
+                "trainer.strategy=ddp, or adapter=lora",
             )
 
     def _apply_debug(self) -> None:

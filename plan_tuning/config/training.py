@@ -12,6 +12,7 @@ NEEDS_CORPUS = ("sft_teacher_cot", "m1", "m2")
 SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
+STRATEGIES = ("auto", "ddp", "fsdp")
 PROMPTS = ("matched", "paper")
 ORDERS = ("shuffled", "by_source", "by_difficulty", "by_length")
 SELECTIONS = ("loss", "accuracy")
@@ -154,6 +155,8 @@ class TrainerConfig:
         )
         require_choice("trainer.precision", self.precision, PRECISIONS)
         require_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
+        require_choice("trainer.strategy", self.strategy, STRATEGIES)
+        self._check_shards()
         require_choice("trainer.order", self.order, ORDERS)
         require_choice("trainer.overlong", self.overlong, ("drop", "error"))
         require_choice("trainer.select_by", self.select_by, SELECTIONS)
@@ -172,6 +175,13 @@ class TrainerConfig:
             f"trainer.select_by={self.select_by} trainer.val_problems=64",
         )
         require(
+            self.select_by == "loss" or self.devices == 1,
+            "trainer.select_by",
+            self.select_by,
+            "loss with several devices: held-out problems are solved on one device only",
+            "trainer.select_by=loss",
+        )
+        require(
             not (self.packing and self.neftune_alpha),
             "trainer.packing",
             self.packing,
@@ -184,4 +194,23 @@ class TrainerConfig:
         """Whether held-out accuracy decides which weights are exported."""
         return self.select_by == "accuracy" and bool(
             self.select_best or self.early_stopping_patience
+        )
+
+    def _check_shards(self) -> None:
+        """Refuse what cannot be done with weights that are spread over several devices."""
+        if self.strategy != "fsdp":
+            return
+        require(
+            self.devices > 1,
+            "trainer.strategy",
+            self.strategy,
+            "it spreads the weights over several devices, and trainer.devices is 1",
+            "trainer.devices=2, or trainer.strategy=auto",
+        )
+        require(
+            not self.ema_decay,
+            "trainer.ema_decay",
+            self.ema_decay,
+            "not together with trainer.strategy=fsdp, which would need a second set of shards",
+            "trainer.ema_decay=0, or trainer.strategy=ddp",
         )

@@ -19,6 +19,7 @@ def export_student(
     model: ModelConfig,
     adapter: AdapterConfig,
     facts: Mapping[str, Any],
+    weights: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights or adapter, tokenizer, chat template, generation config and model card.
 
@@ -29,6 +30,7 @@ def export_student(
         model: how it was loaded.
         adapter: which weights were trained.
         facts: how the training went, for the card.
+        weights: the whole weights by name, where the student itself holds a part of them only.
     """
     folder.mkdir(parents=True, exist_ok=True)
     causal_lm = student.causal_lm
@@ -37,7 +39,8 @@ def export_student(
         student.end_ids[0] if len(student.end_ids) == 1 else list(student.end_ids)
     )
     with without_bars():
-        student.model.save_pretrained(folder)  # safetensors is the only format it writes
+        # safetensors is the only format it writes
+        student.model.save_pretrained(folder, state_dict=weights and dict(weights))
     causal_lm.generation_config.save_pretrained(folder)
     student.tokenizer.save_pretrained(folder)
     if (folder / ADAPTER_FILE).is_file():

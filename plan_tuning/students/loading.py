@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -207,7 +208,10 @@ def _load_weights(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-        quantised = {"quantization_config": settings, "device_map": {"": 0}}
+        quantised = {
+            "quantization_config": settings,
+            "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))},
+        }
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, **shared)

@@ -6,7 +6,7 @@ but its step to continue with the same data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,19 @@ class MicroBatch:
             self.num_tokens,
             None if self.position_ids is None else self.position_ids.to(device, non_blocking=True),
         )
+
+
+class HeldOut:
+    """The validation loader: the same micro-batches every time."""
+
+    def __init__(self, micro_batches: Sequence[MicroBatch]) -> None:
+        self.micro_batches = micro_batches
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return iter(self.micro_batches)
 
 
 def encode(

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plan_tuning.config.training import TrainerConfig
+from plan_tuning.training.sharding import fill, whole
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -85,18 +86,21 @@ class BestWeights(pl.Callback):
         if not self.best or found < self.best:
             self.best, self.best_step = found, pl_module.finished_steps
             self.waited = 0
-            if self.config.select_best and trainer.is_global_zero:
-                self._save(pl_module)
+            if self.config.select_best:
+                # Shards are gathered by all ranks together; one of them writes.
+                weights = {name: whole(p).cpu().contiguous() for name, p in _trained(pl_module)}
+                if trainer.is_global_zero:
+                    self._save(weights)
             return
         self.waited += 1
         patience = self.config.early_stopping_patience
         if patience and self.waited >= patience:
             trainer.should_stop = True
 
-    def _save(self, module: Any) -> None:
+    def _save(self, weights: dict[str, torch.Tensor]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".part")
-        save_file({name: p.detach().cpu().contiguous() for name, p in _trained(module)}, partial)
+        save_file(weights, partial)
         os.replace(partial, self.path)
 
     def restore(self, module: Any) -> None:
@@ -106,7 +110,7 @@ class BestWeights(pl.Callback):
         saved = load_file(self.path)
         with torch.no_grad():
             for name, parameter in _trained(module):
-                parameter.copy_(saved[name])
+                fill(parameter, saved[name])
 
     def facts(self) -> dict[str, Any]:
         """Say what validation found."""

@@ -5,24 +5,20 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.training import batches
-from plan_tuning.training.batches import EncodedRow, RowError, TrainingRow
+from plan_tuning.training.batches import EncodedRow, HeldOut, RowError, TrainingRow
 from plan_tuning.training.checkpoints import (
     BestWeights,
     Checkpoints,
@@ -31,26 +27,16 @@ from plan_tuning.training.checkpoints import (
     step_of,
 )
 from plan_tuning.training.completions import CompletionLog, LogTable
+from plan_tuning.training.hardware import check_hardware, checkpoint_activations, quiet
 from plan_tuning.training.log_probs import check_projection
-from plan_tuning.training.sft import HeldOut, SFTModule, Steps, TrainingError
+from plan_tuning.training.sft import SFTModule, Steps, TrainingError
+from plan_tuning.training.sharding import ShardedStrategy, whole_weights
 from plan_tuning.training.validation import AccuracyAtValidation, Examination
 
 logger = logging.getLogger(__name__)
 
 SAMPLES_FILE = "val_samples.jsonl"  # answers to held-out problems, by step
 _MAX_DROPPED_IDS = 20
-
-# What Lightning says about things that are meant; everything else stays visible.
-_QUIET = (
-    r"The 'train_dataloader' does not have many workers.*",
-    r"The 'val_dataloader' does not have many workers.*",
-    r"You are trying to `self.log\(\)` but.*",
-    r"GPU available but not used.*",
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r"The number of training batches.*is smaller than the logging interval.*",
-    r"You defined a `validation_step` but have no `val_dataloader`.*",
-    r"Found \d+ module\(s\) in eval mode at the start of training.*",
-)
 
 
 def train_student(
@@ -92,7 +78,7 @@ def train_student(
         RowError: a row is too long and ``trainer.overlong=error``.
         ConfigError: the device or strategy is not there.
     """
-    _check_hardware(trainer)
+    check_hardware(trainer)
     if trainer.threads > 0:
         torch.set_num_threads(trainer.threads)
     pl.seed_everything(seed, workers=False, verbose=False)
@@ -106,7 +92,7 @@ def train_student(
         )
     check_projection(student.causal_lm, training[0].ids[None, :32].to(student.device))
     if trainer.gradient_checkpointing:
-        _checkpoint_activations(student)
+        checkpoint_activations(student)
     per_epoch = math.ceil(len(training) / trainer.batch_size)
     total = (
         trainer.max_steps
@@ -150,8 +136,11 @@ def train_student(
     if accuracy is not None and accuracy.accuracies:
         facts["val_accuracy"] = accuracy.accuracies[max(accuracy.accuracies)]
         facts["best_val_accuracy"] = max(accuracy.accuracies.values())
+    weights = whole_weights(student) if trainer.strategy == "fsdp" else None
     if module.trainer.is_global_zero:
-        export_student(student, folder, base=base, model=model, adapter=adapter, facts=facts)
+        export_student(
+            student, folder, base=base, model=model, adapter=adapter, facts=facts, weights=weights
+        )
         remove(checkpoints)
     del module, student
     gc.collect()
@@ -230,11 +219,11 @@ def _fit(
     has_bar = config.progress and sys.stderr.isatty()
     if has_bar:
         callbacks.append(pl.callbacks.RichProgressBar())
-    with _quiet():
+    with quiet():
         trainer = pl.Trainer(
             accelerator={"cuda": "gpu"}.get(config.accelerator, config.accelerator),
             devices=config.devices,
-            strategy=config.strategy,
+            strategy=ShardedStrategy(config) if config.strategy == "fsdp" else config.strategy,
             precision="bf16-mixed" if config.precision == "bf16" else "32-true",
             max_steps=total,
             max_epochs=-1,
@@ -263,48 +252,3 @@ def _fit(
         best = next((found for found in validation if isinstance(found, BestWeights)), None)
         if best is not None and best.last_step != module.finished_steps:
             trainer.validate(module, held_out_loader, verbose=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's remarks on settings that are meant, and its start-up banner."""
-    lightning = logging.getLogger("pytorch_lightning")
-    fabric = logging.getLogger("lightning.fabric")
-    levels = lightning.level, fabric.level
-    lightning.setLevel(logging.WARNING)
-    fabric.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _QUIET:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        lightning.setLevel(levels[0])
-        fabric.setLevel(levels[1])
-
-
-def _checkpoint_activations(student: Student) -> None:
-    model = student.causal_lm
-    # transformers renamed the method within version 5
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    if hasattr(student.model, "peft_config"):
-        # The frozen embeddings' output must carry gradients for the layers above to have any.
-        student.causal_lm.enable_input_require_grads()
-
-
-def _check_hardware(trainer: TrainerConfig) -> None:
-    if trainer.accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "trainer.accelerator", "cuda", "no CUDA device is visible here", "trainer=cpu_small"
-        )
-    if trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
-        # Lightning would start this command again for every further rank: the whole job or sweep,
-        # which then waits for the student that this process is holding the lock of.
-        raise ConfigError(
-            "trainer.devices",
-            trainer.devices,
-            "several processes are for callers of train_student who start the ranks themselves "
-            "(LOCAL_RANK, WORLD_SIZE); a job or a sweep trains on one device",
-            "trainer.devices=1",
-        )

@@ -27,13 +27,9 @@ from plan_tuning.training.phases import Phases, peak_memory_gib
 from plan_tuning.training.policy import completion_scores
 from plan_tuning.training.policy_loss import Normaliser, PassStatistics, pass_loss
 from plan_tuning.training.rollouts import GoldenProblem
+from plan_tuning.training.schedule import learning_rate_factor
 from plan_tuning.training.scoring import Scorer
-from plan_tuning.training.sft import (
-    TrainingError,
-    keep_trained,
-    learning_rate_factor,
-    require_trained,
-)
+from plan_tuning.training.sft import TrainingError, keep_trained, require_trained
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from plan_tuning.students.loading import load_student
 from plan_tuning.tasks.grading import Grader
 from plan_tuning.training.checkpoints import Checkpoints, latest_checkpoint, remove, step_of
 from plan_tuning.training.completions import CompletionLog, LogTable
-from plan_tuning.training.fit import _check_hardware, _checkpoint_activations, _quiet
 from plan_tuning.training.grpo import GRPOModule, GRPOSteps
+from plan_tuning.training.hardware import check_hardware, checkpoint_activations, quiet
 from plan_tuning.training.log_probs import check_projection
 from plan_tuning.training.rollouts import GoldenProblem
 from plan_tuning.training.scoring import OpenAsk, Scorer
@@ -87,7 +87,7 @@ def train_grpo(
         ConfigError: dropout, or hardware that is not there.
         TeacherError: the judge cannot be asked any more; the same command goes on later.
     """
-    _check_hardware(trainer)
+    check_hardware(trainer)
     if not cases:
         raise TrainingError(
             "no training problem has a teacher_plan: choose a looser filter, such as filter=none"
@@ -114,7 +114,7 @@ def train_grpo(
     first = torch.tensor([list(student.end_ids) * 4 + list(student.turn_end)])
     check_projection(student.causal_lm, first)
     if trainer.gradient_checkpointing:
-        _checkpoint_activations(student)
+        checkpoint_activations(student)
     total = total_steps(method, len(training))
     _explain(method, trainer, total, len(training))
     log = CompletionLog(
@@ -221,7 +221,7 @@ def _fit(
     resumed = latest_checkpoint(checkpoints)
     step = step_of(resumed)
     log.rewind(step)
-    with _quiet():
+    with quiet():
         trainer = pl.Trainer(
             accelerator={"cuda": "gpu"}.get(config.accelerator, config.accelerator),
             devices=config.devices,

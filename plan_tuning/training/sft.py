@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from plan_tuning.training import batches
 from plan_tuning.training.averaging import WeightAverage
 from plan_tuning.training.batches import EncodedRow, MicroBatch
 from plan_tuning.training.log_probs import token_scores
+from plan_tuning.training.schedule import learning_rate_factor
+from plan_tuning.training.sharding import ShardedStrategy, most_over_ranks, whole
 from plan_tuning.training.throughput import utilisation
 
 _LOGGED = (SegmentKind.PLAN, SegmentKind.SOLUTION)
@@ -54,19 +57,6 @@ class Steps:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue there."""
         self.module.finished_steps = state["step"]
-
-
-class HeldOut:
-    """The validation loader: the same micro-batches every time."""
-
-    def __init__(self, micro_batches: Sequence[MicroBatch]) -> None:
-        self.micro_batches = micro_batches
-
-    def __len__(self) -> int:
-        return len(self.micro_batches)
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return iter(self.micro_batches)
 
 
 class SFTModule(pl.LightningModule):
@@ -186,23 +176,25 @@ class SFTModule(pl.LightningModule):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         is_logged = (step + 1) % self.config.log_every_n_steps == 0 or step == 0
-        normaliser = self._normaliser(batch)
+        normaliser, tokens = self._totals(batch)
+        passes = self._passes(batch)
         sums = torch.zeros(len(batches.KINDS), 4, device=self.device)
         loss = torch.zeros((), device=self.device)
-        for place, micro in enumerate(batch):
+        for place, micro in enumerate(passes):
             micro = micro.to(self.device)
-            with self._gradients_stay_local(place < len(batch) - 1):
-                part, counts = self._loss(micro, with_top=is_logged)
+            with self._gradients_stay_local(place < len(passes) - 1):
+                part, counts = self._pass(micro, with_top=is_logged)
                 # Ranks average their gradients: times the number of ranks makes that a sum.
                 self.manual_backward(part * (self.trainer.world_size / normaliser))
             loss += part.detach() / normaliser
-            sums += counts
+            if place < len(batch):
+                sums += counts
         loss = self._sum_over_ranks(loss)
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad],
             self.config.max_grad_norm or math.inf,
         )
-        values = torch.stack([loss, norm.to(loss.device)]).tolist()
+        values = torch.stack([loss, whole(norm).to(loss.device)]).tolist()
         if not all(math.isfinite(value) for value in values):
             self._refuse(step, batch, *values)
         rate = optimizer.param_groups[0]["lr"]
@@ -213,7 +205,7 @@ class SFTModule(pl.LightningModule):
         if self.average is not None:
             self.average.update(self.finished_steps)
         self.losses.append(values[0])
-        self.tokens += sum(micro.num_tokens for micro in batch)
+        self.tokens += tokens
         seconds = time.perf_counter() - start
         self.seconds += seconds
         if is_logged:
@@ -238,10 +230,30 @@ class SFTModule(pl.LightningModule):
             counts.index_add_(0, micro.kinds, columns)
         return (losses * micro.weights).sum(), counts
 
-    def _normaliser(self, batch: Sequence[MicroBatch]) -> torch.Tensor:
-        """Sum the weights of the step's supervised tokens over all micro-batches and ranks."""
-        total = sum(float(micro.weights.sum()) for micro in batch)
-        return self._sum_over_ranks(torch.tensor(total, device=self.device))
+    def _totals(self, batch: Sequence[MicroBatch]) -> tuple[torch.Tensor, int]:
+        """Sum over micro-batches and ranks: the weights of supervised tokens, and all tokens."""
+        weights = [float(micro.weights.sum()) for micro in batch]
+        # A rank without a row of its own passes one over that teaches nothing, and does not count.
+        tokens = sum(m.num_tokens for m, weight in zip(batch, weights, strict=True) if weight)
+        sums = self._sum_over_ranks(torch.tensor([sum(weights), tokens], device=self.device))
+        return sums[0], int(sums[1])
+
+    def _passes(self, batch: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """Add passes that teach nothing where another rank has more of them.
+
+        Ranks gather sharded weights together, so all of them do as many passes.
+        """
+        if not isinstance(self.trainer.strategy, ShardedStrategy):
+            return batch
+        empty = replace(batch[0], weights=batch[0].weights * 0.0)
+        return [*batch, *[empty] * (most_over_ranks(len(batch), self.device) - len(batch))]
+
+    def _pass(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score a micro-batch; where weights are sharded, they are gathered around it."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy):
+            return strategy.call(self._loss, micro, with_top=with_top)
+        return self._loss(micro, with_top=with_top)
 
     def _sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         if self.trainer.world_size > 1:
@@ -257,6 +269,10 @@ class SFTModule(pl.LightningModule):
 
     def _refuse(self, step: int, batch: Sequence[MicroBatch], loss: float, norm: float) -> None:
         ids = [problem_id for micro in batch for problem_id in micro.problem_ids]
+        if self.trainer.world_size > 1:  # all ranks see the same loss, and come here together
+            shares: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, ids)
+            ids = [problem_id for share in shares for problem_id in share]
         self.failure_file.parent.mkdir(parents=True, exist_ok=True)
         self.failure_file.write_text(
             json.dumps({"step": step, "loss": str(loss), "grad_norm": str(norm), "rows": ids}),
@@ -310,7 +326,7 @@ class SFTModule(pl.LightningModule):
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
         """Add a micro-batch of held-out rows to the sums."""
         micro = batch.to(self.device)
-        loss, counts = self._loss(micro, with_top=True)
+        loss, counts = self._pass(micro, with_top=True)
         weight = micro.weights.sum()
         self._validation.append(torch.cat([torch.stack([loss, weight]), counts.flatten()]))
 
@@ -380,18 +396,3 @@ def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None
             f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
             "it is of another model or adapter; remove its folder to train anew"
         )
-
-
-def learning_rate_factor(step: int, total: int, config: TrainerConfig) -> float:
-    """Share of the learning rate at a step (counted from 0) of ``total``.
-
-    Linear warm-up over ``warmup_ratio`` of the steps, then the schedule down to ``min_lr_ratio``.
-    """
-    warmup = math.ceil(config.warmup_ratio * total)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    if config.scheduler == "constant":
-        return 1.0
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    shape = 0.5 * (1.0 + math.cos(math.pi * done)) if config.scheduler == "cosine" else 1.0 - done
-    return config.min_lr_ratio + (1.0 - config.min_lr_ratio) * shape

@@ -77,17 +77,6 @@ def test_a_failed_job_of_a_cluster_is_a_hole(plan_tuning: Run, tmp_path: Path) -
     assert "failed" in (tmp_path / "multirun_outputs" / "cluster" / "comparison.md").read_text()
 
 
-def test_ranks_that_would_start_the_sweep_again_are_refused(
-    plan_tuning: Run, tmp_path: Path
-) -> None:
-    ran = plan_tuning(*SWEEP, "trainer.strategy=ddp", "trainer.devices=2", "sweep_name=ddp")
-    assert ran.returncode != 0
-    assert "trainer.devices=2" in ran.stderr
-    assert "start the whole sweep again" in ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert not (tmp_path / "multirun_outputs" / "ddp").exists()
-
-
 @needs("hydra_optuna_sweeper", "optuna")
 def test_a_search_over_the_objective(plan_tuning: Run, tmp_path: Path) -> None:
     ran = plan_tuning(

@@ -87,22 +87,35 @@ def test_methods_without_a_corpus_ask_nobody(tmp_path: Path) -> None:
     assert calls_of(jobs_of(tmp_path, "method=sft,zero_shot")) == "Teacher calls: none."
 
 
-def test_a_job_of_several_processes_is_refused_in_a_sweep(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("four_cards")
+@pytest.mark.parametrize(
+    ("trainer", "launcher", "environment", "message"),
+    [
+        ({}, {"tasks_per_node": 2}, {}, "this whole command 2 times.*tasks_per_node=1"),
+        ({}, None, {"LOCAL_RANK": "0", "WORLD_SIZE": "4"}, "4 times.*without torchrun"),
+        ({}, None, {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "srun --ntasks=1"),
+        ({}, {"_target_": JOBLIB, "n_jobs": 2}, {}, "hydra/launcher=basic"),
+        ({"devices": 5}, {}, {}, r"4 can be seen here.*trainer\.devices=4"),
+    ],
+)
+def test_devices_that_would_not_be_there_are_refused(
+    trainer: dict, launcher: dict | None, environment: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(SystemExit):
-        jobs_of(tmp_path, "method=m1,m2", "trainer.devices=2", "trainer.strategy=ddp")
-    message = capsys.readouterr().err
-    assert "trainer.devices=2" in message
-    assert "start the whole sweep again" in message
+    config = job_config(**{"devices": 2, **trainer})
+    with pytest.raises(ConfigError, match=message):
+        check_processes(config, launcher, environment)
 
 
-def test_only_a_cluster_starts_the_processes_itself() -> None:
+@pytest.mark.usefixtures("four_cards")
+def test_a_job_starts_its_processes_itself_wherever_it_is_alone() -> None:
     config = job_config(devices=2)
-    check_processes(config, SLURM)
-    check_processes(job_config(devices=1), JOBLIB)
-    with pytest.raises(ConfigError, match="one card a job"):
-        check_processes(config, JOBLIB)
+    check_processes(config, None, {})
+    check_processes(config, {"_target_": SLURM, "tasks_per_node": 1}, {})
+    check_processes(job_config(devices=8), {"_target_": SLURM, "tasks_per_node": 1}, {})
+    check_processes(config, None, {"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})  # sbatch, once
+    check_processes(job_config(devices=2, accelerator="cpu"), {"_target_": JOBLIB, "n_jobs": 2}, {})
+    check_processes(job_config(), {"_target_": JOBLIB, "n_jobs": 2, "tasks_per_node": 2}, {})
+    assert claim_card(config, JOBLIB) is None
 
 
 def job_config(**trainer: object) -> Config:

@@ -106,6 +106,11 @@ def test_a_seed_covers_the_micro_world() -> None:
         (["data.path=x"], r"data\.path=x"),
         (["method.plan_weight=0", "method=m2"], r"learn nothing"),
         (["teacher.price=cheap"], r"teacher\.price=cheap"),
+        (["trainer.strategy=deepspeed"], r"trainer\.strategy=deepspeed.*auto, ddp, fsdp"),
+        (["trainer.strategy=fsdp"], r"trainer\.devices is 1"),
+        (["trainer=fsdp_bf16", "trainer.ema_decay=0.9"], r"trainer\.ema_decay=0\.9"),
+        (["trainer=fsdp_bf16", "method=grpo"], r"fsdp.*strategy=ddp adapter=lora"),
+        (["trainer=fsdp_bf16", "adapter=qlora"], r"four bits"),
         (["adapter.dropout=1"], r"adapter\.dropout"),
         (["evaluation.decoding=graphs"], r"evaluation\.decoding=graphs.*auto, dynamic, static"),
         (

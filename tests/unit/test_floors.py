@@ -11,7 +11,7 @@ import pytest
 
 FLOORS = {
     "main": 7, "cli": 7, "sweeper": 7, "launching": 7, "expenses": 7,
-    "experiment": 6, "roles": 6, "specs": 6, "inputs": 6, "result": 6, "stages": 6,
+    "experiment": 6, "roles": 6, "ranks": 6, "specs": 6, "inputs": 6, "result": 6, "stages": 6,
     "predicting": 6, "reinforcing": 6, "learning": 6, "examining": 6,
     "training": 5, "comparison": 5,
     "distillation": 4, "evaluation": 4,
@@ -22,7 +22,7 @@ FLOORS = {
 }  # fmt: skip
 # Top-level modules of one floor that may use each other, in this order.
 ORDER = ["records", "artifacts", "statistics", "config", "tracking", "stages",
-         "predicting", "reinforcing", "learning", "specs", "inputs", "result",
+         "predicting", "reinforcing", "learning", "specs", "inputs", "result", "ranks",
          "roles", "examining", "experiment", "launching", "expenses", "sweeper",
          "cli", "main"]  # fmt: skip
 HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")

@@ -56,6 +56,8 @@ GOLDEN = {
     "override",
     [
         "trainer.threads=2",
+        "trainer.devices=2",
+        "trainer.strategy=ddp",
         "trainer.accelerator=auto",
         "trainer.micro_batch_tokens=512",
         "trainer.gradient_checkpointing=true",
