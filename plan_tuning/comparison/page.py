@@ -10,6 +10,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from plan_tuning.comparison.browser import browser_payload
+from plan_tuning.comparison.claims import VERDICTS
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
@@ -110,8 +111,17 @@ def _claims(comparison: Comparison) -> str:
     if not comparison.findings:
         return silence
     head, rows = finding_table(comparison.findings)
-    cells = [[escape(text) for text in row] for row in rows]
+    cells = [[_verdict(text) for text in row] for row in rows]
     return _html_table(head, cells) + f'<p class="dim">{escape(CLAIMS_LEGEND)}</p>' + silence
+
+
+def _verdict(text: str) -> str:
+    """Set a verdict apart from its figures; other cells are text."""
+    word, colon, figures = text.partition(": ")
+    verdict = word.removesuffix("†")
+    if not colon or verdict not in VERDICTS:
+        return escape(text)
+    return f'<strong class="{verdict}">{escape(word)}</strong>: {escape(figures)}'
 
 
 def _figures(comparison: Comparison) -> list[Figure]:

@@ -90,7 +90,7 @@ def build_table(
     Args:
         results: what was loaded; failed runs appear as counts beside the row they belong to.
         baseline: a method, or ``key=value`` pairs joined by commas; ``None``: method sft where
-            there is one, else the first row.
+            there is one, else the answer's reward where rewards are swept, else the first row.
         reader: shared with other parts of a comparison, so that no file is read twice.
 
     Raises:
@@ -242,7 +242,10 @@ def _baselines(table: Table, baseline: str | None) -> list[int]:
     if baseline is None:
         sft = [i for i in measured if method_of(table.rows[i].runs[0]) == "sft"]
         varies = len({method_of(table.rows[i].runs[0]) for i in measured}) > 1
-        return sft if sft and varies else measured[:1]
+        answer = [i for i in measured if _has(table, table.rows[i], "reward", "answer")]
+        if sft and varies:
+            return sft
+        return answer if answer and "reward" in table.swept else measured[:1]
     wanted = _wanted(baseline)
     found = [
         i

@@ -280,6 +280,18 @@ def test_the_baseline_can_be_chosen(tmp_path: Path, baseline: str | None, expect
     assert [table.label(row) for row in table.rows if row.baseline is None] == [expected]
 
 
+def test_where_rewards_are_swept_each_start_has_its_own_baseline(tmp_path: Path) -> None:
+    for start in ("base", "m1"):
+        for reward in ("plan", "answer"):
+            make_job(tmp_path, method="grpo", start=start, reward=reward, accuracies=ONE)
+    table = build_table(load([tmp_path]))
+    assert {
+        table.label(row): table.label(table.rows[row.baseline])
+        for row in table.rows
+        if row.baseline is not None
+    } == {f"start={start} reward=plan": f"start={start} reward=answer" for start in ("base", "m1")}
+
+
 def test_a_baseline_that_matches_nothing_is_an_error_that_lists_the_rows(tmp_path: Path) -> None:
     make_job(tmp_path, method="m1", accuracies=ONE)
     make_job(tmp_path, method="sft", accuracies=ONE)
