@@ -198,8 +198,8 @@ def _pairing_notes(table: Table, reader: OutcomeReader) -> list[str]:
     }
     if unread:
         notes.append(
-            f"{len(unread)} predictions files are missing or unreadable: their accuracies count "
-            "in the means, but not in the differences, tests and disagreements."
+            f"Predictions files that are missing or unreadable: {len(unread)}. Their accuracies "
+            "count in the means, but not in the differences, tests and disagreements."
         )
     alone = [row for row in table.rows if _is_alone(table, row)]
     if alone:

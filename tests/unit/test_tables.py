@@ -220,7 +220,7 @@ def test_lost_predictions_are_counted_and_their_seeds_left_out_of_the_difference
     item = _row(table, "m1").cells["microworld"].difference
     assert item is not None
     assert (item.seeds, item.is_partial) == ((0, 1), True)
-    assert table.notes[0].startswith("1 predictions files are missing or unreadable")
+    assert table.notes[0].startswith("Predictions files that are missing or unreadable: 1.")
 
 
 def _difference(p: float, p_holm: float, low: float, high: float) -> Difference:
