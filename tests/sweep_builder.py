@@ -16,12 +16,22 @@ SETTINGS: dict[str, Any] = {
     "model": {"name": "micro", "kind": "micro"},
     "method": {"name": "m1", "problems": "all", "plan_weight": 1.0, "solution_weight": 1.0},
     "teacher": {"name": "scripted", "concurrency": 8},
-    "filter": {"name": "two_stage", "plan": True, "answer": True, "plan_score_threshold": 80},
+    "filter": {
+        "name": "two_stage",
+        "plan": True,
+        "answer": True,
+        "plan_score_threshold": 80,
+        "max_rows": None,
+        "drop_leaks": False,
+    },
     "adapter": {"name": "full", "rank": 16},
     "executor": {"name": "base"},
     "prompt": {"name": "matched"},
-    "trainer": {"learning_rate": 0.001, "batch_size": 16},
-    "evaluation": {"benchmarks": [], "temperature": 0.0, "num_samples": 1},
+    "trainer": {"learning_rate": 0.001, "batch_size": 16, "order": "shuffled"},
+    "evaluation": {"benchmarks": [], "temperature": 0.0, "num_samples": 1, "plan": "own"},
+    "student": {"path": None},
+    "reward": {"name": "plan_and_answer"},
+    "start": {"name": "base"},
     "seed": 0,
     "sweep_name": "mine",
     "paths": {"outputs": "multirun_outputs"},
@@ -130,6 +140,9 @@ def make_job(
     wall_s: float = 12.5,
     cost_usd: float | None = 0.0,
     name: str | None = None,
+    has_student: bool | None = None,
+    training: Mapping[str, Any] | None = None,
+    curves: Mapping[str, Sequence[float]] | None = None,
     **choices: str,
 ) -> Path:
     """Write one job's folder.
@@ -141,6 +154,9 @@ def make_job(
         overrides: default: the choices and the seed.
         corpus: folder that make_corpus wrote.
         salt: jobs of equal salt and seed make equal predictions; default: choices and settings.
+        has_student: whether the job's seed trained whoever answers; default: unless zero-shot.
+        training: facts of the training that differ from the defaults.
+        curves: metric -> its values, for metrics.csv.
         choices: groups that differ from the defaults, for example ``method="sft"``.
     """
     flat = {"method": "m1", "filter": "two_stage", "teacher": "scripted", "data": "microworld"}
@@ -149,11 +165,16 @@ def make_job(
     nested["data"]["seed"] = seed
     for group, choice in flat.items():
         nested[group]["name"] = choice
+    if flat["method"] != "grpo":
+        del nested["reward"], nested["start"]
     plan, answer = _FILTERS[flat["filter"]]
     nested["filter"] |= {"plan": plan, "answer": answer}
     for key, value in (settings or {}).items():
-        group, _, field = key.partition(".")
-        nested[group][field] = value
+        *groups, field = key.split(".")
+        place = nested
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[field] = value
     shown = [f"{k}={v}" for k, v in [*choices.items(), *(settings or {}).items()]]
     name = name or ",".join([*shown, f"seed={seed}"]).replace("/", "_")
     salt = salt if salt is not None else " ".join(shown)
@@ -187,11 +208,19 @@ def make_job(
             "mean_completion_tokens": sum(row.completion_tokens for row in rows) / n,
             "by_difficulty": {},
         }
-    curves = folder / "metrics.csv"
-    curves.write_text(
-        "step,train/loss,val/loss\n"
-        + "".join(f"{i},{3 / (1 + i) + seed / 100},{3.2 / (1 + i)}\n" for i in range(0, 50, 5))
+    losses = {
+        "train/loss": [3 / (1 + i) + seed / 100 for i in range(0, 50, 5)],
+        "val/loss": [3.2 / (1 + i) for i in range(0, 50, 5)],
+    }
+    shown_curves = losses if curves is None else curves
+    lines = zip(range(0, 5000, 5), *shown_curves.values(), strict=False)
+    (folder / "metrics.csv").write_text(
+        ",".join(["step", *shown_curves])
+        + "\n"
+        + "".join(",".join(str(value) for value in line) + "\n" for line in lines)
     )
+    if has_student is None:
+        has_student = not flat["method"].startswith("zero_shot")
     result = {
         "schema": 1,
         "status": status,
@@ -210,7 +239,7 @@ def make_job(
         "fingerprints": {
             "base": "b",
             "corpus": "c" if corpus else None,
-            "student": f"{salt}/{seed}",
+            "student": f"{salt}/{seed}" if has_student else None,
             "predictions": {name: f"{salt}/{seed}/{name}" for name in references},
         },
         "objective": next((figures["accuracy"] for figures in metrics.values()), None),
@@ -224,7 +253,14 @@ def make_job(
         }
         if corpus
         else None,
-        "training": {"steps": 50, "rows": 31, "train_loss": 0.06, "val_loss": 0.08, "tokens": 9000},
+        "training": {
+            "steps": 50,
+            "rows": 31,
+            "train_loss": 0.06,
+            "val_loss": 0.08,
+            "tokens": 9000,
+            **(training or {}),
+        },
         "curves": "metrics.csv",
         "versions": {"plan-tuning": "0.1.0"},
         "device": "cpu",

@@ -70,8 +70,15 @@ def _text(value: Any) -> str:
 
 
 def is_seedless(run: Run) -> bool:
-    """Whether the seed cannot change the run: untrained and decoded greedily."""
-    return method_of(run) in UNTRAINED and not run.settings.get("evaluation.temperature", 0)
+    """Whether the seed cannot change the run: greedy, and nobody whom this seed trained answers.
+
+    A student given by its path was trained elsewhere, and a plan swap may need no student at all.
+    """
+    if run.settings.get("evaluation.temperature", 0):
+        return False
+    if method_of(run) in UNTRAINED or run.settings.get("student.path"):
+        return True
+    return run.fingerprints.get("student", "unknown") is None
 
 
 def can_matter(run: Run, key: str) -> bool:

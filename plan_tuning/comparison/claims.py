@@ -6,38 +6,35 @@ the micro-world's among them, only the direction of the claim is compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from plan_tuning.comparison.choices import IRRELEVANT
+from plan_tuning.comparison.choices import IRRELEVANT, can_matter, values_of
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
 from plan_tuning.comparison.tables import Row, Table, distance
 
 NOT_PUBLIC = "not public"
 VERDICTS = ("agrees", "disagrees", "undecided")
+INCONSISTENT = "inconsistent"
+_NUMBER_CONDITIONS = ("model", "method", "data")
 
 
 @dataclass(frozen=True)
 class Finding:
     """One claim of the paper beside what two rows of the table say about it."""
 
+    id: str
     claim: str
     certainty: str
     row: str
     against: str
     benchmark: str
     difference: Difference
-    direction: str  # what the paper claims: higher or lower
+    direction: str  # what the paper claims: higher, lower or inconsistent
     published: str  # the paper's number, or NOT_PUBLIC
-
-    @property
-    def verdict(self) -> str:
-        """``agrees``, ``disagrees`` or ``undecided``."""
-        if self.difference.direction == "undecided":
-            return "undecided"
-        return "agrees" if self.difference.direction == self.direction else "disagrees"
+    verdict: str = "undecided"
 
 
 def read_claims() -> list[Mapping[str, Any]]:
@@ -61,18 +58,67 @@ def findings(table: Table, reader: OutcomeReader) -> list[Finding]:
         for finding in _compare(table, claim, row, against, reader)
     ]
     tested = corrected({index: item.difference for index, item in enumerate(found)})
-    return [replace(item, difference=tested[index]) for index, item in enumerate(found)]
+    found = [replace(item, difference=tested[index]) for index, item in enumerate(found)]
+    directions: dict[str, list[str]] = {}
+    for item in found:
+        directions.setdefault(item.id, []).append(item.difference.direction)
+    return [replace(item, verdict=_verdict(item, directions[item.id])) for item in found]
+
+
+def _verdict(finding: Finding, directions: Sequence[str]) -> str:
+    """Judge one comparison; inconsistency is judged over all comparisons of its claim.
+
+    One decided difference shows no inconsistency, and no consistency either.
+    """
+    if finding.direction == INCONSISTENT:
+        decided = [direction for direction in directions if direction != "undecided"]
+        if len(set(decided)) > 1:
+            return "agrees"
+        is_consistent = len(decided) > 1 and len(decided) == len(directions)
+        return "disagrees" if is_consistent else "undecided"
+    if finding.difference.direction == "undecided":
+        return "undecided"
+    return "agrees" if finding.difference.direction == finding.direction else "disagrees"
+
+
+def silence(table: Table, found: Sequence[Finding]) -> list[str]:
+    """Say which swept choices no line of the claims is about, and whether a claim is public."""
+    swept = [key for key in table.swept if len({row.values for row in table.rows}) > 1]
+    claims = read_claims()
+    compared = {item.id for item in found}
+    known = {key for claim in claims for key in (*claim["row"], *claim["against"])}
+    shown = {
+        key for claim in claims if claim["id"] in compared
+        for key in (*claim["row"], *claim["against"])
+    }  # fmt: skip
+    lines = []
+    unknown = [key for key in swept if key not in known]
+    if unknown:
+        lines.append(f"No claim is public about {_listed(unknown)}.")
+    unmatched = [key for key in swept if key in known - shown]
+    if unmatched:
+        lines.append(
+            f"No two rows are what a claim of the paper about {_listed(unmatched)} compares."
+        )
+    if not swept:
+        lines.append("A single row is nothing that a claim of the paper could be compared with.")
+    return lines
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])} or {keys[-1]}"
 
 
 def _pairs(table: Table, claim: Mapping[str, Any]) -> list[tuple[Row, Row]]:
     """Rows of the claim's two sides that agree in every other swept choice."""
     conditions = {*claim["row"], *claim["against"]}
     others = [i for i, key in enumerate(table.swept) if key not in conditions]
+    fitting = [row for row in table.rows if _allows(row, claim.get("both", {}))]
     return [
         (row, against)
-        for row in table.rows
+        for row in fitting
         if _matches(table, row, claim["row"])
-        for against in table.rows
+        for against in fitting
         if against is not row
         and _matches(table, against, claim["against"])
         and not distance([row.values[i] for i in others], [against.values[i] for i in others])
@@ -83,7 +129,7 @@ def choice(table: Table, row: Row, key: str) -> str:
     """A row's choice for ``key``, whether or not it was swept."""
     if key in table.swept:
         return row.values[table.swept.index(key)]
-    found = {run.choices.get(key, IRRELEVANT) for run in row.runs}
+    found = {values_of(run).get(key, IRRELEVANT) for run in row.runs}
     return found.pop() if len(found) == 1 else IRRELEVANT
 
 
@@ -91,6 +137,22 @@ def _matches(table: Table, row: Row, conditions: Mapping[str, Sequence[str]]) ->
     return bool(row.cells) and all(
         choice(table, row, key) in allowed for key, allowed in conditions.items()
     )
+
+
+def _allows(row: Row, conditions: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a row's runs have the choices, wherever these can matter to them."""
+    return all(
+        value in allowed
+        for key, allowed in conditions.items()
+        for value in _values_that_matter(row, key)
+    )
+
+
+def _values_that_matter(row: Row, key: str) -> Iterable[str]:
+    for run in row.runs:
+        flat = values_of(run)
+        if key in flat and can_matter(run, key):
+            yield flat[key]
 
 
 def _compare(
@@ -107,8 +169,10 @@ def _compare(
             continue
         found.append(
             Finding(
+                id=claim["id"],
                 claim=claim["claim"],
-                certainty=claim["certainty"],
+                certainty=claim["certainty"]
+                + ("; the comparison is inferred" if "comparator" in claim else ""),
                 row=table.label(row),
                 against=table.label(against),
                 benchmark=name,
@@ -127,7 +191,7 @@ def _published(table: Table, claim: Mapping[str, Any], row: Row, benchmark: str)
         for number in claim.get("numbers", ())
         if benchmark in number["benchmark"]
         and all(
-            choice(table, row, key) == number[key] for key in ("model", "method") if key in number
+            choice(table, row, key) in number[key] for key in _NUMBER_CONDITIONS if key in number
         )
     ]
     specific = [number for number in fitting if "model" in number]

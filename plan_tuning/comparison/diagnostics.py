@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,25 @@ def _mean_metric(table: Table, row: Row, name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-_CURVES = ("train/loss", "val/loss", "train/reward/total", "train/kl", "val/accuracy")
+_CURVES = ("train/loss", "val/loss", "val/accuracy", "train/reward/total")
+_AFTER_REWARDS = ("train/kl", "train/entropy", "train/length")
+_MAX_CURVES = 12
+_NUM_MARKS = 8  # markers on a line: enough to tell it, few enough to see it
+
+
+def curve_names(present: Collection[str]) -> list[str]:
+    """Choose what is drawn: losses, accuracy, the total reward and the mean of each of its parts.
+
+    Of a reward's part there are spreads and rates as well (``train/reward/correct/std``); those
+    stay in metrics.csv.
+    """
+    parts = sorted(name for name in present if _is_part(name))
+    names = [name for name in (*_CURVES, *parts, *_AFTER_REWARDS) if name in present]
+    return names[:_MAX_CURVES]
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("train/reward/") and name.count("/") == 2 and name not in _CURVES
 
 
 def curves_figure(table: Table, rows: Sequence[Row]) -> Figure | None:
@@ -147,9 +165,7 @@ def curves_figure(table: Table, rows: Sequence[Row]) -> Figure | None:
         table.label(row): _mean_curves([read_curves(run) for run in row.runs]) for row in rows
     }
     present = {name for curves in by_row.values() for name in curves}
-    rewards = sorted(name for name in present if name.startswith("train/reward/"))
-    names = [name for name in (*_CURVES, *rewards) if name in present]
-    names = list(dict.fromkeys(names))[:6]
+    names = curve_names(present)
     if not names:
         return None
     columns = min(3, len(names))
@@ -159,7 +175,8 @@ def curves_figure(table: Table, rows: Sequence[Row]) -> Figure | None:
         for number, (label, curves) in enumerate(by_row.items()):
             if name in curves:
                 steps, values = zip(*curves[name], strict=True)
-                style = style_of(number) | {"marker": ""}
+                every = max(1, len(steps) // _NUM_MARKS)
+                style = style_of(number) | {"ms": 3, "markevery": (number % every, every)}
                 axis.plot(steps, values, label=short(label), **style)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("step", fontsize=8)
@@ -167,9 +184,11 @@ def curves_figure(table: Table, rows: Sequence[Row]) -> Figure | None:
         axis.grid(color="0.9", lw=0.6)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    canvas.legend(handles, labels, fontsize=7, loc="outside lower center", ncols=2)
-    return Figure("curves", "Training curves", "Means over the seeds of a row.", svg_of(canvas))
+    handles = {label: handle for axis in axes for handle, label in
+               zip(*axis.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    canvas.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=2)
+    caption = "Means over the seeds of a row; of rewards, the total and the mean of each part."
+    return Figure("curves", "Training curves", caption, svg_of(canvas))
 
 
 def _mean_curves(

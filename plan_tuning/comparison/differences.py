@@ -1,21 +1,20 @@
 """Predictions of two rows -> their difference, paired by problem, sample and seed.
 
-The estimate is the mean over seeds of the difference in accuracy on the shared problems; its
-interval is a paired bootstrap over problems, of each problem's mean over seeds. McNemar's test
-pools the outcomes of all shared seeds; as these are not independent, a difference is called
-decided only where the corrected test, the interval over problems and every single seed agree.
+The estimate is the mean over seeds of the difference in accuracy on the shared problems. With two
+seeds or more its interval and its test take both the problems and the seeds as samples; with one
+seed they know the problems only, and the difference is marked.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plan_tuning.comparison.choices import is_seedless
 from plan_tuning.comparison.results import Run, read_predictions
-from plan_tuning.statistics import holm, mcnemar, paired_bootstrap
+from plan_tuning.statistics import crossed, holm, mcnemar, paired_bootstrap, permutation_test
 
 LEVEL = 0.05
 
@@ -51,23 +50,27 @@ class Difference:
     low: float  # 95 %, nan without paired predictions
     high: float
     num_problems: int  # shared by both, with equal gold answers
-    num_seeds: int
     gained: int  # right here and wrong in the baseline, over all pairs
     lost: int
-    p: float  # McNemar, mid-p, pooled over seeds; nan without pairs
+    p: float  # two-sided; nan without pairs
     p_holm: float
-    by_seed: tuple[float, ...]  # in the order of the seeds
+    by_seed: tuple[float, ...]  # one figure per pair of runs
+    seeds: tuple[int, ...]  # of those pairs; empty where no seed can change either row
+    is_partial: bool = False  # a seed of one of the rows found no partner, or no predictions
+
+    @property
+    def is_single_seed(self) -> bool:
+        """Whether the interval and the test know nothing about other seeds."""
+        return len(self.seeds) == 1
 
     @property
     def direction(self) -> str:
-        """``higher`` or ``lower`` where everything agrees, else ``undecided``."""
+        """``higher`` or ``lower`` where test and interval agree, else ``undecided``."""
         if math.isnan(self.p_holm) or self.p_holm >= LEVEL:
             return "undecided"
-        if self.low > 0 and all(value > 0 for value in self.by_seed):
+        if self.low > 0:
             return "higher"
-        if self.high < 0 and all(value < 0 for value in self.by_seed):
-            return "lower"
-        return "undecided"
+        return "lower" if self.high < 0 else "undecided"
 
 
 def pair_seeds(first: Sequence[Run], second: Sequence[Run]) -> list[tuple[Run, Run]]:
@@ -91,38 +94,62 @@ def difference(
     pairs = pair_seeds(baseline, runs)
     if not pairs:
         return None
-    by_problem: dict[str, list[tuple[float, float]]] = {}
+    num_possible = max(len(baseline), len(runs))
+    used: list[tuple[Run, Run]] = []
+    by_seed: list[dict[str, float]] = []  # problem -> mean difference over its samples
     first: list[bool] = []
     second: list[bool] = []
-    by_seed: list[float] = []
     for base, run in pairs:
         shared = _shared(reader.outcomes(base, benchmark), reader.outcomes(run, benchmark))
         if not shared:
             continue
+        used.append((base, run))
+        by_seed.append(_by_problem(shared))
         first += [a for _, a, _ in shared]
         second += [b for _, _, b in shared]
-        by_seed.append(sum(b - a for _, a, b in shared) / len(shared))
-        for problem, a, b in shared:
-            by_problem.setdefault(problem, []).append((float(a), float(b)))
-    if not by_problem:
-        return _recorded(pairs, benchmark)
-    test = mcnemar(first, second)
-    interval = paired_bootstrap(
-        [_mean(a for a, _ in outcomes) for outcomes in by_problem.values()],
-        [_mean(b for _, b in outcomes) for outcomes in by_problem.values()],
-    )
+    if not used:
+        return _recorded(pairs, benchmark, num_possible)
+    counts = mcnemar(first, second)
+    problems = dict.fromkeys(problem for line in by_seed for problem in line)
+    table = [[line.get(problem, math.nan) for problem in problems] for line in by_seed]
+    means = [_mean([v for v in column if not math.isnan(v)]) for column in zip(*table, strict=True)]
+    zeros = [0.0] * len(means)
+    if len(used) > 1:
+        found = crossed(table)
+        interval = found.interval
+        p = permutation_test(zeros, means)
+        p = p if math.isnan(found.p) else max(p, found.p)
+    else:
+        interval = paired_bootstrap(zeros, means)
+        # samples of one problem are not independent: only then are the problems permuted
+        is_sampled = len(first) > len(problems)
+        p = permutation_test(zeros, means) if is_sampled else counts.p_mid
     return Difference(
         value=interval.value,
         low=interval.low,
         high=interval.high,
-        num_problems=len(by_problem),
-        num_seeds=len(by_seed),
-        gained=test.only_second,
-        lost=test.only_first,
-        p=test.p_mid,
-        p_holm=test.p_mid,
-        by_seed=tuple(by_seed),
+        num_problems=len(problems),
+        gained=counts.only_second,
+        lost=counts.only_first,
+        p=p,
+        p_holm=p,
+        by_seed=tuple(_mean(list(line.values())) for line in by_seed),
+        seeds=_seeds(used),
+        is_partial=len(used) < num_possible,
     )
+
+
+def _seeds(pairs: Sequence[tuple[Run, Run]]) -> tuple[int, ...]:
+    """Seeds of the pairs; those of two runs that no seed can change have none."""
+    seeded = [next((r for r in pair if not is_seedless(r)), None) for pair in pairs]
+    return tuple(run.seed for run in seeded if run is not None)
+
+
+def _by_problem(shared: Sequence[tuple[str, bool, bool]]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for problem, a, b in shared:
+        values.setdefault(problem, []).append(float(b) - float(a))
+    return {problem: _mean(listed) for problem, listed in values.items()}
 
 
 def _shared(first: Outcomes, second: Outcomes) -> list[tuple[str, bool, bool]]:
@@ -134,21 +161,38 @@ def _shared(first: Outcomes, second: Outcomes) -> list[tuple[str, bool, bool]]:
     ]
 
 
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return math.fsum(listed) / len(listed)
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
-def _recorded(pairs: Sequence[tuple[Run, Run]], benchmark: str) -> Difference | None:
+def _recorded(
+    pairs: Sequence[tuple[Run, Run]], benchmark: str, num_possible: int
+) -> Difference | None:
+    used = [
+        pair
+        for pair in pairs
+        if all(run.metrics.get(benchmark, {}).get("accuracy") is not None for run in pair)
+    ]
+    if not used:
+        return None
     values = [
         run.metrics[benchmark]["accuracy"] - base.metrics[benchmark]["accuracy"]
-        for base, run in pairs
-        if all(r.metrics.get(benchmark, {}).get("accuracy") is not None for r in (base, run))
+        for base, run in used
     ]
-    if not values:
-        return None
     nan = math.nan
-    return Difference(_mean(values), nan, nan, 0, len(values), 0, 0, nan, nan, tuple(values))
+    return Difference(
+        value=_mean(values),
+        low=nan,
+        high=nan,
+        num_problems=0,
+        gained=0,
+        lost=0,
+        p=nan,
+        p_holm=nan,
+        by_seed=tuple(values),
+        seeds=_seeds(used),
+        is_partial=len(used) < num_possible,
+    )
 
 
 def corrected(differences: Mapping[object, Difference]) -> dict[object, Difference]:

@@ -1,31 +1,36 @@
-"""The table -> text: Markdown, CSV, LaTeX and JSON. Pure functions of a comparison's parts."""
+"""The table -> text for readers: cells, Markdown, legends. Pure functions of its parts."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from plan_tuning.comparison.choices import IRRELEVANT
 from plan_tuning.comparison.claims import NOT_PUBLIC, VERDICTS, Finding
 from plan_tuning.comparison.differences import Difference
 from plan_tuning.comparison.tables import Cell, Row, Table
+from plan_tuning.statistics import mean_interval
 
 _SIGNS = {"higher": "▲", "lower": "▼", "undecided": "="}
 LEGEND = (
-    "Accuracy in percent: mean over seeds [95 % interval over seeds, Student's t]; † one seed "
-    "only: the interval is Wilson's over problems and says nothing about other seeds. Δ: "
-    "difference to the baseline in points [95 % paired bootstrap over problems], p: McNemar "
-    "(mid-p) pooled over seeds, Holm-corrected over this table; ▲ ▼ where p < 0.05, the interval "
-    "excludes 0 and every seed has the same sign, = where that is undecided. -: the choice cannot "
-    "change this row. time/job: mean wall time, + where finished stages were taken over."
+    "Accuracy in percent: mean over seeds [95 % interval over seeds, Student's t]. † one seed "
+    "only: interval, p and ▲ ▼ are over problems and say nothing about other seeds, by which "
+    "alone accuracies differ by several points; run three seeds or more before believing them. "
+    "seeds any: no seed can change the row, its interval is Wilson's over problems. Δ: "
+    "difference to the baseline in points [95 % interval over problems and seeds: crossed random "
+    "effects, and at least Student's over the seeds' differences; one seed: paired bootstrap "
+    "over problems], p of the same paired by problem (the larger of the crossed test and a "
+    "permutation of problems; one seed: McNemar, mid-p), Holm-corrected over this table; ▲ ▼ "
+    "where p < 0.05 and the interval, which is not corrected, excludes 0; = undecided. -: the "
+    "choice cannot change this row. time/job: mean wall time, + where finished stages were taken "
+    "over."
 )
 CLAIMS_LEGEND = (
     "Verdicts compare the direction only, by the same rule as ▲ ▼, corrected for the number of "
-    "these comparisons. In brackets after a claim: where it was read (the abstract, or summaries "
-    "of the paper). Published numbers stand only beside the benchmark they belong to."
+    "these comparisons; † one seed, so nothing is known about others. A claim that something is "
+    "inconsistent agrees where both directions are decided, and is judged over all its rows. In "
+    "brackets after a claim: where it was read (the abstract, summaries of the paper, the released "
+    "code), and whether the rows it is compared with are our reading. Published numbers stand only "
+    "beside the benchmark, model and training set they belong to."
 )
 
 
@@ -51,14 +56,20 @@ def accuracy_text(cell: Cell | None) -> str:
 
 
 def difference_text(item: Difference | None) -> str:
-    """``+12.0 [9.1, 15.0] p=0.001 ▲``."""
+    """``+12.0 [9.1, 15.0] p=0.001 ▲``, with its seeds where they are not all of the row's."""
     if item is None:
         return "–"
     text = percent(item.value, sign=True)
     if math.isnan(item.p_holm):
-        return f"{text} (not paired)"
-    interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
-    return f"{text} {interval} {p_text(item.p_holm)} {_SIGNS[item.direction]}"
+        text += " (not tested: no predictions)"
+    else:
+        interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
+        mark = "†" if item.is_single_seed else ""
+        text += f" {interval} {p_text(item.p_holm)} {_SIGNS[item.direction]}{mark}"
+    if item.is_partial:
+        listed = ", ".join(str(seed) for seed in item.seeds)
+        text += f" (seed{'s' if len(item.seeds) > 1 else ''} {listed})"
+    return text
 
 
 def p_text(p: float) -> str:
@@ -69,9 +80,11 @@ def p_text(p: float) -> str:
 
 
 def seeds_text(row: Row) -> str:
-    """Number of seeds, with the failed ones."""
-    seeds = max((cell.num_seeds for cell in row.cells.values()), default=0)
-    return f"{seeds} ({row.num_failed} failed)" if row.num_failed else str(seeds)
+    """Number of seeds, with the failed ones; ``any`` where no seed can change the row."""
+    seeds = str(max((cell.num_seeds for cell in row.cells.values()), default=0))
+    if row.cells and all(cell.is_seedless for cell in row.cells.values()):
+        seeds = "any"
+    return f"{seeds} ({row.num_failed} failed)" if row.num_failed else seeds
 
 
 def duration(seconds: float) -> str:
@@ -166,12 +179,21 @@ def finding_summary(found: Sequence[Finding]) -> tuple[list[str], list[list[str]
     rows = []
     for claim in dict.fromkeys(item.claim for item in found):
         cells = []
+        certainty = next(item.certainty for item in found if item.claim == claim)
         for name in benchmarks:
             items = [item for item in found if (item.claim, item.benchmark) == (claim, name)]
             verdicts = [item.verdict for item in items]
             counts = [f"{word} {n}" for word in VERDICTS if (n := verdicts.count(word))]
-            cells.append(_finding_text(items[0]) if len(items) == 1 else ", ".join(counts) or "–")
-        rows.append([claim, *cells, _numbers([item for item in found if item.claim == claim])])
+            mark = "†" if any(item.difference.is_single_seed for item in items) else ""
+            several = ", ".join(counts) + mark if counts else "–"
+            cells.append(_finding_text(items[0]) if len(items) == 1 else several)
+        rows.append(
+            [
+                f"{claim} ({certainty})",
+                *cells,
+                _numbers([item for item in found if item.claim == claim]),
+            ]
+        )
     return ["claim of the paper", *benchmarks, "published"], rows
 
 
@@ -184,148 +206,41 @@ def _numbers(found: Sequence[Finding]) -> str:
 
 def _finding_text(finding: Finding) -> str:
     item = finding.difference
-    return f"{finding.verdict}: {percent(item.value, sign=True)} ({p_text(item.p_holm)})"
-
-
-_DIFFERENCE_FIELDS = (
-    "value", "low", "high", "num_problems", "num_seeds", "gained", "lost", "p", "p_holm"
-)  # fmt: skip
-
-
-def to_csv(table: Table) -> str:
-    """Render one line per row and benchmark; shares are 0..1, what is unknown is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [*table.swept, "benchmark", "accuracy", "low", "high", "interval", "seeds", "failed"]
-        + ["problems", "baseline"]
-        + [f"difference_{name}" for name in _DIFFERENCE_FIELDS]
-        + ["direction", "wall_s", "teacher_calls", "cost_usd"]
+    seeds = (
+        f"{len(item.seeds)} seed{'s' if len(item.seeds) > 1 else ''}" if item.seeds else "no seed"
     )
+    mark = "†" if item.is_single_seed else ""
+    interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
+    figures = f"{percent(item.value, sign=True)} {interval} {p_text(item.p_holm)}"
+    return f"{finding.verdict}{mark}: {figures}, {seeds}"
+
+
+REWARDS_LEGEND = (
+    "Mean total reward at the beginning and at the end of GRPO, in the reward's own units [95 % "
+    "interval over seeds, Student's t]; rewards of different rows are different sums."
+)
+
+
+def reward_table(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of what GRPO did to the reward that it maximised; no rows without any."""
+    rows = []
     for row in table.rows:
-        base = "" if row.baseline is None else table.label(table.rows[row.baseline])
-        for name in table.benchmarks:
-            cell = row.cells.get(name)
-            item = cell.difference if cell else None
-            figures: list[Any] = [""] * 3
-            kind = ""
-            if cell:
-                figures = [cell.accuracy, cell.low, cell.high]
-                kind = "problems" if cell.is_single_seed else "seeds"
-            writer.writerow(
-                [*row.values, name]
-                + [_plain(value) for value in figures]
-                + [kind, cell.num_seeds if cell else 0, row.num_failed]
-                + [cell.num_problems if cell else 0, base]
-                + [_plain(getattr(item, field)) if item else "" for field in _DIFFERENCE_FIELDS]
-                + [item.direction if item else "", round(row.wall_s, 3), row.teacher_calls]
-                + ["" if row.cost_usd is None else row.cost_usd]
-            )
-    return text.getvalue()
+        pairs = [
+            (float(first), float(final))
+            for run in row.runs
+            if isinstance(first := run.training.get("first_reward"), int | float)
+            and isinstance(final := run.training.get("final_reward"), int | float)
+        ]
+        if pairs:
+            firsts, finals = zip(*pairs, strict=True)
+            gains = [final - first for first, final in pairs]
+            texts = [_mean_text(values) for values in (firsts, finals, gains)]
+            rows.append([table.label(row), str(len(pairs)), *texts])
+    return ["row", "seeds", "first reward", "final reward", "final − first"], rows
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else round(value, 6)
-    return value
-
-
-def to_latex(table: Table) -> str:
-    """Render a booktabs table: accuracy with its interval, and the difference below."""
-    columns = "l" * len(table.swept) + "r" + "c" * len(table.benchmarks)
-    head = " & ".join(_tex(text) for text in (*table.swept, "seeds", *table.benchmarks))
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        f"\\begin{{tabular}}{{{columns}}}",
-        "\\toprule",
-        f"{head} \\\\",
-        "\\midrule",
-    ]
-    for row in table.rows:
-        texts = [*(_tex(value) for value in row.values), _tex(seeds_text(row))]
-        texts += [_tex_cell(row.cells.get(name)) for name in table.benchmarks]
-        lines.append(" & ".join(texts) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
-
-
-def _tex_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "--"
-    text = f"{percent(cell.accuracy)}"
-    if not math.isnan(cell.low):
-        dagger = "^\\dagger" if cell.is_single_seed else ""
-        text += f" $[{percent(cell.low)}, {percent(cell.high)}]{dagger}$"
-    if cell.difference is not None:
-        star = "^{*}" if cell.difference.direction != "undecided" else ""
-        text += f" (${percent(cell.difference.value, sign=True)}{star}$)"
-    return text
-
-
-_TEX = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
-
-
-def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
-    """Turn the table and the findings into JSON values; what is unknown is null."""
-    return {
-        "schema": 1,
-        "swept": list(table.swept),
-        "benchmarks": list(table.benchmarks),
-        "rows": [_row_json(table, row) for row in table.rows],
-        "claims": [
-            {
-                "claim": item.claim,
-                "certainty": item.certainty,
-                "row": item.row,
-                "against": item.against,
-                "benchmark": item.benchmark,
-                "direction": item.direction,
-                "published": item.published,
-                "difference": _difference_json(item.difference),
-                "verdict": item.verdict,
-            }
-            for item in found
-        ],
-        "notes": list(table.notes),
-    }
-
-
-def _row_json(table: Table, row: Row) -> dict[str, Any]:
-    chosen = zip(table.swept, row.values, strict=True)
-    return {
-        "choices": {key: None if value == IRRELEVANT else value for key, value in chosen},
-        "label": table.label(row),
-        "jobs": [run.name for run in row.runs],
-        "failed_seeds": row.num_failed,
-        "baseline": None if row.baseline is None else table.label(table.rows[row.baseline]),
-        "wall_s": row.wall_s,
-        "is_cached": row.is_cached,
-        "teacher_calls": row.teacher_calls,
-        "cost_usd": row.cost_usd,
-        "benchmarks": {
-            name: {
-                "accuracy": cell.accuracy,
-                "low": _null(cell.low),
-                "high": _null(cell.high),
-                "interval_over": "problems" if cell.is_single_seed else "seeds",
-                "seeds": {str(seed): value for seed, value in cell.by_seed.items()},
-                "problems": cell.num_problems,
-                "difference": _difference_json(cell.difference),
-            }
-            for name, cell in row.cells.items()
-        },
-    }
-
-
-def _difference_json(item: Difference | None) -> dict[str, Any] | None:
-    if item is None:
-        return None
-    figures = {name: _null(getattr(item, name)) for name in _DIFFERENCE_FIELDS}
-    return figures | {"by_seed": list(item.by_seed), "direction": item.direction}
-
-
-def _null(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _mean_text(values: Sequence[float]) -> str:
+    interval = mean_interval(values)
+    if math.isnan(interval.low):
+        return f"{interval.value:.2f}†"
+    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"

@@ -10,15 +10,18 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from plan_tuning.comparison.browser import browser_payload
+from plan_tuning.comparison.claims import VERDICTS
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
 from plan_tuning.comparison.formats import (
     CLAIMS_LEGEND,
     LEGEND,
+    REWARDS_LEGEND,
     accuracy_table,
     difference_text,
     finding_table,
+    reward_table,
 )
 from plan_tuning.comparison.results import corpus_file, read_predictions, read_trajectories
 from plan_tuning.comparison.tables import Table
@@ -90,15 +93,35 @@ def _accuracies(table: Table) -> str:
                 delta = "baseline"
             line[first + offset] += f'<span class="delta {direction}">{escape(delta)}</span>'
         lines.append(line)
-    return _html_table(head, lines) + f'<p class="dim">{escape(LEGEND)}</p>'
+    legend = f'<p class="dim">{escape(LEGEND)}</p>'
+    return _html_table(head, lines) + legend + _rewards(table)
+
+
+def _rewards(table: Table) -> str:
+    head, rows = reward_table(table)
+    if not rows:
+        return ""
+    cells = [[escape(text) for text in row] for row in rows]
+    legend = f'<p class="dim">{escape(REWARDS_LEGEND)}</p>'
+    return f"<h3>Rewards of GRPO</h3>{_html_table(head, cells)}{legend}"
 
 
 def _claims(comparison: Comparison) -> str:
+    silence = "".join(f"<p>{escape(line)}</p>" for line in comparison.silence)
     if not comparison.findings:
-        return "<p>No two rows of this table are what a claim of the paper compares.</p>"
+        return silence
     head, rows = finding_table(comparison.findings)
-    cells = [[escape(text) for text in row] for row in rows]
-    return _html_table(head, cells) + f'<p class="dim">{escape(CLAIMS_LEGEND)}</p>'
+    cells = [[_verdict(text) for text in row] for row in rows]
+    return _html_table(head, cells) + f'<p class="dim">{escape(CLAIMS_LEGEND)}</p>' + silence
+
+
+def _verdict(text: str) -> str:
+    """Set a verdict apart from its figures; other cells are text."""
+    word, colon, figures = text.partition(": ")
+    verdict = word.removesuffix("†")
+    if not colon or verdict not in VERDICTS:
+        return escape(text)
+    return f'<strong class="{verdict}">{escape(word)}</strong>: {escape(figures)}'
 
 
 def _figures(comparison: Comparison) -> list[Figure]:

@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plan_tuning.artifacts import write_atomic
-from plan_tuning.comparison.claims import Finding, findings
+from plan_tuning.comparison.claims import Finding, findings, silence
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import Disagreement, disagreements
+from plan_tuning.comparison.exports import to_csv, to_json, to_latex
 from plan_tuning.comparison.formats import (
     CLAIMS_LEGEND,
     LEGEND,
+    REWARDS_LEGEND,
     accuracy_table,
     difference_table,
     finding_table,
     markdown_table,
-    to_csv,
-    to_json,
-    to_latex,
+    reward_table,
 )
-from plan_tuning.comparison.results import Results, load
+from plan_tuning.comparison.results import ComparisonError, Results, load
 from plan_tuning.comparison.tables import Table, build_table
 
 _SHOWN_DISAGREEMENTS = 5
@@ -42,6 +42,11 @@ class Comparison:
     disagreements: tuple[Disagreement, ...]
     holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
     files: tuple[Path, ...]
+
+    @property
+    def silence(self) -> list[str]:
+        """Which swept choices no claim of the paper is compared for."""
+        return silence(self.table, self.findings) if self.table.rows else []
 
 
 def compare(
@@ -62,10 +67,15 @@ def compare(
         console: print the table to the terminal.
 
     Raises:
-        ComparisonError: a folder does not exist, or ``baseline`` matches no row.
+        ComparisonError: a folder does not exist or holds no job, or ``baseline`` matches no row.
     """
     paths = [Path(folder) for folder in folders]
     results = load(paths)
+    if expected_jobs is None and not results.runs and not results.holes:
+        raise ComparisonError(
+            f"no job is in or directly below {', '.join(str(path) for path in paths)}; "
+            "give a sweep, for example: plan-tuning compare multirun_outputs/mine"
+        )
     reader = OutcomeReader()
     table = build_table(results, baseline=baseline, reader=reader)
     comparison = Comparison(
@@ -73,7 +83,7 @@ def compare(
         table=table,
         findings=tuple(findings(table, reader)),
         disagreements=tuple(disagreements(table, reader)),
-        holes=tuple(_holes(results, expected_jobs)),
+        holes=tuple(holes(results, expected_jobs)),
         files=(),
     )
     folder = Path(out) if out is not None else paths[0]
@@ -86,15 +96,17 @@ def compare(
     return finished
 
 
-def _holes(results: Results, expected_jobs: int | None) -> list[str]:
-    holes = [f"{run.name}: failed, {run.error or 'no error recorded'}" for run in results.failed]
-    holes += [f"{hole.folder.name}: {hole.reason}" for hole in results.holes]
+def holes(results: Results, expected_jobs: int | None) -> list[str]:
+    """List what is missing, a line each: jobs, results, figures; see :func:`compare`."""
+    lines = [f"{run.name}: failed, {run.error or 'no error recorded'}" for run in results.failed]
+    lines += [f"{hole.folder.name}: {hole.reason}" for hole in results.holes]
+    lines += [f"{run.name}: {line}" for run in results.runs for line in run.defects]
     present = len(results.runs) + len(results.holes)
     if expected_jobs is not None and present < expected_jobs:
-        holes.append(f"{expected_jobs - present} of {expected_jobs} jobs left nothing behind")
+        lines.append(f"{expected_jobs - present} of {expected_jobs} jobs left nothing behind")
     if results.num_debug_left_out:
-        holes.append(f"{results.num_debug_left_out} debug runs are left out")
-    return holes
+        lines.append(f"{results.num_debug_left_out} debug runs are left out")
+    return lines
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
@@ -106,8 +118,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     content["holes"] = list(comparison.holes)
     texts = {
         "comparison.md": to_markdown(comparison),
-        "comparison.csv": to_csv(comparison.table),
-        "comparison.tex": to_latex(comparison.table),
+        "comparison.csv": to_csv(comparison.table, comparison.findings),
+        "comparison.tex": to_latex(comparison.table, comparison.findings),
         "comparison.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
     }
     texts["report.html"] = report_page(
@@ -142,9 +154,13 @@ def to_markdown(comparison: Comparison) -> str:
         if rows:
             parts += ["## Difference to the baseline", markdown_table(head, rows)]
         parts.append(LEGEND)
+        titles, rewards = reward_table(table)
+        if rewards:
+            parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+        parts.append("## The paper's claims")
     if comparison.findings:
-        parts += ["## The paper's claims", markdown_table(*finding_table(comparison.findings))]
-        parts.append(CLAIMS_LEGEND)
+        parts += [markdown_table(*finding_table(comparison.findings)), CLAIMS_LEGEND]
+    parts += comparison.silence
     if comparison.disagreements:
         parts += ["## Problems that only one of two rows solves", _disagreement_table(comparison)]
     if comparison.holes:

@@ -18,6 +18,7 @@ RESULT = "result.json"
 SCHEMA = 1
 _NOT_JOBS = frozenset({"artifacts", "calls"})
 _JOB_MARKS = (".hydra", "run.log")
+_SHOWN_SWEEPS = 12
 TRAJECTORIES = "trajectories.parquet"
 _PREDICTION_KEYS = frozenset({"problem_id", "sample", "gold", "is_correct", "verdict", "text"})
 _TRAJECTORY_KEYS = frozenset(
@@ -54,6 +55,7 @@ class Run:
     teacher_calls: int
     cost_usd: float | None  # None: the price is unknown
     facts: Mapping[str, Any] = field(default_factory=dict)  # versions, device, created, tags, key
+    defects: tuple[str, ...] = ()  # figures that cannot be used, and why
 
     @property
     def is_completed(self) -> bool:
@@ -106,7 +108,7 @@ def load(folders: Sequence[Path]) -> Results:
         folders: sweeps, or folders of single jobs; a job that two of them name counts once.
 
     Raises:
-        ComparisonError: a folder does not exist, or none was given.
+        ComparisonError: a folder does not exist or holds sweeps instead of jobs, or none was given.
     """
     if not folders:
         raise ComparisonError(
@@ -120,6 +122,13 @@ def load(folders: Sequence[Path]) -> Results:
                 "for example: plan-tuning compare multirun_outputs/mine"
             )
         inside = [folder] if (folder / RESULT).exists() else _jobs_below(folder)
+        if not inside and (sweeps := [path for path in _subfolders(folder) if _jobs_below(path)]):
+            shown = ", ".join(str(path) for path in sweeps[:_SHOWN_SWEEPS])
+            more = f" and {len(sweeps) - _SHOWN_SWEEPS} more" if sweeps[_SHOWN_SWEEPS:] else ""
+            raise ComparisonError(
+                f"{folder} holds sweeps and no jobs; name the sweeps: {shown}{more}. "
+                f"For example: plan-tuning compare {sweeps[0]}"
+            )
         jobs.update({path.resolve(): None for path in inside})
     runs: list[Run] = []
     holes: list[Hole] = []
@@ -131,13 +140,17 @@ def load(folders: Sequence[Path]) -> Results:
     return Results(tuple(runs), tuple(holes))
 
 
+def _subfolders(folder: Path) -> list[Path]:
+    return [
+        path for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in _NOT_JOBS
+    ]
+
+
 def _jobs_below(folder: Path) -> list[Path]:
     return [
         path
-        for path in sorted(folder.iterdir())
-        if path.is_dir()
-        and path.name not in _NOT_JOBS
-        and ((path / RESULT).exists() or any((path / mark).exists() for mark in _JOB_MARKS))
+        for path in _subfolders(folder)
+        if (path / RESULT).exists() or any((path / mark).exists() for mark in _JOB_MARKS)
     ]
 
 
@@ -164,7 +177,7 @@ def read_run(folder: Path) -> Run:
         )
     try:
         return _run(folder, content)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ComparisonError(f"result.json does not have the expected fields: {error}") from error
 
 
@@ -172,7 +185,16 @@ def _run(folder: Path, content: Mapping[str, Any]) -> Run:
     error = content.get("error") or {}
     curves = content.get("curves")
     cost = content.get("cost_usd")
-    metrics = content.get("metrics") or {}
+    metrics = {
+        str(name): _figures(figures)
+        for name, figures in (content.get("metrics") or {}).items()
+        if figures
+    }
+    defects = [
+        f"{name}: an accuracy of {figures['accuracy']} is no share, left out"
+        for name, figures in metrics.items()
+        if not _is_share(figures.get("accuracy"))
+    ]
     return Run(
         folder=folder,
         name=str(content.get("job") or folder.name),
@@ -184,7 +206,7 @@ def _run(folder: Path, content: Mapping[str, Any]) -> Run:
         settings=flatten(content.get("settings") or {}),
         overrides=tuple(str(text) for text in content.get("overrides") or ()),
         seed=int(content.get("seed") or 0),
-        metrics={str(name): _figures(figures) for name, figures in metrics.items() if figures},
+        metrics={k: v for k, v in metrics.items() if _is_share(v.get("accuracy"))},
         predictions={
             str(name): folder / str(where)
             for name, where in (content.get("predictions") or {}).items()
@@ -194,11 +216,22 @@ def _run(folder: Path, content: Mapping[str, Any]) -> Run:
         training=dict(content.get("training") or {}),
         curves=folder / str(curves) if curves else None,
         stages={str(k): dict(v) for k, v in (content.get("stages") or {}).items()},
-        wall_s=float(content.get("wall_s") or 0.0),
+        wall_s=_finite(content.get("wall_s")) or 0.0,
         teacher_calls=int(content.get("teacher_calls") or 0),
-        cost_usd=None if cost is None else float(cost),
+        cost_usd=_finite(cost),
         facts={key: content.get(key) for key in ("versions", "device", "created", "tags", "key")},
+        defects=tuple(defects),
     )
+
+
+def _finite(value: Any) -> float | None:
+    number = None if value is None else float(value)
+    return number if number is None or math.isfinite(number) else None
+
+
+def _is_share(accuracy: float | None) -> bool:
+    """Whether an accuracy can be computed with; that of nothing is None, and no defect."""
+    return accuracy is None or 0.0 <= accuracy <= 1.0
 
 
 def _figures(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from plan_tuning.comparison.choices import (
     IRRELEVANT,
     conflicts,
     group_runs,
+    is_seedless,
     method_of,
     seed_of,
     swept_choices,
@@ -29,12 +30,13 @@ class Cell:
     num_seeds: int
     num_problems: int
     by_seed: Mapping[int, float]
+    is_seedless: bool = False  # no seed can change it: the interval is one over problems
     difference: Difference | None = None  # to the row's baseline; None for a baseline itself
 
     @property
     def is_single_seed(self) -> bool:
         """Whether the interval is one over problems, which says nothing about other seeds."""
-        return self.num_seeds == 1
+        return self.num_seeds == 1 and not self.is_seedless
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def build_table(
     Args:
         results: what was loaded; failed runs appear as counts beside the row they belong to.
         baseline: a method, or ``key=value`` pairs joined by commas; ``None``: method sft where
-            there is one, else the first row.
+            there is one, else the answer's reward where rewards are swept, else the first row.
         reader: shared with other parts of a comparison, so that no file is read twice.
 
     Raises:
@@ -105,6 +107,7 @@ def build_table(
     return _with_differences(table, _baselines(table, baseline), reader)
 
 
+_SHOWN_ROWS = 6
 _METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2", "grpo")
 _FILTERS = ("none", "plan_only", "answer_only", "two_stage")
 
@@ -127,12 +130,12 @@ def _numeric(value: str) -> float:
 
 def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]) -> Row:
     done = [run for run in runs if run.is_completed]
-    seeds_done = {seed_of(run) for run in done}
+    failed = {seed_of(run) for run in runs if not run.is_completed}
     row = Row(
         values=values,
         runs=tuple(done),
         cells={},
-        num_failed=len({run.seed for run in runs if not run.is_completed} - seeds_done),
+        num_failed=len(failed - {seed_of(run) for run in done}),
         wall_s=math.fsum(run.wall_s for run in done) / len(done) if done else 0.0,
         is_cached=any(stage.get("is_cached") for run in done for stage in run.stages.values()),
         teacher_calls=sum(run.teacher_calls for run in done),
@@ -163,6 +166,7 @@ def _cell(runs: Sequence[Run], benchmark: str) -> Cell:
         num_seeds=len(by_seed),
         num_problems=problems,
         by_seed=by_seed,
+        is_seedless=len(runs) == 1 and is_seedless(runs[0]),
     )
 
 
@@ -182,6 +186,52 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
+def _pairing_notes(table: Table, reader: OutcomeReader) -> list[str]:
+    """What the differences leave out, and why: lost predictions, seeds without a partner."""
+    notes = []
+    unread = {
+        run.predictions[name].resolve() if name in run.predictions else run.folder / name
+        for row in table.rows
+        for name in row.cells
+        for run in row.runs_for(name)
+        if not reader.outcomes(run, name)
+    }
+    if unread:
+        notes.append(
+            f"Predictions files that are missing or unreadable: {len(unread)}. Their accuracies "
+            "count in the means, but not in the differences, tests and disagreements."
+        )
+    alone = [row for row in table.rows if _is_alone(table, row)]
+    if alone:
+        notes.append(
+            "Without a difference, for no seed is shared with the baseline: "
+            f"{_labels(table, alone)}."
+        )
+    partial = [
+        row
+        for row in table.rows
+        if any(cell.difference and cell.difference.is_partial for cell in row.cells.values())
+    ]
+    if partial:
+        notes.append(
+            "The difference is over fewer seeds than the means, for the other seeds have no "
+            f"partner or no predictions (the seeds stand beside it): {_labels(table, partial)}."
+        )
+    return notes
+
+
+def _is_alone(table: Table, row: Row) -> bool:
+    base = None if row.baseline is None else table.rows[row.baseline]
+    return base is not None and any(
+        cell.difference is None and name in base.cells for name, cell in row.cells.items()
+    )
+
+
+def _labels(table: Table, rows: Sequence[Row]) -> str:
+    shown = "; ".join(table.label(row) for row in rows[:_SHOWN_ROWS])
+    return shown + (f" and {len(rows) - _SHOWN_ROWS} more" if rows[_SHOWN_ROWS:] else "")
+
+
 def _baselines(table: Table, baseline: str | None) -> list[int]:
     """Find the rows that others are compared with.
 
@@ -192,7 +242,10 @@ def _baselines(table: Table, baseline: str | None) -> list[int]:
     if baseline is None:
         sft = [i for i in measured if method_of(table.rows[i].runs[0]) == "sft"]
         varies = len({method_of(table.rows[i].runs[0]) for i in measured}) > 1
-        return sft if sft and varies else measured[:1]
+        answer = [i for i in measured if _has(table, table.rows[i], "reward", "answer")]
+        if sft and varies:
+            return sft
+        return answer if answer and "reward" in table.swept else measured[:1]
     wanted = _wanted(baseline)
     found = [
         i
@@ -255,4 +308,5 @@ def _with_differences(table: Table, baselines: Sequence[int], reader: OutcomeRea
         )
         for index, row in enumerate(table.rows)
     ]
-    return replace(table, rows=tuple(rows))
+    compared = replace(table, rows=tuple(rows))
+    return replace(compared, notes=(*table.notes, *_pairing_notes(compared, reader)))

@@ -15,6 +15,7 @@ from plan_tuning.comparison.formats import (
     accuracy_table,
     difference_text,
     finding_summary,
+    reward_table,
 )
 
 if TYPE_CHECKING:
@@ -34,8 +35,13 @@ def show(comparison: Comparison, warnings: Sequence[str]) -> None:
     if comparison.table.rows:
         console.print(_accuracies(comparison))
         console.print(f"[dim]{escape(LEGEND)}[/]")
+        head, rows = reward_table(comparison.table)
+        if rows:
+            console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
     if comparison.findings:
         console.print(_findings(comparison))
+    for line in comparison.silence:
+        console.print(escape(line))
     for line in comparison.holes[:_SHOWN_HOLES]:
         console.print(f"[red]missing:[/] {escape(line)}")
     if len(comparison.holes) > _SHOWN_HOLES:
@@ -62,13 +68,14 @@ def _accuracies(comparison: Comparison) -> RichTable:
 
 
 def _findings(comparison: Comparison) -> RichTable:
-    rich_table = RichTable(
-        title="The paper's claims (direction only; every pair of rows is in comparison.md)",
-        title_justify="left",
-    )
-    head, rows = finding_summary(comparison.findings)
-    for title in head:
-        rich_table.add_column(escape(title), overflow="fold")
+    title = "The paper's claims (direction only; every pair of rows is in comparison.md)"
+    return _plain(title, *finding_summary(comparison.findings))
+
+
+def _plain(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    rich_table = RichTable(title=title, title_justify="left")
+    for text in head:
+        rich_table.add_column(escape(text), overflow="fold")
     for texts in rows:
         rich_table.add_row(*(escape(text) for text in texts))
     return rich_table

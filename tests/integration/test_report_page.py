@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import shutil
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,27 @@ def test_the_page_opens_offline_without_errors(chromium: Chromium, page: Path) -
     assert len(chromium.screenshot()) > 10_000
 
 
+def test_verdicts_stand_out_and_what_is_not_public_is_said(
+    chromium: Chromium, page: Path, tmp_path: Path
+) -> None:
+    chromium.open(page)
+    verdicts = chromium.run(
+        "return [...document.querySelectorAll('#claims strong')].map((s) => s.innerText)"
+    )
+    assert set(verdicts) <= {"agrees", "disagrees", "undecided"}
+    assert len(verdicts) >= 6
+    for start in ("base", "m1"):
+        facts = {"first_reward": 1, "final_reward": 2}
+        make_job(tmp_path, method="grpo", start=start, training=facts, accuracies={"gsm8k": 0.5})
+    comparison = compare([tmp_path], console=False)
+    chromium.open(tmp_path / "report.html")
+    for place in (chromium.run("return document.querySelector('#claims').innerText"),
+                  (tmp_path / "comparison.md").read_text()):  # fmt: skip
+        assert "No claim is public about start." in place
+    assert comparison.silence == ["No claim is public about start."]
+    assert "Rewards of GRPO" in chromium.run("return document.querySelector('#table').innerText")
+
+
 def test_predictions_are_filtered_by_benchmark_method_and_verdict(
     chromium: Chromium, page: Path
 ) -> None:
@@ -258,6 +280,48 @@ def test_many_predictions_draw_few_lines(chromium: Chromium, tmp_path: Path) -> 
         time.sleep(0.05)
     assert last == 4999
     assert chromium.run("return document.querySelectorAll('.item').length") < 100
+
+
+def _lengthen(folder: Path, words: Sequence[str], seed: int) -> int:
+    """Give a job's answers texts as long as a real student's; return their length in bytes."""
+    draw = random.Random(seed)
+    path = folder / "predictions" / "gsm8k" / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["prompt"] = f"<input>{' '.join(random.Random(row['problem_id']).choices(words, k=45))}"
+        row["prompt"] += "</input>"
+        row["plan"] = " ".join(draw.choices(words, k=120))
+        row["text"] = f"<plan>{row['plan']}</plan> {' '.join(draw.choices(words, k=200))}"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path.stat().st_size
+
+
+def test_a_page_of_5000_long_predictions_stays_small_and_opens(
+    chromium: Chromium, tmp_path: Path
+) -> None:
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghiklmnoprstu", k=draw.randint(2, 9)))
+             for _ in range(3000)]  # fmt: skip
+    size = 0
+    for number, method in enumerate(("sft", "m1")):
+        folder = make_job(tmp_path, method=method, n=2500, accuracies={"gsm8k": 0.5})
+        size += _lengthen(folder, words, number)
+    comparison = compare([tmp_path], console=False)
+    page = tmp_path / "report.html"
+    assert size > 15e6
+    assert page.stat().st_size < size / 2
+    content = browser.browser_payload(comparison.table, comparison.results.runs).content
+    assert len(content["predictions"]) == 5000
+    assert len(content["problems"]) == 2500  # once, however many runs answered
+    assert len(content["strings"]) == len(set(content["strings"]))
+    chromium.open(page)
+    assert _shown(chromium) == "5,000 of 5,000"
+    assert len(_detail(chromium)) > 1500
+    chromium.run("const find = document.getElementById('f-find');"
+                 f"find.value = {json.dumps(words[0])}; find.oninput();")  # fmt: skip
+    assert 0 < int(_shown(chromium).split()[0].replace(",", "")) < 5000
+    assert chromium.run("return document.querySelectorAll('*').length") < 3000
+    assert chromium.errors() == []
 
 
 def test_beyond_the_limit_whole_problems_are_left_out_and_said_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from sweep_builder import make_corpus, make_job, trajectories
 
 from plan_tuning.comparison.choices import conflicts, group_runs, row_values, swept_choices
+from plan_tuning.comparison.report import compare, holes
 from plan_tuning.comparison.results import (
     ComparisonError,
     corpus_file,
@@ -42,6 +44,7 @@ def test_a_sweep_and_a_single_job_are_both_read_and_a_job_counts_once(tmp_path: 
         ('{"schema": 1, "seed": "x"}', "expected fields"),
         ('{"schema": 1, "metrics": {"a": {"accuracy": "high"}}}', "expected fields"),
         ('{"schema": 1, "corpus": {"funnel": 3}}', "expected fields"),
+        ('{"schema": 1, "metrics": {"a": {"accuracy": 0.5, "n": Infinity}}}', "expected fields"),
         ("\xff", "cannot be read"),
     ],
 )
@@ -55,6 +58,37 @@ def test_a_broken_result_is_a_hole_and_not_an_error(
     assert len(results.completed) == 1
     assert [hole.folder.name for hole in results.holes] == ["broken"]
     assert reason in results.holes[0].reason
+
+
+@pytest.mark.parametrize("accuracy", [math.nan, math.inf, 1.5])
+def test_an_accuracy_that_is_no_share_is_left_out_and_said_so(
+    tmp_path: Path, accuracy: float
+) -> None:
+    folder = make_job(tmp_path, method="m1", accuracies={"microworld": 0.5, "gsm8k": 0.5})
+    result = json.loads((folder / "result.json").read_text())
+    result["metrics"]["microworld"]["accuracy"] = accuracy
+    (folder / "result.json").write_text(json.dumps(result | {"wall_s": math.nan}))
+    results = load([tmp_path])
+    (run,) = results.runs
+    assert (set(run.metrics), run.wall_s) == ({"gsm8k"}, 0.0)
+    (hole,) = holes(results, None)
+    assert f"microworld: an accuracy of {accuracy} is no share" in hole
+
+
+def test_a_folder_of_sweeps_is_refused_and_the_sweeps_are_listed(tmp_path: Path) -> None:
+    make_job(tmp_path / "outputs" / "mine", accuracies=ONE)
+    make_job(tmp_path / "outputs" / "artifacts", accuracies=ONE)
+    with pytest.raises(ComparisonError, match=r"holds sweeps and no jobs.*outputs/mine") as error:
+        load([tmp_path / "outputs"])
+    assert "artifacts" not in str(error.value)
+
+
+def test_a_folder_without_any_job_is_refused_unless_a_sweep_ends_there(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError, match="no job is in or directly below"):
+        compare([tmp_path], console=False)
+    assert list(tmp_path.iterdir()) == []
+    compare([tmp_path], expected_jobs=2, console=False)
+    assert "2 of 2 jobs left nothing behind" in (tmp_path / "comparison.md").read_text()
 
 
 def test_a_killed_job_is_a_hole_and_other_folders_are_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from scipy import stats
 
 from plan_tuning.statistics import (
     benjamini_hochberg,
+    crossed,
     holm,
     mcnemar,
     mean_interval,
@@ -131,3 +133,68 @@ def test_corrections_refuse_what_is_no_probability() -> None:
     for correct in (holm, benjamini_hochberg):
         with pytest.raises(ValueError, match=r"outside 0\.\.1"):
             correct([0.5, 1.5])
+
+
+def test_permutation_test_draws_like_it_enumerates() -> None:
+    first = [0.0] * 18
+    second = [1 / 3, 2 / 3, 1.0, -1 / 3, 1 / 3, 1.0] * 3
+    signs = itertools.product((-1, 1), repeat=18)
+    total = sum(second)
+    exact = sum(abs(sum(s * d for s, d in zip(line, second, strict=True))) >= total - 1e-9
+                for line in signs) / 2**18  # fmt: skip
+    assert permutation_test(first, second, num_resamples=40_000) == pytest.approx(exact, abs=0.003)
+
+
+def test_crossed_effects_add_the_variances_of_problems_and_seeds() -> None:
+    problems, seeds = [0.5, -0.5, 0.25, -0.25, 0.0], [0.3, 0.1, 0.2]
+    table = [[seed + problem for problem in problems] for seed in seeds]  # nothing left over
+    ours = crossed(table)
+    variance = stats.tvar(problems) / 5 + stats.tvar(seeds) / 3
+    freedom = variance**2 / ((stats.tvar(problems) / 5) ** 2 / 4 + (stats.tvar(seeds) / 3) ** 2 / 2)
+    assert ours.interval.value == pytest.approx(0.2)
+    assert ours.p == pytest.approx(2 * stats.t.sf(0.2 / variance**0.5, freedom))
+    assert ours.interval.high == pytest.approx(0.2 + stats.t.ppf(0.975, freedom) * variance**0.5)
+
+
+def test_crossed_effects_are_never_surer_than_the_seeds_alone() -> None:
+    seeds = [0.1, 0.3]
+    ours = crossed([[seed] * 9 for seed in seeds]).interval
+    alone = mean_interval(seeds)
+    assert (ours.low, ours.high) == pytest.approx((alone.low, alone.high))
+
+
+def test_crossed_effects_leave_out_what_is_missing_and_need_two_of_both() -> None:
+    nan = math.nan
+    full = crossed([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    assert crossed([[1.0, nan, 0.0, 0.0], [0.0, nan, 1.0, 1.0], [nan] * 4]) == full
+    assert crossed([[1.0, nan, 0.0], [0.0, 1.0, 1.0]]).interval.value == pytest.approx(7 / 12)
+    for short in ([[1.0, 0.0]], [[1.0], [0.0]], [[nan], [nan]], []):
+        assert math.isnan(crossed(short).p)
+    assert crossed([[1.0, 1.0], [1.0, 1.0]]).p == 0.0
+    with pytest.raises(ValueError, match="same problems"):
+        crossed([[1.0], [1.0, 0.0]])
+
+
+def _decided(generator: np.random.Generator, *, seeds: int, sd: float, effect: float = 0.0) -> bool:
+    """Whether two systems of 300 problems are told apart; ``sd``: between seeds, in points."""
+    hardness = generator.normal(size=300)
+    outcomes = []
+    for accuracy in (0.6, 0.6 + effect / 100):
+        reached = accuracy + generator.normal(0, sd / 100, size=(seeds, 1))
+        noise = generator.normal(0, 0.5, size=(seeds, 300))
+        outcomes.append(hardness + noise < 1.118 * stats.norm.ppf(reached))
+    found = crossed((outcomes[1].astype(float) - outcomes[0]).tolist())
+    return found.p < 0.05 and not found.interval.low <= 0 <= found.interval.high
+
+
+@pytest.mark.parametrize(("seeds", "sd"), [(2, 4.0), (3, 4.0), (5, 4.0), (3, 0.0)])
+def test_without_an_effect_few_differences_are_decided(seeds: int, sd: float) -> None:
+    generator = np.random.default_rng(seeds)
+    false = sum(_decided(generator, seeds=seeds, sd=sd) for _ in range(400))
+    assert false <= 30  # 5 % of 400 are 20, and 99 of 100 such draws stay below 31
+
+
+def test_a_real_effect_is_decided_where_seeds_allow_it() -> None:
+    generator = np.random.default_rng(0)
+    found = sum(_decided(generator, seeds=5, sd=2.0, effect=10.0) for _ in range(50))
+    assert found >= 45

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from sweep_builder import make_job
 
-from plan_tuning.comparison.claims import NOT_PUBLIC, findings, read_claims
 from plan_tuning.comparison.differences import (
     Difference,
     OutcomeReader,
@@ -18,9 +17,10 @@ from plan_tuning.comparison.differences import (
     pair_seeds,
 )
 from plan_tuning.comparison.disagreements import disagreements
+from plan_tuning.comparison.formats import difference_text, seeds_text
 from plan_tuning.comparison.results import ComparisonError, load, read_predictions
 from plan_tuning.comparison.tables import Row, Table, build_table
-from plan_tuning.statistics import holm, mcnemar, mean_interval
+from plan_tuning.statistics import crossed, holm, mcnemar, mean_interval, permutation_test
 
 ONE = {"microworld": 0.5}
 
@@ -54,31 +54,63 @@ def test_mean_and_interval_over_seeds_and_over_problems(tmp_path: Path) -> None:
     assert (sft.low, sft.high) == (accuracy - 0.1, accuracy + 0.1)  # as recorded
 
 
+def _outcomes(folder: Path, method: str, seed: int) -> list[bool]:
+    (run,) = [r for r in load([folder]).runs if (r.choices["method"], r.seed) == (method, seed)]
+    return [row["is_correct"] for row in read_predictions(run, "microworld")]
+
+
 def test_differences_are_paired_by_problem_and_seed(tmp_path: Path) -> None:
     for seed in range(2):
         make_job(tmp_path, method="sft", seed=seed, accuracies={"microworld": 0.3})
         make_job(tmp_path, method="m1", seed=seed, accuracies={"microworld": 0.8})
         make_job(tmp_path, method="m2", seed=seed, accuracies={"microworld": 0.32})
-    results = load([tmp_path])
-    table = build_table(results)
-    first: list[bool] = []
-    second: list[bool] = []
-    for method, outcomes in (("sft", first), ("m1", second)):
-        for seed in range(2):
-            (run,) = [r for r in results.runs if (r.choices["method"], r.seed) == (method, seed)]
-            outcomes += [row["is_correct"] for row in read_predictions(run, "microworld")]
-    test = mcnemar(first, second)
+    table = build_table(load([tmp_path]))
+    differences = [
+        [float(b) - float(a) for a, b in zip(_outcomes(tmp_path, "sft", seed),
+                                             _outcomes(tmp_path, "m1", seed), strict=True)]
+        for seed in range(2)
+    ]  # fmt: skip
+    expected = crossed(differences)
     item = _row(table, "m1").cells["microworld"].difference
     assert item is not None
-    assert (item.gained, item.lost, item.p) == (test.only_second, test.only_first, test.p_mid)
-    assert item.value == pytest.approx((sum(second) - sum(first)) / 120)
-    assert item.low < item.value < item.high
+    assert (item.value, item.low, item.high) == pytest.approx(
+        (expected.interval.value, expected.interval.low, expected.interval.high)
+    )
+    means = [sum(column) / 2 for column in zip(*differences, strict=True)]
+    assert item.p == max(expected.p, permutation_test([0.0] * 60, means))
+    assert item.seeds == (0, 1)
     assert item.num_problems == 60
-    assert item.direction == "higher"
     other = _row(table, "m2").cells["microworld"].difference
     assert other is not None
     assert [item.p_holm, other.p_holm] == holm([item.p, other.p])
     assert _row(table, "sft").cells["microworld"].difference is None
+
+
+def test_a_difference_of_one_seed_is_tested_over_problems_and_marked(tmp_path: Path) -> None:
+    make_job(tmp_path, method="sft", accuracies={"microworld": 0.3})
+    make_job(tmp_path, method="m1", accuracies={"microworld": 0.8})
+    item = _row(build_table(load([tmp_path])), "m1").cells["microworld"].difference
+    assert item is not None
+    test = mcnemar(_outcomes(tmp_path, "sft", 0), _outcomes(tmp_path, "m1", 0))
+    assert (item.gained, item.lost, item.p) == (test.only_second, test.only_first, test.p_mid)
+    assert item.direction == "higher"
+    assert item.is_single_seed
+    assert difference_text(item).endswith("▲†")
+
+
+def test_seeds_that_disagree_leave_a_difference_undecided(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.75, 0.45, 0.7)):
+        make_job(tmp_path, method="sft", seed=seed, n=300, accuracies={"microworld": 0.5})
+        make_job(tmp_path, method="m1", seed=seed, n=300, accuracies={"microworld": accuracy})
+    item = _row(build_table(load([tmp_path])), "m1").cells["microworld"].difference
+    assert item is not None
+    assert item.value > 0.1
+    assert mcnemar(
+        [right for seed in range(3) for right in _outcomes(tmp_path, "sft", seed)],
+        [right for seed in range(3) for right in _outcomes(tmp_path, "m1", seed)],
+    ).p_mid < 1e-6  # what problems alone would say  # fmt: skip
+    assert item.low < 0 < item.high
+    assert item.direction == "undecided"
 
 
 def test_equal_ids_with_other_gold_answers_are_not_paired(tmp_path: Path) -> None:
@@ -105,39 +137,116 @@ def test_without_predictions_there_is_a_difference_but_no_test(tmp_path: Path) -
     assert item.direction == "undecided"
 
 
-def test_a_run_without_a_seed_of_its_own_is_paired_with_every_seed(tmp_path: Path) -> None:
-    make_job(tmp_path, method="zero_shot", seed=7, accuracies={"microworld": 0.1})
+@pytest.mark.parametrize(
+    ("choices", "settings", "has_student"),
+    [
+        ({"method": "zero_shot"}, {}, False),
+        ({"method": "m2", "executor": "teacher"}, {"evaluation.plan": "teacher"}, False),
+        ({"method": "m2"}, {"evaluation.plan": "none"}, False),
+        ({"method": "m1"}, {"student.path": "/students/one"}, True),
+    ],
+)
+def test_a_row_that_no_seed_can_change_is_paired_with_every_seed(
+    tmp_path: Path, choices: dict[str, str], settings: dict[str, str], has_student: bool
+) -> None:
+    make_job(
+        tmp_path,
+        seed=7,
+        accuracies={"microworld": 0.1},
+        settings=settings,
+        has_student=has_student,
+        **choices,
+    )
     for seed in range(3):
         make_job(tmp_path, method="sft", seed=seed, accuracies={"microworld": 0.6})
+    table = build_table(load([tmp_path]), baseline="sft")
+    row = next(row for row in table.rows if row.runs[0].seed == 7)
+    item = row.cells["microworld"].difference
+    assert item is not None
+    assert item.seeds == (0, 1, 2)
+    assert not item.is_partial
+    assert seeds_text(row) == "any"
+    assert not row.cells["microworld"].is_single_seed
+
+
+def test_sampling_makes_the_seed_of_an_untrained_student_count(tmp_path: Path) -> None:
+    for method in ("zero_shot", "sft"):
+        make_job(tmp_path, method=method, seed=7 if method == "zero_shot" else 0,
+                 accuracies=ONE, settings={"evaluation.temperature": 0.7})  # fmt: skip
+    table = build_table(load([tmp_path]), baseline="sft")
+    assert _row(table, "zero_shot").cells["microworld"].difference is None
+
+
+def test_two_rows_that_no_seed_can_change_are_compared_without_a_mark(tmp_path: Path) -> None:
+    make_job(tmp_path, method="zero_shot", seed=0, accuracies={"microworld": 0.2})
+    make_job(tmp_path, method="zero_shot_cot", seed=1, accuracies={"microworld": 0.8})
+    item = _row(build_table(load([tmp_path])), "zero_shot_cot").cells["microworld"].difference
+    assert item is not None
+    assert item.seeds == ()
+    assert difference_text(item).endswith("▲")
+
+
+def test_rows_without_a_shared_seed_have_no_difference_and_a_note(tmp_path: Path) -> None:
+    make_job(tmp_path, method="sft", seed=0, accuracies=ONE)
+    make_job(tmp_path, method="m1", seed=1, accuracies=ONE)
     runs = load([tmp_path]).runs
-    zero = [run for run in runs if run.choices["method"] == "zero_shot"]
-    sft = [run for run in runs if run.choices["method"] == "sft"]
-    assert len(pair_seeds(sft, zero)) == 3
-    assert pair_seeds(sft[:1], sft[1:]) == []
-    assert difference(sft[:1], sft[1:], "microworld", OutcomeReader()) is None
+    assert pair_seeds(runs[:1], runs[1:]) == []
+    assert difference(runs[:1], runs[1:], "microworld", OutcomeReader()) is None
+    table = build_table(load([tmp_path]))
+    assert table.notes == ("Without a difference, for no seed is shared with the baseline: m1.",)
+
+
+def test_seeds_that_overlap_in_part_are_named_beside_the_difference(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        make_job(tmp_path, method="sft", seed=seed, accuracies={"microworld": 0.3})
+    for seed in (1, 2, 3):
+        make_job(tmp_path, method="m1", seed=seed, accuracies={"microworld": 0.8})
+    table = build_table(load([tmp_path]))
+    item = _row(table, "m1").cells["microworld"].difference
+    assert item is not None
+    assert (item.seeds, item.is_partial) == ((1, 2), True)
+    assert difference_text(item).endswith("(seeds 1, 2)")
+    assert any("over fewer seeds than the means" in note for note in table.notes)
+
+
+def test_lost_predictions_are_counted_and_their_seeds_left_out_of_the_difference(
+    tmp_path: Path,
+) -> None:
+    for seed in range(3):
+        make_job(tmp_path, method="sft", seed=seed, accuracies={"microworld": 0.3})
+        folder = make_job(tmp_path, method="m1", seed=seed, accuracies={"microworld": 0.8})
+    (folder / "predictions" / "microworld" / "predictions.jsonl").unlink()
+    table = build_table(load([tmp_path]))
+    item = _row(table, "m1").cells["microworld"].difference
+    assert item is not None
+    assert (item.seeds, item.is_partial) == ((0, 1), True)
+    assert table.notes[0].startswith("Predictions files that are missing or unreadable: 1.")
+
+
+def _difference(p: float, p_holm: float, low: float, high: float) -> Difference:
+    return Difference(0.2, low, high, 50, 9, 1, p, p_holm, (0.1, 0.3), (0, 1))
 
 
 @pytest.mark.parametrize(
-    ("p_holm", "low", "high", "by_seed", "direction"),
+    ("p_holm", "low", "high", "direction"),
     [
-        (0.01, 0.1, 0.3, (0.1, 0.2), "higher"),
-        (0.01, -0.3, -0.1, (-0.1, -0.2), "lower"),
-        (0.05, 0.1, 0.3, (0.1, 0.2), "undecided"),
-        (0.01, 0.0, 0.3, (0.1, 0.2), "undecided"),
-        (0.01, 0.1, 0.3, (0.4, -0.1), "undecided"),
-        (math.nan, math.nan, math.nan, (0.4,), "undecided"),
+        (0.01, 0.1, 0.3, "higher"),
+        (0.01, -0.3, -0.1, "lower"),
+        (0.05, 0.1, 0.3, "undecided"),
+        (0.01, 0.0, 0.3, "undecided"),
+        (0.01, math.nan, math.nan, "undecided"),
+        (math.nan, math.nan, math.nan, "undecided"),
     ],
 )
-def test_a_difference_is_decided_only_where_everything_agrees(
-    p_holm: float, low: float, high: float, by_seed: tuple[float, ...], direction: str
+def test_a_difference_is_decided_only_where_test_and_interval_agree(
+    p_holm: float, low: float, high: float, direction: str
 ) -> None:
-    item = Difference(0.2, low, high, 50, 2, 9, 1, 0.001, p_holm, by_seed)
-    assert item.direction == direction
+    assert _difference(0.001, p_holm, low, high).direction == direction
 
 
 def test_tests_that_could_not_be_made_do_not_count_in_the_correction() -> None:
-    tested = Difference(0.1, 0, 0.2, 9, 1, 1, 0, 0.02, 0.02, (0.1,))
-    untested = Difference(0.1, 0, 0.2, 0, 1, 0, 0, math.nan, math.nan, (0.1,))
+    tested = _difference(0.02, 0.02, 0, 0.2)
+    untested = _difference(math.nan, math.nan, math.nan, math.nan)
     found = corrected({"a": tested, "b": untested, "c": tested})
     assert [found[key].p_holm for key in "ac"] == [0.04, 0.04]
     assert math.isnan(found["b"].p_holm)
@@ -171,6 +280,18 @@ def test_the_baseline_can_be_chosen(tmp_path: Path, baseline: str | None, expect
     assert [table.label(row) for row in table.rows if row.baseline is None] == [expected]
 
 
+def test_where_rewards_are_swept_each_start_has_its_own_baseline(tmp_path: Path) -> None:
+    for start in ("base", "m1"):
+        for reward in ("plan", "answer"):
+            make_job(tmp_path, method="grpo", start=start, reward=reward, accuracies=ONE)
+    table = build_table(load([tmp_path]))
+    assert {
+        table.label(row): table.label(table.rows[row.baseline])
+        for row in table.rows
+        if row.baseline is not None
+    } == {f"start={start} reward=plan": f"start={start} reward=answer" for start in ("base", "m1")}
+
+
 def test_a_baseline_that_matches_nothing_is_an_error_that_lists_the_rows(tmp_path: Path) -> None:
     make_job(tmp_path, method="m1", accuracies=ONE)
     make_job(tmp_path, method="sft", accuracies=ONE)
@@ -188,6 +309,13 @@ def test_failed_seeds_are_counted_in_their_row(tmp_path: Path) -> None:
     assert _row(table, "m1").cells["microworld"].num_seeds == 1
     empty = next(row for row in table.rows if row.values == ("m2",))
     assert (empty.num_failed, empty.cells) == (1, {})
+
+
+def test_a_failed_run_that_no_seed_can_change_is_made_up_for_by_any_seed(tmp_path: Path) -> None:
+    make_job(tmp_path, method="zero_shot", seed=0, accuracies=ONE)
+    make_job(tmp_path, method="zero_shot", seed=1, accuracies={}, status="failed")
+    (row,) = build_table(load([tmp_path])).rows
+    assert row.num_failed == 0
 
 
 def test_an_unknown_price_makes_the_row_unknown(tmp_path: Path) -> None:
@@ -224,70 +352,3 @@ def test_disagreements_name_the_problems_that_only_one_row_solves(tmp_path: Path
     assert set(found.only_row) == {key for key, margin in margins.items() if margin >= 2}
     assert set(found.only_baseline) == {key for key, margin in margins.items() if margin <= -2}
     assert len(found.only_row) > 5
-
-
-def _findings(folder: Path) -> list[tuple[str, str, str]]:
-    reader = OutcomeReader()
-    found = findings(build_table(load([folder]), reader=reader), reader)
-    return [(item.benchmark, item.verdict, item.published) for item in found]
-
-
-def test_the_direction_of_a_claim_is_compared_without_a_number_on_the_microworld(
-    tmp_path: Path,
-) -> None:
-    make_job(tmp_path, method="sft", accuracies={"microworld": 0.2})
-    make_job(tmp_path, method="m1", accuracies={"microworld": 0.9})
-    assert _findings(tmp_path) == [("microworld", "agrees", NOT_PUBLIC)]
-
-
-@pytest.mark.parametrize(
-    ("model", "benchmark", "number"),
-    [
-        ("qwen3_8b", "math500", "53.2 -> 79.4"),
-        ("qwen3_8b", "aime_1983_2024", "5.57 -> 31.51"),
-        ("qwen3_4b", "aime_1983_2024", "about +12 %"),
-        ("qwen3_8b", "aime2024", NOT_PUBLIC),
-        ("qwen3_4b", "olympiadbench", "about +10 %"),
-    ],
-)
-def test_a_number_stands_only_beside_the_benchmark_and_model_it_belongs_to(
-    tmp_path: Path, model: str, benchmark: str, number: str
-) -> None:
-    make_job(tmp_path, method="sft", model=model, accuracies={benchmark: 0.8})
-    make_job(tmp_path, method="m2", model=model, accuracies={benchmark: 0.2})
-    ((name, verdict, published),) = _findings(tmp_path)
-    assert (name, verdict) == (benchmark, "disagrees")
-    assert published.startswith(number)
-
-
-def test_claims_compare_rows_that_agree_in_everything_else(tmp_path: Path) -> None:
-    for seed in range(2):
-        for filters, accuracy in (("none", 0.3), ("plan_only", 0.5), ("two_stage", 0.5)):
-            make_job(
-                tmp_path,
-                method="m1",
-                filter=filters,
-                seed=seed,
-                accuracies={"microworld": accuracy},
-            )
-    reader = OutcomeReader()
-    table = build_table(load([tmp_path]), reader=reader)
-    found = {(item.row, item.against): item.verdict for item in findings(table, reader)}
-    assert found == {
-        ("filter=two_stage", "filter=plan_only"): "undecided",
-        ("filter=two_stage", "filter=none"): "agrees",
-    }
-
-
-def test_published_numbers_are_those_of_the_paper_and_no_others() -> None:
-    claims = read_claims()
-    for claim in claims:
-        assert {"id", "claim", "row", "against", "direction", "certainty"} <= set(claim)
-        assert claim["direction"] in ("higher", "lower")
-        assert claim["certainty"] in ("abstract", "summary")
-    numbers = [number for claim in claims for number in claim.get("numbers", ())]
-    values = sorted(
-        value for number in numbers for key in ("gain", "row", "against")
-        if (value := number.get(key)) is not None
-    )  # fmt: skip
-    assert values == [-2, 5.57, 7, 7, 10, 12, 20, 22.72, 31.51, 32.05, 53.2, 79.4, 83.32, 87.11]

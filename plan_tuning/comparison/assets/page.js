@@ -202,6 +202,7 @@
     sides.append(side(p));
     const against = state.b === "" ? undefined : bySlot.get(slot(Number(state.b), p.problem, p.sample));
     if (against && against !== p) sides.append(side(against));
+    if (chips.children.length) head.append(el("h4", "the other runs on this problem: click to set one beside"));
     parts.push(head, chips, sides);
     return parts;
   };
@@ -214,7 +215,7 @@
     const sides = el("div", undefined, "sides");
     for (const other of byTrainingProblem.get(`${t.corpus}/${t.id}`)) {
       const node = el("div", undefined, "side " + (isRight(other) ? "is-right" : "is-wrong"));
-      node.append(el("h3", `plan ${other.candidate}${other === t ? " (chosen)" : ""}: score ${other.score === null ? "– " + other.status : other.score}`));
+      node.append(el("h3", `plan ${other.candidate}${other === t ? " (the line on the left)" : ""}: score ${other.score === null ? "– " + other.status : other.score}`));
       node.append(el("div", `${other.verdict} · answer ${text(other.answer) || "–"}`, "dim"));
       block(node, "plan", text(other.plan));
       block(node, "verifier", text(other.scoreText));

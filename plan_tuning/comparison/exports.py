@@ -1,0 +1,227 @@
+"""The table -> files for other programs: CSV, LaTeX and JSON. Pure functions of its parts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from plan_tuning.comparison.choices import IRRELEVANT
+from plan_tuning.comparison.claims import NOT_PUBLIC, Finding
+from plan_tuning.comparison.differences import Difference
+from plan_tuning.comparison.formats import (
+    CLAIMS_LEGEND,
+    LEGEND,
+    accuracy_table,
+    finding_table,
+    p_text,
+    percent,
+    seeds_text,
+)
+from plan_tuning.comparison.tables import Cell, Row, Table
+
+_DIFFERENCE_FIELDS = ("value", "low", "high", "num_problems", "gained", "lost", "p", "p_holm")
+
+
+def to_csv(table: Table, found: Sequence[Finding]) -> str:
+    """Render one line per row and benchmark; shares are 0..1, what is unknown is empty.
+
+    ``claims`` holds the verdicts of all claims in which the row stands first, ``published`` the
+    paper's numbers beside them.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [*table.swept, "benchmark", "accuracy", "low", "high", "interval", "seeds", "failed"]
+        + ["problems", "baseline"]
+        + [f"difference_{name}" for name in _DIFFERENCE_FIELDS]
+        + ["difference_seeds", "direction", "claims", "published"]
+        + ["wall_s", "teacher_calls", "cost_usd"]
+    )
+    for row in table.rows:
+        base = "" if row.baseline is None else table.label(table.rows[row.baseline])
+        for name in table.benchmarks:
+            cell = row.cells.get(name)
+            item = cell.difference if cell else None
+            figures: list[Any] = [""] * 3
+            if cell:
+                figures = [cell.accuracy, cell.low, cell.high]
+            writer.writerow(
+                [*row.values, name]
+                + [_plain(value) for value in figures]
+                + [_interval_over(cell) if cell else "", cell.num_seeds if cell else 0]
+                + [row.num_failed, cell.num_problems if cell else 0, base]
+                + [_plain(getattr(item, field)) if item else "" for field in _DIFFERENCE_FIELDS]
+                + [" ".join(str(seed) for seed in item.seeds) if item else ""]
+                + [item.direction if item else "", *_claims(table, row, name, found)]
+                + [round(row.wall_s, 3), row.teacher_calls]
+                + ["" if row.cost_usd is None else row.cost_usd]
+            )
+    return text.getvalue()
+
+
+def _interval_over(cell: Cell) -> str:
+    return "seeds" if cell.num_seeds > 1 else "problems"
+
+
+def _claims(table: Table, row: Row, benchmark: str, found: Sequence[Finding]) -> list[str]:
+    """Verdicts and published numbers of a row's findings on one benchmark."""
+    label = table.label(row)
+    own = [item for item in found if (item.row, item.benchmark) == (label, benchmark)]
+    numbers = dict.fromkeys(item.published for item in own if item.published != NOT_PUBLIC)
+    verdicts = (f"{item.id} (against {item.against}): {item.verdict}" for item in own)
+    return ["; ".join(verdicts), "; ".join(numbers)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else round(value, 6)
+    return value
+
+
+def to_latex(table: Table, found: Sequence[Finding]) -> str:
+    """Render booktabs tables: accuracies with their differences, then the paper's claims."""
+    head, texts = accuracy_table(table)
+    first = len(table.swept) + 1
+    last = first + len(table.benchmarks)
+    lines = []
+    for row, line in zip(table.rows, texts, strict=True):
+        cells = [_tex_cell(row.cells.get(name)) for name in table.benchmarks]
+        before = [*(_tex(value) for value in row.values), _tex(seeds_text(row))]
+        lines.append([*before, *cells, *(_tex(text) for text in line[last:])])
+    columns = "l" * len(table.swept) + "r" + "c" * len(table.benchmarks) + "rrr"
+    parts = ["% needs \\usepackage{booktabs}", _tabular(columns, head, lines), _note(LEGEND)]
+    if found:
+        titles, claims = finding_table(found)
+        columns = "p{4cm}p{4cm}" + "c" * (len(titles) - 3) + "p{4cm}"
+        parts += ["\\bigskip"]
+        parts += [_tabular(columns, titles, [[_tex(text) for text in line] for line in claims])]
+        parts += [_note(CLAIMS_LEGEND)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tabular(columns: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Render a tabular of cells that are LaTeX already; titles are plain text.
+
+    Every line starts with an empty group: LaTeX reads a bracket after a line break as its option.
+    """
+    titles = " & ".join(_tex(text) for text in head)
+    rows = [f"{{}}{' & '.join(line)} \\\\" for line in lines]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            f"{{}}{titles} \\\\",
+            "\\midrule",
+            *rows,
+            "\\bottomrule",
+            "\\end{tabular}",
+        ]
+    )
+
+
+def _note(legend: str) -> str:
+    return f"\\par\\smallskip{{\\footnotesize {_tex(legend)}\\par}}"
+
+
+def _tex_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    text = f"{percent(cell.accuracy)}"
+    if not math.isnan(cell.low):
+        dagger = "^\\dagger" if cell.is_single_seed else ""
+        text += f" $[{percent(cell.low)}, {percent(cell.high)}]{dagger}$"
+    item = cell.difference
+    if item is not None:
+        mark = {"higher": "\\uparrow", "lower": "\\downarrow"}.get(item.direction, "")
+        mark += "^\\dagger" if mark and item.is_single_seed else ""
+        value = f"${percent(item.value, sign=True)}$"
+        if math.isnan(item.low):
+            text += f" ({value})"
+        else:
+            text += f" ({value} $[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
+            text += f"{mark}$, {_tex(p_text(item.p_holm))})"
+    return text
+
+
+_TEX = {
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+    "†": "$^\\dagger$", "Δ": "$\\Delta$", "▲": "$\\uparrow$", "▼": "$\\downarrow$",
+    "−": "$-$", "–": "--", "<": "$<$", ">": "$>$", "’": "'",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
+    """Turn the table and the findings into JSON values; what is unknown is null."""
+    return {
+        "schema": 1,
+        "swept": list(table.swept),
+        "benchmarks": list(table.benchmarks),
+        "rows": [_row_json(table, row) for row in table.rows],
+        "claims": [
+            {
+                "id": item.id,
+                "claim": item.claim,
+                "certainty": item.certainty,
+                "row": item.row,
+                "against": item.against,
+                "benchmark": item.benchmark,
+                "direction": item.direction,
+                "published": item.published,
+                "difference": _difference_json(item.difference),
+                "verdict": item.verdict,
+            }
+            for item in found
+        ],
+        "notes": list(table.notes),
+    }
+
+
+def _row_json(table: Table, row: Row) -> dict[str, Any]:
+    chosen = zip(table.swept, row.values, strict=True)
+    return {
+        "choices": {key: None if value == IRRELEVANT else value for key, value in chosen},
+        "label": table.label(row),
+        "jobs": [run.name for run in row.runs],
+        "failed_seeds": row.num_failed,
+        "baseline": None if row.baseline is None else table.label(table.rows[row.baseline]),
+        "wall_s": row.wall_s,
+        "is_cached": row.is_cached,
+        "teacher_calls": row.teacher_calls,
+        "cost_usd": row.cost_usd,
+        "benchmarks": {
+            name: {
+                "accuracy": cell.accuracy,
+                "low": _null(cell.low),
+                "high": _null(cell.high),
+                "interval_over": _interval_over(cell),
+                "is_seedless": cell.is_seedless,
+                "seeds": {str(seed): value for seed, value in cell.by_seed.items()},
+                "problems": cell.num_problems,
+                "difference": _difference_json(cell.difference),
+            }
+            for name, cell in row.cells.items()
+        },
+    }
+
+
+def _difference_json(item: Difference | None) -> dict[str, Any] | None:
+    if item is None:
+        return None
+    figures = {name: _null(getattr(item, name)) for name in _DIFFERENCE_FIELDS}
+    return figures | {
+        "num_seeds": len(item.seeds),
+        "seeds": list(item.seeds),
+        "by_seed": list(item.by_seed),
+        "direction": item.direction,
+    }
+
+
+def _null(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
