@@ -64,11 +64,12 @@ class StepCheckpoints(Checkpoints):
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Save the last finished step, where its weights are still there.
 
-        Not with several processes, whose others may wait elsewhere, and not after an error of the
-        runtime, after which a card may not answer any more.
+        Not with several processes, whose others may wait elsewhere, and not after an unknown
+        error of the runtime, after which a card may not answer any more.
         """
         step = pl_module.finished_steps
-        is_trusted = isinstance(exception, (ValueError, OSError, KeyboardInterrupt, SystemExit))
+        trusted = (ValueError, OSError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit)
+        is_trusted = isinstance(exception, trusted)
         is_due = self.every_n_steps and 0 < step < pl_module.total_steps
         if not (is_trusted and is_due and pl_module.is_between_steps and trainer.world_size == 1):
             return

@@ -112,8 +112,8 @@ class GRPOModule(pl.LightningModule):
 
     @property
     def is_between_steps(self) -> bool:
-        """Whether the weights are those of the last finished step: then they can be saved."""
-        return self.updates.num_done == 0
+        """Whether weights and records are those of the last finished step: they can be saved."""
+        return not self.updates.has_begun
 
     @property
     def updates_per_step(self) -> int:
@@ -153,7 +153,7 @@ class GRPOModule(pl.LightningModule):
         step = self.finished_steps
         torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.global_rank)
         phases = Phases(self.device)
-        self._drawn_before, self.updates.num_done = self.collector.drawn, 0
+        self._drawn_before = self.collector.drawn
         experience, metrics = self.collector.collect(step, phases)
         statistics = self.updates.learn(
             experience,
@@ -163,8 +163,9 @@ class GRPOModule(pl.LightningModule):
             rates=[self._learning_rate(update) for update in range(self.updates_per_step)],
         )
         metrics["learning_rate"] = self._learning_rate(0)
+        self.updates.has_begun = True  # also where all groups were dead: its records follow
         self.finished_steps += 1
-        self._drawn_before, self.updates.num_done = self.collector.drawn, 0
+        self._drawn_before = self.collector.drawn
         self.tokens += sum(len(rollout) for rollout in experience.rollouts)
         seconds = time.perf_counter() - start
         self.seconds += seconds
@@ -175,6 +176,7 @@ class GRPOModule(pl.LightningModule):
             ranks = self._ranks.gather(completion_rows(step, experience))
             if self.global_rank == 0:
                 self.log_of_completions.add([row for share in ranks for row in share])
+        self.updates.has_begun = False
         self._stop_on_collapse()
         is_last = self.finished_steps >= self.total_steps or bool(self.stop_reason)
         self._dead_groups.check(self.dead_rates, is_last=is_last)

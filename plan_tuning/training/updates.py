@@ -52,7 +52,7 @@ class Updates:
         self.collector = collector
         self.method = method
         self.config = config
-        self.num_done = 0  # optimizer steps within the present GRPO step
+        self.has_begun = False  # weights are no longer those of the last finished GRPO step
         self.is_start_checked = False
         self._backward = backward
         self._ranks = Ranks()
@@ -121,8 +121,8 @@ class Updates:
                     )
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                self.has_begun = True  # before it: an interrupt may fall into the step
                 optimizer.step()
-                self.num_done += 1
                 # Casts of the old weights that autocast may keep until its outermost exit.
                 torch.clear_autocast_cache()
                 optimizer.zero_grad(set_to_none=True)
