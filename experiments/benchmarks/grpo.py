@@ -91,7 +91,8 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from plan_tuning.config.grpo import GRPOConfig, RewardConfig
+    from plan_tuning.config.grpo import GRPOConfig
+    from plan_tuning.config.reward import RewardConfig
     from plan_tuning.config.training import PromptConfig, TrainerConfig
     from plan_tuning.records import Problem
     from plan_tuning.students.loading import LORA_TARGETS, Student

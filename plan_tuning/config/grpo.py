@@ -1,15 +1,17 @@
-"""Groups ``method`` (grpo), ``reward`` and ``start``: reinforcement after plan tuning."""
+"""Groups ``method`` (grpo) and ``start``: reinforcement after plan tuning."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from plan_tuning.artifacts import canonical
-from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.evaluation import DECODINGS
 from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import SCHEDULERS, MethodConfig, TrainerConfig
 
@@ -19,12 +21,8 @@ KL_WEIGHTINGS = ("plain", "ratio")
 KL_PLACES = ("loss", "reward")
 SCALINGS = ("group", "batch", "none")
 BASELINES = ("mean", "leave_one_out")
-CREDITS = ("uniform", "segment", "segment_strict")
+CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
-AGGREGATIONS = ("sum_then_normalise", "normalise_then_sum")
-PLAN_KINDS = ("judge", "steps", "embedding")
-STEP_METRICS = ("token_f1", "rouge_l")
-GUARDS = ("echo", "repetition", "answer", "giant")
 STARTS = ("base", "sft", "m1", "path")
 ASKED_AS = "m1"  # GRPO's prompt is that of M1 (METHOD.md section 3)
 
@@ -68,6 +66,7 @@ class GRPOConfig(MethodConfig):
     )
     ratio_cap: float | None = None  # upper bound of the ratio where the advantage is negative
     importance_cap: float | None = None  # truncated importance sampling against the sampler
+    off_policy_bound: float | None = None  # bad completions further from the policy are left out
     beta: float = 0.04  # weight of the KL term; 0: no reference policy at all
     kl_estimator: str = "k3"
     kl_weighting: str = "plain"
@@ -81,6 +80,7 @@ class GRPOConfig(MethodConfig):
     drop_dead_groups: bool = True
     max_redraws: int = 0  # dynamic sampling: at most so many more draws for dead groups; 0: off
     credit: str = "uniform"
+    plan_amplification: float = 0.2  # credit=plan_amplified: share of the advantage's size
     # Completions that hit max_new_tokens
     truncation: str = "keep"
     overlong_buffer: int = 0  # truncation=penalise: tokens over which the penalty grows to 1
@@ -95,7 +95,9 @@ class GRPOConfig(MethodConfig):
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
     decoding: str = field(default="auto", metadata=_RUNTIME)  # of the rollouts, as evaluation's
     generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
-    max_log_prob_gap: float = field(default=0.05, metadata=_RUNTIME)  # sampler against trainer
+    # Sampler against trainer, mean over tokens; None: 0.002 in float32, else 0.05; 0: unchecked
+    max_log_prob_gap: float | None = field(default=None, metadata=_RUNTIME)
+    checkpoint_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
     log_completions_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
 
     def __post_init__(self) -> None:
@@ -105,13 +107,16 @@ class GRPOConfig(MethodConfig):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=8")
         for key in ("temperature", "learning_rate", "buffer_epochs", "generation_batch_tokens"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1")
-        for key in ("ratio_cap", "importance_cap", "stop_kl", "stop_entropy", "stop_reward_drop"):
+        for key in (
+            *("ratio_cap", "off_policy_bound", "plan_amplification"),
+            *("stop_kl", "stop_entropy", "stop_reward_drop"),
+        ):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=2")
         for key in (
             *("plan_weight", "solution_weight", "beta", "entropy_bonus", "max_grad_norm", "top_k"),
             *("max_redraws", "overlong_buffer", "val_problems", "val_every_n_steps"),
             *("dead_tolerance", "std_epsilon", "log_completions_every_n_steps"),
-            "max_log_prob_gap",
+            *("max_log_prob_gap", "checkpoint_every_n_steps"),
         ):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=0.1", zero=True)
         for key, choices in (
@@ -142,6 +147,7 @@ class GRPOConfig(MethodConfig):
             "method.steps=100",
         )
         self._check_objective()
+        self._check_kl()
 
     def _check_objective(self) -> None:
         require(
@@ -158,6 +164,13 @@ class GRPOConfig(MethodConfig):
             self.ratio_cap,
             f"above 1 + epsilon_high = {1 + self.clip_high:g}",
             "method.ratio_cap=4",
+        )
+        require(
+            self.importance_cap is None or self.importance_cap >= 1.0,
+            "method.importance_cap",
+            self.importance_cap,
+            "1 or more: a lower cap would weigh every token down, on-policy ones too",
+            "method.importance_cap=2",
         )
         require(
             0.0 < self.top_p <= 1.0,
@@ -181,6 +194,33 @@ class GRPOConfig(MethodConfig):
             "with truncation=penalise: above 0 and at most method.max_new_tokens",
             "method.overlong_buffer=64",
         )
+
+    def _check_kl(self) -> None:
+        require(
+            self.stop_kl is None or self.beta > 0,
+            "method.stop_kl",
+            self.stop_kl,
+            "with method.beta=0 no KL is computed, so nothing would ever stop",
+            "method.stop_kl=null, or method.beta=0.001",
+        )
+        if self.kl_in != "reward":
+            return
+        require(
+            self.beta > 0,
+            "method.kl_in",
+            self.kl_in,
+            "with method.beta=0 there is no KL to put anywhere",
+            "method.kl_in=loss, or method.beta=0.04",
+        )
+        for key, default in (("kl_estimator", "k3"), ("kl_weighting", "plain")):
+            require(
+                getattr(self, key) == default,
+                f"method.{key}",
+                getattr(self, key),
+                "method.kl_in=reward always takes k1 off the rewards, unweighted: leave "
+                f"method.{key} as it is by default",
+                f"method.{key}={default}",
+            )
 
     @property
     def is_trained(self) -> bool:
@@ -207,6 +247,12 @@ class GRPOConfig(MethodConfig):
         """Whether a step's rollouts are used for one optimizer step only."""
         return self.mini_batches * self.buffer_epochs == 1
 
+    def total_steps(self, num_problems: int) -> int:
+        """Count the GRPO steps of a training."""
+        if self.steps > 0:
+            return self.steps
+        return math.ceil(self.epochs * num_problems / self.prompts_per_step)
+
     def optimisation(self, trainer: TrainerConfig) -> TrainerConfig:
         """The trainer's settings with GRPO's own rates."""
         return dataclasses.replace(
@@ -217,96 +263,6 @@ class GRPOConfig(MethodConfig):
             min_lr_ratio=self.min_lr_ratio,
             max_grad_norm=self.max_grad_norm,
         )
-
-
-@dataclass
-class PlanRewardConfig:
-    """R_plan: how alike the student's plan and the teacher's are, in [0, 1]."""
-
-    weight: float = 1.0  # paper: 1; 0: not computed
-    kind: str = "steps"  # paper: judge; steps needs no large model
-    metric: str = "token_f1"  # kind=steps: how alike two steps are
-    guards: list[str] = field(default_factory=lambda: list(GUARDS))  # plans that earn nothing
-    # kind=judge
-    votes: int = 1  # replies per comparison; their mean counts
-    swap: bool = False  # ask in both orders and take the mean
-    temperature: float = 0.0
-    max_tokens: int = 512
-    wait_s: float = field(default=600.0, metadata=_RUNTIME)  # then a plan stays unscored
-    # kind=embedding
-    encoder: str | None = None  # folder of an encoder of transformers
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require_positive("reward.plan.weight", self.weight, "reward.plan.weight=1", zero=True)
-        require_choice("reward.plan.kind", self.kind, PLAN_KINDS)
-        require_choice("reward.plan.metric", self.metric, STEP_METRICS)
-        for guard in self.guards:
-            require_choice("reward.plan.guards", guard, GUARDS)
-        require_positive("reward.plan.votes", self.votes, "reward.plan.votes=3")
-        require_positive("reward.plan.max_tokens", self.max_tokens, "reward.plan.max_tokens=512")
-        require_positive("reward.plan.wait_s", self.wait_s, "reward.plan.wait_s=600")
-        require_positive(
-            "reward.plan.temperature", self.temperature, "reward.plan.temperature=0", zero=True
-        )
-        require(
-            self.votes == 1 or self.temperature > 0,
-            "reward.plan.temperature",
-            self.temperature,
-            "above 0 when several votes are taken: at 0 they would all be equal",
-            "reward.plan.votes=3 reward.plan.temperature=0.7",
-        )
-        require(
-            self.kind != "embedding" or self.encoder is not None or not self.weight,
-            "reward.plan.encoder",
-            self.encoder,
-            "kind=embedding needs the folder of an encoder",
-            "reward.plan.encoder=/models/encoder, or reward.plan.kind=steps",
-        )
-
-
-@dataclass
-class RewardConfig:
-    """What a completion earns; a weight of 0 switches a part off."""
-
-    name: str = "answer"
-    answer_weight: float = 2.0  # `correct` is 0 or 1; paper: 2
-    plan: PlanRewardConfig = field(default_factory=lambda: PlanRewardConfig(weight=0.0))
-    format_weight: float = 0.0  # share of the expected tags that are there, 0..1
-    length_weight: float = 0.0  # 1 minus tokens / max_new_tokens, 0..1
-    leak_weight: float = 0.0  # 1 where the plan holds neither box nor answer, else 0
-    aggregation: str = "sum_then_normalise"
-    judge: TeacherConfig | None = None  # None: the teacher of the corpus judges as well
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        for key in ("answer_weight", "format_weight", "length_weight", "leak_weight"):
-            require_positive(f"reward.{key}", getattr(self, key), f"reward.{key}=1", zero=True)
-        require_choice("reward.aggregation", self.aggregation, AGGREGATIONS)
-        if not self.weights:
-            raise ConfigError(
-                "reward.answer_weight",
-                self.answer_weight,
-                "all weights are 0: the policy would have nothing to gain",
-                "reward=answer",
-            )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weights of the parts that are switched on, by the part's name."""
-        named = {
-            "correct": self.answer_weight,
-            "plan": self.plan.weight,
-            "format": self.format_weight,
-            "length": self.length_weight,
-            "leak": self.leak_weight,
-        }
-        return {name: weight for name, weight in named.items() if weight > 0}
-
-    @property
-    def uses_judge(self) -> bool:
-        """Whether a large model is asked."""
-        return self.plan.weight > 0 and self.plan.kind == "judge"
 
 
 @dataclass

@@ -9,8 +9,9 @@ from plan_tuning.config.checks import ConfigError, require, require_choice, requ
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
 from plan_tuning.config.filter import FilterConfig
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig, RewardConfig, StartConfig
+from plan_tuning.config.grpo import ASKED_AS, GRPOConfig, StartConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
+from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
 

@@ -155,7 +155,12 @@ def _divisor(total: Array, scaling: str, epsilon: float) -> Array:
 
 
 def token_advantages(
-    total: float, parts: Mapping[str, float], is_plan: Flags, credit: str
+    total: float,
+    parts: Mapping[str, float],
+    is_plan: Flags,
+    credit: str,
+    *,
+    amplification: float = 0.0,
 ) -> Array:
     """Spread a completion's advantage over its tokens.
 
@@ -165,7 +170,10 @@ def token_advantages(
         is_plan: (T,) whether a token belongs to the plan.
         credit: uniform: every token gets the total. segment: the plan's reward moves plan tokens
             only, the others all tokens. segment_strict: the answer's reward moves the other
-            tokens only.
+            tokens only. plan_amplified: every token gets the total, and plan tokens a share of its
+            size on top: good plans are praised more and bad ones blamed less (HICRA, arXiv
+            2509.03646, whose planning tokens are single phrases; here they are the plan).
+        amplification: plan_amplified: that share.
 
     Returns:
         (T,).
@@ -175,8 +183,30 @@ def token_advantages(
     """
     plan = parts.get("plan", 0.0)
     correct = parts.get("correct", 0.0)
+    if credit == "plan_amplified":
+        return np.where(is_plan, total + amplification * abs(total), total)
     if credit == "uniform" or is_plan.all() or not is_plan.any():
         return np.full(len(is_plan), total)
     if credit == "segment":
         return np.where(is_plan, total, total - plan)
     return np.where(is_plan, total - correct, total - plan)
+
+
+def kl_to_go(old_log_probs: Array, reference_log_probs: Array) -> Array:
+    """Sum the KL that each token and those behind it cost: the return of token rewards -k1.
+
+    A token answers for what follows it, so this is what its reward in the end amounts to; its
+    gradient is that of the sequence's KL(policy || reference).
+
+    Args:
+        old_log_probs: (T,) under the policy that sampled.
+        reference_log_probs: (T,).
+
+    Returns:
+        (T,) nats.
+
+    >>> kl_to_go(np.array([-1.0, -2.0]), np.array([-1.5, -1.0])).tolist()
+    [-0.5, -1.0]
+    """
+    k1 = np.asarray(old_log_probs, float) - np.asarray(reference_log_probs, float)
+    return np.cumsum(k1[::-1])[::-1]

@@ -44,8 +44,10 @@ class Checkpoints(pl.Callback):
     ) -> None:
         """Save where it is due; the last step is followed by the export and needs none."""
         step = pl_module.finished_steps
-        if not self.every_n_steps or step % self.every_n_steps or step == pl_module.total_steps:
-            return
+        if self.every_n_steps and step % self.every_n_steps == 0 and step < pl_module.total_steps:
+            self._save(trainer, step)
+
+    def _save(self, trainer: pl.Trainer, step: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".step-{step:09d}.part"
         trainer.save_checkpoint(partial)
@@ -55,6 +57,25 @@ class Checkpoints(pl.Callback):
             os.replace(partial, self.folder / f"step-{step:09d}.ckpt")
             for older in sorted(self.folder.glob("step-*.ckpt"))[:-1]:
                 older.unlink()
+
+
+class StepCheckpoints(Checkpoints):
+    """Also saves when GRPO is ended by an error or Ctrl-C: its steps are long, and may be paid."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Save the last finished step, where its weights are still there.
+
+        Not with several processes, whose others may wait elsewhere, and not after an unknown
+        error of the runtime, after which a card may not answer any more.
+        """
+        step = pl_module.finished_steps
+        trusted = (ValueError, OSError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit)
+        is_trusted = isinstance(exception, trusted)
+        is_due = self.every_n_steps and 0 < step < pl_module.total_steps
+        if not (is_trusted and is_due and pl_module.is_between_steps and trainer.world_size == 1):
+            return
+        if step > step_of(latest_checkpoint(self.folder)):
+            self._save(trainer, step)
 
 
 class BestWeights(pl.Callback):

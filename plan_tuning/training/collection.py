@@ -13,14 +13,15 @@ from plan_tuning.config.training import PromptConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.training.experience import (
     Experience,
-    Gather,
     add_penalties,
     assign_advantages,
     compare_groups,
+    subtract_kl,
     table,
 )
 from plan_tuning.training.phases import Phases
 from plan_tuning.training.policy import completion_scores, reference_policy
+from plan_tuning.training.ranks import Ranks
 from plan_tuning.training.rollouts import (
     GoldenProblem,
     PolicyBatch,
@@ -57,16 +58,16 @@ class Collector:
         self.budget = budget  # padded tokens of a forward pass
         self.is_shared = is_shared
         self.drawn = 0  # position in the stream of problems
+        self.sampled_in: set[torch.dtype] = set()  # of the sampler's weights
         self._device = torch.device("cpu")
-        self._rank, self._world = 0, 1
-        self._gather: Gather = lambda value: [value]
+        self._ranks = Ranks()
         self._sampler = Sampler(student, is_merged=method.merged_sampler)
         needs_copy = method.has_reference and not hasattr(student.model, "peft_config")
         self._reference = frozen_copy(student) if needs_copy else None
 
-    def begin(self, device: torch.device, *, rank: int, world: int, gather: Gather) -> None:
+    def begin(self, device: torch.device, ranks: Ranks) -> None:
         """Say where this rank computes and how it meets the others."""
-        self._device, self._rank, self._world, self._gather = device, rank, world, gather
+        self._device, self._ranks = device, ranks
         if self._reference is not None:
             self._reference.to(device)
 
@@ -78,28 +79,32 @@ class Collector:
         """
         everything = Experience()
         counts = [
-            len(range(rank, self.method.prompts_per_step, self._world))
-            for rank in range(self._world)
+            len(range(rank, self.method.prompts_per_step, self._ranks.world))
+            for rank in range(self._ranks.world)
         ]
         redraws = 0
         while True:
             chunk = self._draw(step, counts, phases)
             weights = add_penalties(chunk, self.scorer.weights, self.method)
             dead = self._dead_groups(chunk, weights)
-            missing = self._gather(int(dead.sum()))
+            missing = self._ranks.gather(int(dead.sum()))
             if redraws >= self.method.max_redraws or not sum(missing):
                 everything.add(chunk, [True] * len(chunk.rollouts))
                 break
             everything.add(chunk, np.repeat(~dead, self.method.group_size).tolist())
             counts, redraws = missing, redraws + 1
         aggregation = self.scorer.reward.aggregation
-        metrics = assign_advantages(
-            everything, weights, self.method, aggregation, self._gather, self._rank
-        )
+        metrics = assign_advantages(everything, weights, self.method, aggregation, self._ranks)
         metrics["redraws"] = float(redraws)
         with phases("scoring"):
-            self._fill_passes(everything, everything.live)
+            self._fill_passes(everything, everything.live, phases)
+        if self._is_kl_reward:
+            subtract_kl(everything, self.method.beta)
         return everything, metrics
+
+    @property
+    def _is_kl_reward(self) -> bool:
+        return self.method.has_reference and self.method.kl_in == "reward"
 
     def _dead_groups(
         self, chunk: Experience, weights: dict[str, float]
@@ -112,14 +117,16 @@ class Collector:
 
     def _draw(self, step: int, counts: Sequence[int], phases: Phases) -> Experience:
         """Sample and score this rank's share of the next problems of the stream."""
-        total, first = sum(counts), sum(counts[: self._rank])
+        total, first = sum(counts), sum(counts[: self._ranks.rank])
         rows = stream_rows(seed=self.seed, first=self.drawn, count=total, num_rows=len(self.cases))
-        places = range(first, first + counts[self._rank])
+        places = range(first, first + counts[self._ranks.rank])
         stream = [self.drawn + place for place in places]
         self.drawn += total
         with phases("rollout"), torch.autocast(self._device.type, enabled=False):
+            sampler = self._sampler.student()
+            self.sampled_in = {parameter.dtype for parameter in sampler.model.parameters()}
             rollouts = sample_groups(
-                self._sampler.student(),
+                sampler,
                 [self.cases[rows[place]] for place in places],
                 method=self.method,
                 prompt=self.prompt,
@@ -127,28 +134,26 @@ class Collector:
                 step=step,
                 stream=stream,
             )
+        phases.count("rollout", sum(len(rollout) for rollout in rollouts))
         chunk = Experience(rollouts=rollouts)
         chunk.old = [None] * len(rollouts)
         chunk.reference = [None] * len(rollouts)
         pending = self.scorer.submit(rollouts)
-        is_in_reward = self.method.has_reference and self.method.kl_in == "reward"
-        if self.scorer.is_slow or is_in_reward:  # while the judge reads
+        if self.scorer.is_slow:  # while the judge reads
             with phases("scoring"):
-                self._fill_passes(chunk, range(len(rollouts)), needs_old=is_in_reward)
+                self._fill_passes(chunk, range(len(rollouts)), phases)
         with phases("reward"):
             chunk.rewards = pending.result()
         return chunk
 
     @torch.no_grad()
-    def _fill_passes(
-        self, experience: Experience, indices: Sequence[int], *, needs_old: bool = False
-    ) -> None:
+    def _fill_passes(self, experience: Experience, indices: Sequence[int], phases: Phases) -> None:
         """Compute the old and reference log-probabilities that are needed and not there yet."""
-        if needs_old or not self.method.is_on_policy:
-            self._fill(self.student.causal_lm, experience, experience.old, indices)
+        if self._is_kl_reward or not self.method.is_on_policy:
+            self._fill(self.student.causal_lm, experience, experience.old, indices, phases)
         if self.method.has_reference:
             with reference_policy(self.student, self._reference) as model:
-                self._fill(model, experience, experience.reference, indices)
+                self._fill(model, experience, experience.reference, indices, phases)
 
     def _fill(
         self,
@@ -156,9 +161,11 @@ class Collector:
         experience: Experience,
         out: list[torch.Tensor | None],
         indices: Sequence[int],
+        phases: Phases,
     ) -> None:
         missing = [index for index in indices if out[index] is None]
         for batch in self.batches([experience.rollouts[index] for index in missing]):
+            phases.count("scoring", batch.num_tokens)
             scores = completion_scores(
                 model, batch.to(self._device), temperature=self.method.temperature
             )

@@ -16,18 +16,20 @@ import torch
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig, RewardConfig
+from plan_tuning.config.grpo import ASKED_AS, GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Problem
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import load_student
 from plan_tuning.tasks.grading import Grader
-from plan_tuning.training.checkpoints import Checkpoints, latest_checkpoint, remove, step_of
+from plan_tuning.training.checkpoints import StepCheckpoints, latest_checkpoint, remove, step_of
 from plan_tuning.training.completions import CompletionLog, LogTable
 from plan_tuning.training.grpo import GRPOModule, GRPOSteps
 from plan_tuning.training.hardware import check_hardware, checkpoint_activations, quiet
 from plan_tuning.training.log_probs import check_projection
+from plan_tuning.training.outline import outline
 from plan_tuning.training.rollouts import GoldenProblem
 from plan_tuning.training.scoring import OpenAsk, Scorer
 from plan_tuning.training.sft import TrainingError
@@ -115,8 +117,8 @@ def train_grpo(
     check_projection(student.causal_lm, first)
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)
-    total = total_steps(method, len(training))
-    _explain(method, trainer, total, len(training))
+    total = method.total_steps(len(training))
+    outline(method, trainer, prompt, student, training)
     log = CompletionLog(
         folder / COMPLETIONS_FILE,
         every_n_steps=method.log_completions_every_n_steps,
@@ -163,40 +165,6 @@ def hold_out(
     )
 
 
-def total_steps(method: GRPOConfig, num_problems: int) -> int:
-    """Count the GRPO steps of a training."""
-    if method.steps > 0:
-        return method.steps
-    return math.ceil(method.epochs * num_problems / method.prompts_per_step)
-
-
-def _explain(method: GRPOConfig, trainer: TrainerConfig, total: int, num_problems: int) -> None:
-    """Say what a step is made of, and warn of what rarely works."""
-    logger.info(
-        "GRPO: %d steps of %d prompts x %d = %d completions (up to %d tokens), %d optimizer steps "
-        "each, passes of up to %d tokens; %d problems with a teacher plan, seen %.2f times",
-        total,
-        method.prompts_per_step,
-        method.group_size,
-        method.prompts_per_step * method.group_size,
-        method.max_new_tokens,
-        method.mini_batches * method.buffer_epochs,
-        trainer.micro_batch_tokens,
-        num_problems,
-        total * method.prompts_per_step / num_problems,
-    )
-    logger.info(
-        "train/loss says little in GRPO (on-policy it is about 0 whatever is learned): watch "
-        "train/reward/*, train/kl, train/entropy and train/dead_rate"
-    )
-    if method.group_size < 4:
-        logger.warning(
-            "method.group_size=%d: a group in which all answers are right or all are wrong teaches "
-            "nothing, and most small groups are like that; 8 is usual",
-            method.group_size,
-        )
-
-
 def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
     from plan_tuning.students.encoding import load_encoder
 
@@ -214,7 +182,7 @@ def _fit(
 ) -> int:
     """Train; returns the step that training was resumed from, or 0."""
     callbacks: list[pl.Callback] = [] if validation is None else [validation]
-    callbacks.append(Checkpoints(checkpoints, config.checkpoint_every_n_steps))
+    callbacks.append(StepCheckpoints(checkpoints, module.method.checkpoint_every_n_steps))
     has_bar = config.progress and sys.stderr.isatty()
     if has_bar:
         callbacks.append(pl.callbacks.RichProgressBar())
@@ -280,6 +248,7 @@ def _facts(
         facts["guarded_plan_rate"] = scorer.guarded_plans / scorer.scored_plans
     if validation is not None and validation.accuracies:
         facts["val_accuracy"] = validation.accuracies[max(validation.accuracies)]
+        facts["start_val_accuracy"] = validation.accuracies[min(validation.accuracies)]
     if module.stop_reason:
         facts["stopped"] = module.stop_reason
     return facts

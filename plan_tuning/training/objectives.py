@@ -172,3 +172,35 @@ def importance_weights(
         cap: largest weight.
     """
     return (old_log_probs - sampler_log_probs).clamp(max=MAX_LOG_RATIO).exp().clamp(max=cap)
+
+
+def on_policy_tokens(
+    log_probs: torch.Tensor,
+    sampler_log_probs: torch.Tensor,
+    advantages: torch.Tensor,
+    *,
+    rows: torch.Tensor,
+    lengths: torch.Tensor,
+    bound: float,
+) -> torch.Tensor:
+    """Leave out bad completions that the policy has moved away from (DeepSeek-V3.2, 2512.02556).
+
+    A completion with a negative advantage that the present policy hardly writes any more says
+    little and pushes hard. It goes as a whole; how far the policy is from it is the mean over its
+    tokens of log sampler - log policy.
+
+    Args:
+        log_probs: (N,) under the policy that is trained.
+        sampler_log_probs: (N,) as the sampler reported them.
+        advantages: (B,) of each completion as a whole.
+        rows: (N,) index of each token's completion.
+        lengths: (B,) tokens of each completion in this pass.
+        bound: nats a token, above 0.
+
+    Returns:
+        (N,) bool: whether the token's policy term counts; the KL term always does.
+    """
+    drift = (sampler_log_probs - log_probs).detach()
+    sums = torch.zeros(len(lengths), dtype=drift.dtype, device=drift.device)
+    means = sums.index_add(0, rows, drift) / lengths.clamp(min=1)  # (B,)
+    return ~((advantages < 0) & (means > bound))[rows]

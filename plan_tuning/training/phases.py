@@ -1,4 +1,4 @@
-"""Where a step's time goes: seconds by phase, and the most memory that was held."""
+"""Where a step's time goes: seconds and tokens by phase, and the most memory that was held."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 
 
 class Phases:
-    """Adds up wall seconds by name."""
+    """Adds up wall seconds, and tokens, by name."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.seconds: dict[str, float] = {}
+        self.tokens: dict[str, int] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -28,6 +29,10 @@ class Phases:
         finally:
             self._wait()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def count(self, name: str, tokens: int) -> None:
+        """Add tokens that a phase wrote or read."""
+        self.tokens[name] = self.tokens.get(name, 0) + tokens
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

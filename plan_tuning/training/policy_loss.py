@@ -14,14 +14,22 @@ from plan_tuning.training.objectives import (
     Clipping,
     importance_weights,
     kl_terms,
+    on_policy_tokens,
     policy_terms,
     token_weights,
 )
 from plan_tuning.training.policy import completion_scores
 from plan_tuning.training.rollouts import PolicyBatch, gather_tokens
 
-_SUMS = ("tokens", "clip_low", "clip_high", "entropy", "kl_k1", "kl_k3", "importance")
-_MAXIMA = ("ratio_max", "ratio_gap", "sampler_gap", "reference_gap")
+_GAPS = ("ratio_gap", "sampler_gap", "reference_gap")  # |differences| of log-probabilities
+_SUMS = (
+    *("tokens", "clip_low", "clip_high", "entropy", "kl_k1", "kl_k3", "importance", "off_policy"),
+    *("padded", "real", *_GAPS),
+)
+_MAXIMA = ("ratio_max", "sampler_gap_max")
+
+Reduce = Callable[[torch.Tensor, str], torch.Tensor]
+"""Sums a tensor over ranks, or takes its maximum (``sum``, ``max``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,6 @@ class PassStatistics:
         self.maxima = torch.zeros(len(_MAXIMA), dtype=torch.float64, device=device)
         self.loss = 0.0
         self.grad_norms: list[float] = []
-        self.padded_tokens = 0
-        self.real_tokens = 0
 
     def add(self, sums: dict[str, torch.Tensor], maxima: dict[str, torch.Tensor]) -> None:
         """Add a pass."""
@@ -54,31 +60,37 @@ class PassStatistics:
                 found = value.detach().double().max()
                 self.maxima[place] = torch.maximum(self.maxima[place], found)
 
-    def maximum(self, name: str) -> float:
-        """Return one maximum of this rank."""
-        return float(self.maxima[_MAXIMA.index(name)])
+    def count(self, batch: PolicyBatch) -> None:
+        """Add what a pass computes and how much of it is no padding."""
+        self.sums[_SUMS.index("padded")] += batch.padded_tokens
+        self.sums[_SUMS.index("real")] += batch.num_tokens
 
-    def summary(
-        self, method: GRPOConfig, reduce: Callable[[torch.Tensor, str], torch.Tensor]
-    ) -> dict[str, float]:
-        """Average over tokens of all ranks; ``reduce`` sums or takes the maximum over ranks."""
+    def gaps(self, reduce: Reduce) -> dict[str, float]:
+        """Average the differences of log-probabilities over the tokens of all ranks, in nats."""
+        sums = dict(zip(_SUMS, reduce(self.sums.clone(), "sum").tolist(), strict=True))
+        return {name: sums[name] / max(sums["tokens"], 1.0) for name in _GAPS}
+
+    def summary(self, method: GRPOConfig, reduce: Reduce) -> dict[str, float]:
+        """Average over tokens of all ranks."""
         sums = dict(zip(_SUMS, reduce(self.sums.clone(), "sum").tolist(), strict=True))
         maxima = dict(zip(_MAXIMA, reduce(self.maxima.clone(), "max").tolist(), strict=True))
         tokens = sums["tokens"]
         if not tokens:  # nothing was learned from, so there is nothing to average
             return {"trained_tokens": 0.0}
-        shown = ["clip_low", "clip_high", "entropy"]
+        shown = ["clip_low", "clip_high", "entropy", "sampler_gap"]
         if method.has_reference:
             shown += ["kl_k1", "kl_k3"]
         if method.importance_cap is not None:
             shown.append("importance")
+        if method.off_policy_bound is not None:
+            shown.append("off_policy")
         return {
             **{name: sums[name] / tokens for name in shown},
             "ratio_max": maxima["ratio_max"],
-            "sampler_gap": maxima["sampler_gap"],
+            "sampler_gap_max": maxima["sampler_gap_max"],
             "loss": self.loss,
             "grad_norm": max(self.grad_norms, default=0.0),
-            "padding_rate": 1.0 - self.real_tokens / max(self.padded_tokens, 1),
+            "padding_rate": 1.0 - sums["real"] / max(sums["padded"], 1.0),
             "trained_tokens": sums["tokens"],
         }
 
@@ -131,16 +143,27 @@ def pass_loss(
         importance=importance,
     )
     loss = terms.loss
+    gap = (old - sampled).abs()
     sums = {
         "tokens": torch.ones_like(log_probs),
         "clip_low": terms.is_clipped_low,
         "clip_high": terms.is_clipped_high,
-    }
-    maxima = {
-        "ratio_max": terms.ratio,
         "ratio_gap": (log_probs - old).abs(),
-        "sampler_gap": (old - sampled).abs(),
+        "sampler_gap": gap,
     }
+    if method.off_policy_bound is not None:
+        is_kept = on_policy_tokens(
+            log_probs,
+            sampled,
+            torch.as_tensor(experience.totals[[indices[place] for place in batch.indices]]).to(
+                log_probs
+            ),
+            rows=batch.rows,
+            lengths=batch.lengths,
+            bound=method.off_policy_bound,
+        )
+        loss = loss * is_kept
+        sums["off_policy"] = ~is_kept
     if importance is not None:
         sums["importance"] = importance
     if method.has_reference:
@@ -152,7 +175,7 @@ def pass_loss(
             )
         for name in ("k1", "k3"):
             sums[f"kl_{name}"] = kl_terms(name, log_probs.detach(), reference)
-        maxima["reference_gap"] = (log_probs - reference).abs()
+        sums["reference_gap"] = (log_probs - reference).abs()
     if entropy is not None:
         sums["entropy"] = entropy
         if method.entropy_bonus > 0:
@@ -166,9 +189,8 @@ def pass_loss(
         local_tokens=len(log_probs),
         num_passes=normaliser.passes,
     )
-    statistics.add(sums, maxima)
-    statistics.padded_tokens += batch.padded_tokens
-    statistics.real_tokens += batch.num_tokens
+    statistics.add(sums, {"ratio_max": terms.ratio, "sampler_gap_max": gap})
+    statistics.count(batch)
     return (loss * weights[batch.rows]).sum()
 
 

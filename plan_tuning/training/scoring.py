@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from plan_tuning.config.grpo import RewardConfig
+from plan_tuning.config.reward import RewardConfig
 from plan_tuning.records import Ask, Reply, Request
 from plan_tuning.rewards.answer import correct_reward
 from plan_tuning.rewards.plan import (

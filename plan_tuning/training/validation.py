@@ -119,16 +119,21 @@ class AccuracyAtValidation(GeneratedAccuracy):
 
 
 class AccuracyBySteps(GeneratedAccuracy):
-    """Measures every n steps, and after the last one.
+    """Measures before the first step, every n steps, and after the last one.
 
     Args:
         exam: the problems and how they are asked.
-        every_n_steps: 0: after the last step only.
+        every_n_steps: 0: before the first and after the last step only.
     """
 
     def __init__(self, exam: Examination, *, every_n_steps: int) -> None:
         super().__init__(exam)
         self.every_n_steps = every_n_steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Measure the start, which a resumed training has left behind."""
+        if pl_module.finished_steps == 0:
+            self._log(trainer, self.measure(pl_module), 0)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -137,9 +142,11 @@ class AccuracyBySteps(GeneratedAccuracy):
         step = pl_module.finished_steps
         is_last = step == pl_module.total_steps or bool(pl_module.stop_reason)
         if is_last or (self.every_n_steps and step % self.every_n_steps == 0):
-            accuracy = self.measure(pl_module)
-            for logged in trainer.loggers:
-                logged.log_metrics({METRIC: accuracy}, step=step - 1)
+            self._log(trainer, self.measure(pl_module), step - 1)
+
+    def _log(self, trainer: pl.Trainer, accuracy: float, step: int) -> None:
+        for logged in trainer.loggers:
+            logged.log_metrics({METRIC: accuracy}, step=step)
 
 
 def _sample_row(step: int, prediction: Prediction) -> Mapping[str, Any]:

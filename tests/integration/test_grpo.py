@@ -1,140 +1,51 @@
-"""GRPO with real parts: it learns, resumes bit-equal, survives a kill, and guards itself."""
+"""GRPO with real parts: it learns, says how it goes, and guards itself."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
-from plan_tuning.config.grpo import GRPOConfig, PlanRewardConfig, RewardConfig
-from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.model import AdapterConfig
+from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
-from plan_tuning.records import Problem
-from plan_tuning.students.loading import load_student, without_bars
-from plan_tuning.students.tiny import make_tiny
+from plan_tuning.students.loading import load_student
 from plan_tuning.tasks.grading import Grader
 from plan_tuning.training import grpo_fit
-from plan_tuning.training.curves import CurveFile
-from plan_tuning.training.grpo import GRPOModule, collapse
 from plan_tuning.training.grpo_fit import train_grpo
-from plan_tuning.training.rollouts import GoldenProblem, Rollout
-from plan_tuning.training.scoring import Scorer
+from plan_tuning.training.rollouts import Rollout
+from plan_tuning.training.sampler import Sampler
 from plan_tuning.training.sft import TrainingError
 
+from .grpo_world import (
+    CASES,
+    MODEL,
+    DigitScorer,
+    HalfDeadScorer,
+    make_start,
+    metrics,
+    train,
+    weights,
+)
+
 pytestmark = pytest.mark.integration
-
-CASES = [
-    GoldenProblem(
-        Problem(f"p{i}", f"Ada has {i} cups and finds {i + 1} more. How many?", str(2 * i + 1)),
-        "1. Find the number of cups.\n2. Add both amounts.",
-    )
-    for i in range(6)
-]
-MODEL = ModelConfig(name="tiny", kind="tiny", family="qwen3")
-
-
-class DigitScorer(Scorer):
-    """Rewards the share of digits: something that a random model can learn within seconds."""
-
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
-        text = rollout.completion.text
-        return {"correct": sum(c.isdigit() for c in text) / max(len(text), 1)}
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("students") / "tiny"
-    make_tiny(folder, "qwen3", 0)
-    student = load_student(folder, MODEL)
-    with torch.no_grad():  # random embeddings are so small that every token would be equally likely
-        student.model.get_input_embeddings().weight.mul_(8.0)
-    with without_bars():
-        student.model.save_pretrained(folder)
-    return folder
+    return make_start(tmp_path_factory.mktemp("students") / "tiny")
 
 
 @pytest.fixture
-def digits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpo_fit, "Scorer", DigitScorer)
-    return
-
-
-def train(
-    folder: Path,
-    start: Path,
-    *,
-    adapter: str = "full",
-    reward: RewardConfig | None = None,
-    open_ask: Any = None,
-    checkpoint_every_n_steps: int = 2,
-    micro_batch_tokens: int = 400,
-    **method: Any,
-) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "steps": 4,
-        "prompts_per_step": 2,
-        "group_size": 4,
-        "max_new_tokens": 12,
-        "learning_rate": 2e-3,
-        "scheduler": "constant",
-        "log_completions_every_n_steps": 1,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with Grader() as grader:
-        return train_grpo(
-            folder,
-            start=start,
-            cases=CASES,
-            model=MODEL,
-            adapter=AdapterConfig(name=adapter, rank=4),
-            trainer=TrainerConfig(
-                precision="fp32",
-                accelerator="cpu",
-                checkpoint_every_n_steps=checkpoint_every_n_steps,
-                micro_batch_tokens=micro_batch_tokens,
-                progress=False,
-            ),
-            method=GRPOConfig(**(settings | method)),
-            reward=reward or RewardConfig(),
-            prompt=PromptConfig(),
-            evaluation=EvaluationConfig(max_new_tokens=12),
-            grader=grader,
-            open_ask=open_ask,
-            seed=1,
-            loggers=[CurveFile(folder / "metrics.csv")],
-            run_dir=folder,
-        )
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (file,) = folder.glob("*.safetensors")
-    return load_file(file)
-
-
-def assert_equal_weights(first: Path, second: Path) -> None:
-    a, b = weights(first), weights(second)
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    import csv
-
-    with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 @pytest.mark.usefixtures("digits")
@@ -147,44 +58,6 @@ def test_a_tiny_policy_learns_a_trivial_reward(start: Path, tmp_path: Path, adap
     assert len(rows) == 25
     assert all(row["train/sampler_gap"] < 1e-3 for row in rows)
     assert load_student(tmp_path / "s", MODEL).model is not None
-
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "kl": {"adapter": "full"},
-    "lora": {"adapter": "lora", "kl_weighting": "ratio", "loss": "dapo"},
-    "off_policy": {"mini_batches": 2, "buffer_epochs": 2, "loss": "gspo", "epsilon_low": 3e-4},
-    "redraws": {"max_redraws": 2, "beta": 0.0, "loss": "dr_grpo", "scaling": "none"},
-    "kl_in_reward": {"kl_in": "reward", "baseline": "leave_one_out", "truncation": "mask"},
-    "penalised": {"truncation": "penalise", "overlong_buffer": 4, "credit": "segment"},
-    "cispo": {"loss": "cispo", "importance_cap": 2.0, "entropy_bonus": 0.01, "beta": 0.0},
-}
-
-
-@pytest.mark.usefixtures("digits")
-@pytest.mark.parametrize("name", VARIANTS)
-def test_two_and_two_steps_are_four_bit_by_bit(
-    start: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(tmp_path / "whole", start, **VARIANTS[name])
-    assert whole["steps"] == 4
-    assert whole["resumed_from_step"] == 0
-    step = GRPOModule.training_step
-
-    def interrupted(self: GRPOModule, batch: int, batch_idx: int) -> None:
-        if self.finished_steps == 3:
-            raise KeyboardInterrupt
-        step(self, batch, batch_idx)
-
-    monkeypatch.setattr(GRPOModule, "training_step", interrupted)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        train(tmp_path / "parts", start, **VARIANTS[name])
-    monkeypatch.setattr(GRPOModule, "training_step", step)
-    resumed = train(tmp_path / "parts", start, **VARIANTS[name])
-    assert resumed["resumed_from_step"] == 2
-    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
-    files = [(tmp_path / part / "completions.jsonl").read_text() for part in ("whole", "parts")]
-    assert files[0] == files[1]
-    assert not (tmp_path / "parts" / "checkpoints").exists()
 
 
 @pytest.mark.usefixtures("digits")
@@ -240,15 +113,141 @@ def test_a_reference_that_is_not_the_start_stops_the_run(
 
 
 @pytest.mark.usefixtures("digits")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_sampler_that_is_not_the_policy_stops_the_run(
-    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """The adapter's updates never reach the sampler: a bug that is easy to make and hard to see."""
-    from plan_tuning.training.sampler import Sampler
-
     monkeypatch.setattr(Sampler, "student", lambda self: self._copy)
     with pytest.raises(TrainingError, match="the sampler's log-probabilities differ"):
-        train(tmp_path / "s", start, adapter="lora", learning_rate=5e-2, steps=6, beta=0.0)
+        train(tmp_path / "s", start, adapter="lora", learning_rate=5e-2, steps=6, beta=0.0,
+              precision=precision)  # fmt: skip
+
+
+@pytest.mark.usefixtures("digits")
+def test_a_sampler_that_is_one_step_behind_stops_a_run_in_float32(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(self: Sampler) -> Any:
+        behind = self._copy
+        assert behind is not None
+        found = {name: p.clone() for name, p in behind.model.named_parameters()}
+        fresh(self)
+        if not getattr(self, "was_asked", False):
+            self.was_asked = True
+            return behind
+        with torch.no_grad():
+            for name, p in behind.model.named_parameters():
+                found[name], _ = p.clone(), p.copy_(found[name])
+        return behind
+
+    fresh = Sampler.student
+    monkeypatch.setattr(Sampler, "student", stale)
+    with pytest.raises(TrainingError, match=r"GRPO step 1: .* method\.max_log_prob_gap=0\.002"):
+        train(tmp_path / "s", start, adapter="lora", learning_rate=5e-3, steps=3, beta=0.0)
+
+
+@pytest.mark.usefixtures("digits")
+@pytest.mark.parametrize("settings", [{"beta": 0.04}, {"buffer_epochs": 2, "beta": 0.0}])
+def test_bfloat16_runs_and_says_how_far_the_sampler_is(
+    start: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Single tokens differ by more than a mean may; with float32's bound the run would stop."""
+    train(tmp_path / "s", start, precision="bf16", learning_rate=1e-3, **settings)
+    rows = metrics(tmp_path / "s")
+    assert len(rows) == 4
+    for row in rows:
+        assert 0.0 < row["train/sampler_gap"] < 0.05
+        assert row["train/sampler_gap_max"] > 2 * row["train/sampler_gap"]
+    with pytest.raises(TrainingError, match="the sampler's log-probabilities differ"):
+        train(tmp_path / "t", start, precision="bf16", max_log_prob_gap=1e-4)
+
+
+@pytest.mark.usefixtures("digits")
+def test_the_second_update_of_a_step_sees_the_weights_of_the_first(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether autocast keeps its casts of the weights or not: they are of one update only."""
+    from pytorch_lightning.plugins.precision.amp import MixedPrecision
+
+    def cast(self: MixedPrecision) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, cache_enabled=is_kept)
+
+    monkeypatch.setattr(MixedPrecision, "autocast_context_manager", cast)
+    for is_kept in (False, True):
+        train(tmp_path / str(is_kept), start, steps=1, precision="bf16", buffer_epochs=2,
+              learning_rate=1e-2, beta=0.0)  # fmt: skip
+    first, second = (metrics(tmp_path / name)[0] for name in ("False", "True"))
+    assert first["train/ratio_max"] > 1.05
+    assert second["train/ratio_max"] == pytest.approx(first["train/ratio_max"], rel=1e-3)
+
+
+class LateScorer(DigitScorer):
+    """All groups of the first step are dead."""
+
+    calls = 0
+
+    async def _score(self, rollout: Rollout) -> dict[str, float]:
+        LateScorer.calls += 1
+        return {"correct": 0.0} if LateScorer.calls <= 8 else await super()._score(rollout)
+
+
+def test_the_policies_are_checked_at_the_first_update_whenever_it_comes(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plan_tuning.training import collection
+
+    copied = collection.frozen_copy
+
+    def wrong(student: Any) -> Any:
+        model = copied(student)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(1.3)
+        return model
+
+    monkeypatch.setattr(collection, "frozen_copy", wrong)
+    monkeypatch.setattr(grpo_fit, "Scorer", LateScorer)
+    LateScorer.calls = 0
+    with pytest.raises(TrainingError, match="the KL to the start is not 0"):
+        train(tmp_path / "s", start)
+    assert LateScorer.calls == 16
+
+
+def test_what_was_drawn_and_replaced_is_counted_and_not_learned_from(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo_fit, "Scorer", HalfDeadScorer)
+    facts = train(tmp_path / "s", start, steps=3, prompts_per_step=4, max_redraws=3, beta=0.0)
+    text = (tmp_path / "s" / "completions.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    for step, found in enumerate(metrics(tmp_path / "s")):
+        of_step = [row for row in rows if row["step"] == step]
+        dead = [row for row in of_step if row["problem_id"] in ("p1", "p3", "p5")]
+        assert len(of_step) == 4 * found["train/drawn_groups"]
+        assert len(dead) == 4 * found["train/dead_groups"]
+        assert found["train/dead_rate"] == pytest.approx(len(dead) / len(of_step))
+        assert found["train/reward/total"] == pytest.approx(
+            sum(2 * row["reward_correct"] for row in of_step) / len(of_step), abs=1e-6
+        )
+        assert found["train/kept_groups"] == 4
+        assert not any(row["is_learned"] or row["advantage"] for row in dead)
+        assert found["tokens/rollout"] == sum(row["tokens"] for row in of_step)
+        assert found["train/trained_tokens"] == sum(
+            row["tokens"] for row in of_step if row["is_learned"]
+        )
+    assert facts["completion_tokens"] == sum(row["tokens"] for row in rows)
+    assert any(row["train/redraws"] > 0 for row in metrics(tmp_path / "s"))
+
+
+@pytest.mark.usefixtures("digits")
+def test_the_start_of_a_run_says_what_a_step_costs_and_what_will_not_work(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        train(tmp_path / "s", start, steps=1, loss="gspo", importance_cap=1.0)
+    assert "forward and backward passes" in caplog.text
+    assert "method.epsilon_low=3e-4" in caplog.text
+    assert "method.importance_cap=1 only ever lowers" in caplog.text
 
 
 def test_dropout_is_refused(start: Path, tmp_path: Path) -> None:
@@ -271,11 +270,17 @@ def test_dropout_is_refused(start: Path, tmp_path: Path) -> None:
             run_dir=tmp_path,
         )
 
+
+def test_all_dead_groups_change_nothing(
+    start: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A random model never answers right: all groups are dead and the weights stay as they are."""
-    facts = train(
-        tmp_path / "s", start, steps=2, reward=RewardConfig(plan=PlanRewardConfig(weight=1.0))
-    )
+    with caplog.at_level(logging.WARNING):
+        facts = train(
+            tmp_path / "s", start, steps=2, reward=RewardConfig(plan=PlanRewardConfig(weight=1.0))
+        )
     assert facts["dead_rate"] == 1.0
+    assert caplog.text.count("most groups are dead (100 %)") == 1
     assert facts["final_reward"] == 0.0
     before = weights(start)
     for name, value in weights(tmp_path / "s").items():
@@ -286,12 +291,12 @@ def test_dropout_is_refused(start: Path, tmp_path: Path) -> None:
 def test_held_out_problems_are_solved_and_never_trained_on(start: Path, tmp_path: Path) -> None:
     facts = train(tmp_path / "s", start, val_problems=2, val_every_n_steps=2)
     assert facts["problems"] == 4
-    assert facts["val_accuracy"] == 0.0
+    assert facts["val_accuracy"] == facts["start_val_accuracy"] == 0.0
     text = (tmp_path / "s" / "completions.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     assert len({row["problem_id"] for row in rows}) == 4
     assert {row["step"] for row in rows} == {0, 1, 2, 3}
-    assert sum("val/accuracy" in row for row in metrics(tmp_path / "s")) == 2
+    assert ["val/accuracy" in row for row in metrics(tmp_path / "s")] == [True, True, False, True]
 
 
 @pytest.mark.usefixtures("digits")
@@ -300,45 +305,3 @@ def test_a_collapse_ends_the_training_with_its_reason(start: Path, tmp_path: Pat
     assert facts["steps"] < 30
     assert "method.stop_kl" in facts["stopped"]
     assert (tmp_path / "s" / "model.safetensors").is_file()
-
-
-def test_reasons_to_stop() -> None:
-    last = {"train/kl": 0.5, "train/entropy": 0.2, "train/trained_tokens": 9.0}
-    rewards = [1.0] * 5 + [0.0] * 5
-    assert collapse(GRPOConfig(), last, rewards) is None
-    for settings in ({"stop_kl": 0.4}, {"stop_entropy": 0.3}, {"stop_reward_drop": 0.9}):
-        (key,) = settings
-        assert f"method.{key}" in str(collapse(GRPOConfig(**settings), last, rewards))
-    for settings in ({"stop_kl": 0.6}, {"stop_entropy": 0.1}, {"stop_reward_drop": 1.1}):
-        assert collapse(GRPOConfig(**settings), last, rewards) is None
-    silent = last | {"train/trained_tokens": 0.0, "train/entropy": 0.0}
-    assert collapse(GRPOConfig(stop_entropy=0.3), silent, rewards) is None
-
-
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {here!r})
-import test_grpo
-test_grpo.grpo_fit.Scorer = test_grpo.DigitScorer
-test_grpo.train(Path({folder!r}), Path({start!r}), steps=12, checkpoint_every_n_steps=1)
-"""
-
-
-@pytest.mark.usefixtures("digits")
-def test_kill_9_and_the_same_call_goes_on(start: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    code = KILLED.format(here=str(Path(__file__).parent), folder=str(folder), start=str(start))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if list((folder / "checkpoints").glob("step-*.ckpt")):
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    resumed = train(folder, start, steps=12, checkpoint_every_n_steps=1)
-    assert resumed["resumed_from_step"] >= 1
-    train(tmp_path / "whole", start, steps=12, checkpoint_every_n_steps=1)
-    assert_equal_weights(folder, tmp_path / "whole")

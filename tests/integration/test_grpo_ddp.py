@@ -21,16 +21,19 @@ from plan_tuning.students.tiny import make_tiny
 pytestmark = pytest.mark.integration
 
 SCRIPT = """
-import json, sys
+import copy, json, os, sys
 from pathlib import Path
+import torch
 from plan_tuning.config.evaluation import EvaluationConfig
-from plan_tuning.config.grpo import GRPOConfig, RewardConfig
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Problem
 from plan_tuning.tasks.grading import Grader
-from plan_tuning.training import grpo_fit
+from plan_tuning.training import collection, grpo_fit
 from plan_tuning.training.rollouts import GoldenProblem
+from plan_tuning.training.sampler import Sampler
 from plan_tuning.training.scoring import Scorer
 
 class Digits(Scorer):
@@ -40,7 +43,17 @@ class Digits(Scorer):
         # The last problems' groups are dead: one rank has less to learn than the other.
         return {"correct": 0.0 if rollout.case.problem.id in ("p4", "p5") else value}
 
+class Stale(Sampler):
+    # Of the second rank only: it samples from something else than what is trained.
+    def student(self):
+        found = copy.deepcopy(super().student())
+        with torch.no_grad():
+            found.model.get_input_embeddings().weight.mul_(1.2)
+        return found
+
 grpo_fit.Scorer = Digits
+if "stale" in sys.argv and os.environ.get("LOCAL_RANK") == "1":
+    collection.Sampler = Stale
 start, folder, devices, settings = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 cases = [GoldenProblem(Problem(f"p{i}", f"{i} + {i + 1} = ?", "0"), "Add.") for i in range(6)]
 folder.mkdir(parents=True, exist_ok=True)
@@ -59,8 +72,8 @@ with Grader() as grader:
 """
 
 
-def run_ranks(command: list[str], count: int) -> None:
-    """Start the ranks as a launcher would, and wait for all of them."""
+def start_ranks(command: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """Start the ranks as a launcher would."""
     base = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,9 +85,27 @@ def run_ranks(command: list[str], count: int) -> None:
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0",
                             "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}  # fmt: skip
         ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in ranks:
+    return ranks
+
+
+def run_ranks(command: list[str], count: int) -> None:
+    for process in start_ranks(command, count):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
+
+
+def prepare(folder: Path) -> tuple[Path, Path]:
+    """Write a start and the script that trains from it."""
+    start = folder / "start"
+    make_tiny(start, "qwen3", 0)
+    student = load_student(start, ModelConfig(name="t", kind="tiny", family="qwen3"))
+    with torch.no_grad():
+        student.model.get_input_embeddings().weight.mul_(8.0)
+    with without_bars():
+        student.model.save_pretrained(start)
+    script = folder / "train.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    return start, script
 
 
 @pytest.mark.parametrize(
@@ -86,15 +117,7 @@ def run_ranks(command: list[str], count: int) -> None:
     ],
 )
 def test_two_processes_equal_one(tmp_path: Path, settings: dict[str, Any]) -> None:
-    start = tmp_path / "start"
-    make_tiny(start, "qwen3", 0)
-    student = load_student(start, ModelConfig(name="t", kind="tiny", family="qwen3"))
-    with torch.no_grad():
-        student.model.get_input_embeddings().weight.mul_(8.0)
-    with without_bars():
-        student.model.save_pretrained(start)
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT, encoding="utf-8")
+    start, script = prepare(tmp_path)
     weights, completions = [], []
     for devices in (1, 2):
         folder = tmp_path / f"ranks{devices}"
@@ -110,3 +133,14 @@ def test_two_processes_equal_one(tmp_path: Path, settings: dict[str, Any]) -> No
     ]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_what_stops_one_rank_stops_them_all(tmp_path: Path) -> None:
+    """A rank that sees nothing wrong itself must not wait for one that has stopped."""
+    start, script = prepare(tmp_path)
+    settings = json.dumps({"beta": 0.0})
+    command = [sys.executable, str(script), str(start), str(tmp_path / "s"), "2", settings, "stale"]
+    for process in start_ranks(command, 2):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "the sampler's log-probabilities differ" in errors

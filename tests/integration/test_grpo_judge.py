@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from plan_tuning.config.grpo import PlanRewardConfig, RewardConfig
+from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Ask, Completion, Problem, Reply, Request
 from plan_tuning.tasks.grading import Grader

@@ -61,6 +61,7 @@ def test_grpo_from_the_base_has_no_start() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        "method.off_policy_bound=0.5", "method.credit=plan_amplified",
         "method.learning_rate=1e-4", "method.loss=dapo", "reward=plan_and_answer", "start=sft",
         "filter=none", "filter@start.filter=none", "reward.answer_weight=1", "seed=1",
     ],
@@ -73,7 +74,7 @@ def test_what_changes_the_student_changes_its_address(change: str) -> None:
     "change",
     [
         "method.shared_prompt=false", "method.merged_sampler=false", "method.max_log_prob_gap=1",
-        "method.decoding=static",
+        "method.decoding=static", "method.checkpoint_every_n_steps=3",
         "trainer.micro_batch_tokens=64", "reward.plan.kind=judge", "reward.plan.wait_s=5",
         "evaluation.max_new_tokens=99",
     ],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plan_tuning.training.advantages import group_advantages, token_advantages
+from plan_tuning.training.advantages import group_advantages, kl_to_go, token_advantages
 
 CORRECT = np.array([[1.0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]])
 PLAN = np.array([[0.9, 0.8, 0.1, 0.5], [0.2, 0.2, 0.2, 0.2], [0.3, 0.6, 0.6, 0.6]])
@@ -135,3 +135,16 @@ def test_credit_by_segment(credit: str, expected: list[float]) -> None:
 def test_without_both_segments_all_tokens_share_the_total(credit: str, is_plan: list[bool]) -> None:
     found = token_advantages(3.0, {"plan": 1.0, "correct": 2.0}, np.array(is_plan), credit)
     assert found.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("total", [2.0, -2.0, 0.0])
+@pytest.mark.parametrize("is_plan", [[True, False, True], [True] * 3, [False] * 3])
+def test_plan_tokens_get_a_share_of_the_advantage_on_top(total: float, is_plan: list[bool]) -> None:
+    found = token_advantages(total, {}, np.array(is_plan), "plan_amplified", amplification=0.25)
+    assert found.tolist() == [total + 0.25 * abs(total) * flag for flag in is_plan]
+
+
+def test_the_kl_to_go_is_the_sum_from_each_token_on() -> None:
+    old, reference = np.random.default_rng(0).normal(size=(2, 6))
+    expected = [sum(old[s] - reference[s] for s in range(t, 6)) for t in range(6)]
+    np.testing.assert_allclose(kl_to_go(old, reference), expected, atol=1e-12)

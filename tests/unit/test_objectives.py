@@ -14,6 +14,7 @@ from plan_tuning.training.objectives import (
     Clipping,
     importance_weights,
     kl_terms,
+    on_policy_tokens,
     policy_terms,
     token_weights,
 )
@@ -267,6 +268,40 @@ def test_importance_weights_are_truncated_and_carry_no_gradient() -> None:
     plain = torch.autograd.grad(ours("dapo", new, Clipping()), new)[0]
     weighted = torch.autograd.grad(ours("dapo", new, Clipping(), importance=weights), new)[0]
     torch.testing.assert_close(weighted, plain * weights.detach())
+
+
+@pytest.mark.parametrize("bound", [0.05, 0.3, 5.0])
+def test_bad_completions_that_the_policy_has_left_do_not_count(bound: float) -> None:
+    advantages = [1.3, -0.7, -1.1, 0.4]
+    expected = []
+    for row, length in enumerate(LENGTHS):
+        drift = (OLD[row == ROWS] - NEW[row == ROWS]).sum() / length
+        expected += [not (advantages[row] < 0 and drift > bound)] * length
+    found = on_policy_tokens(
+        torch.tensor(NEW, requires_grad=True),
+        torch.tensor(OLD),
+        torch.tensor(advantages),
+        rows=torch.tensor(ROWS),
+        lengths=torch.tensor(LENGTHS),
+        bound=bound,
+    )
+    assert found.tolist() == expected
+    assert not found.requires_grad
+
+
+def test_only_bad_completions_are_left_out() -> None:
+    def kept(advantage: float) -> list[bool]:
+        return on_policy_tokens(
+            torch.tensor([-2.0, -1.0, -1.0]),
+            torch.tensor([-1.0, -1.0, -1.0]),
+            torch.tensor([advantage, -1.0]),
+            rows=torch.tensor([0, 0, 1]),
+            lengths=torch.tensor([2, 1]),
+            bound=0.4,
+        ).tolist()
+
+    assert kept(-1.0) == [False, False, True]
+    assert kept(1.0) == kept(0.0) == [True, True, True]
 
 
 def test_unknown_names_are_refused() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.grpo import GUARDS, GRPOConfig, PlanRewardConfig, RewardConfig, StartConfig
+from plan_tuning.config.grpo import GRPOConfig, StartConfig
+from plan_tuning.config.reward import GUARDS, PlanRewardConfig, RewardConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.records import Verdict
 from plan_tuning.rewards.answer import correct_reward
@@ -259,6 +260,13 @@ def test_summary_leaves_out_what_cannot_be_computed() -> None:
         ({"truncation": "penalise"}, "method.overlong_buffer"),
         ({"steps": 0}, "method.steps"),
         ({"beta": -1.0}, "method.beta"),
+        ({"stop_kl": 0.1, "beta": 0.0}, "method.stop_kl"),
+        ({"importance_cap": 0.9}, "method.importance_cap"),
+        ({"kl_in": "reward", "beta": 0.0}, "method.kl_in"),
+        ({"kl_in": "reward", "kl_estimator": "k2"}, "method.kl_estimator"),
+        ({"kl_in": "reward", "kl_weighting": "ratio"}, "method.kl_weighting"),
+        ({"off_policy_bound": 0.0}, "method.off_policy_bound"),
+        ({"credit": "plan_amplified", "plan_amplification": 0.0}, "method.plan_amplification"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], key: str) -> None:

@@ -1,0 +1,123 @@
+"""What the GRPO tests share: six problems, a tiny start, a reward that is learned in seconds."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.reward import RewardConfig
+from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.records import Problem
+from plan_tuning.students.loading import load_student, without_bars
+from plan_tuning.students.tiny import make_tiny
+from plan_tuning.tasks.grading import Grader
+from plan_tuning.training import grpo_fit
+from plan_tuning.training.curves import CurveFile
+from plan_tuning.training.rollouts import GoldenProblem, Rollout
+from plan_tuning.training.scoring import Scorer
+
+CASES = [
+    GoldenProblem(
+        Problem(f"p{i}", f"Ada has {i} cups and finds {i + 1} more. How many?", str(2 * i + 1)),
+        "1. Find the number of cups.\n2. Add both amounts.",
+    )
+    for i in range(6)
+]
+MODEL = ModelConfig(name="tiny", kind="tiny", family="qwen3")
+
+
+class DigitScorer(Scorer):
+    """Rewards the share of digits: something that a random model can learn within seconds."""
+
+    async def _score(self, rollout: Rollout) -> dict[str, float]:
+        text = rollout.completion.text
+        return {"correct": sum(c.isdigit() for c in text) / max(len(text), 1)}
+
+
+class HalfDeadScorer(DigitScorer):
+    """As above for half of the problems; the others earn nothing, whatever is written."""
+
+    async def _score(self, rollout: Rollout) -> dict[str, float]:
+        is_dead = rollout.case.problem.id in ("p1", "p3", "p5")
+        return {"correct": 0.0} if is_dead else await super()._score(rollout)
+
+
+def make_start(folder: Path) -> Path:
+    """Make a student whose words are not equally likely, as those of a new tiny model are."""
+    make_tiny(folder, "qwen3", 0)
+    student = load_student(folder, MODEL)
+    with torch.no_grad():
+        student.model.get_input_embeddings().weight.mul_(8.0)
+    with without_bars():
+        student.model.save_pretrained(folder)
+    return folder
+
+
+def train(
+    folder: Path,
+    start: Path,
+    *,
+    adapter: str = "full",
+    reward: RewardConfig | None = None,
+    open_ask: Any = None,
+    micro_batch_tokens: int = 400,
+    precision: str = "fp32",
+    **method: Any,
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "steps": 4,
+        "prompts_per_step": 2,
+        "group_size": 4,
+        "max_new_tokens": 12,
+        "learning_rate": 2e-3,
+        "scheduler": "constant",
+        "log_completions_every_n_steps": 1,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with Grader() as grader:
+        return grpo_fit.train_grpo(
+            folder,
+            start=start,
+            cases=CASES,
+            model=MODEL,
+            adapter=AdapterConfig(name=adapter, rank=4),
+            trainer=TrainerConfig(
+                precision=precision,
+                accelerator="cpu",
+                micro_batch_tokens=micro_batch_tokens,
+                progress=False,
+            ),
+            method=GRPOConfig(**(settings | method)),
+            reward=reward or RewardConfig(),
+            prompt=PromptConfig(),
+            evaluation=EvaluationConfig(max_new_tokens=12),
+            grader=grader,
+            open_ask=open_ask,
+            seed=1,
+            loggers=[CurveFile(folder / "metrics.csv")],
+            run_dir=folder,
+        )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+def assert_equal_weights(first: Path, second: Path) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
