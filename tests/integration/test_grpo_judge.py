@@ -44,9 +44,11 @@ def rollouts() -> list[Rollout]:
     return made
 
 
-def scores(open_ask: OpenAsk | None, **plan: Any) -> tuple[list[dict[str, float]], Scorer]:
+def scores(
+    open_ask: OpenAsk | None, *, answer_weight: float = 2.0, **plan: Any
+) -> tuple[list[dict[str, float]], Scorer]:
     settings = {"weight": 1.0, "kind": "judge"} | plan
-    reward = RewardConfig(plan=PlanRewardConfig(**settings))
+    reward = RewardConfig(answer_weight=answer_weight, plan=PlanRewardConfig(**settings))
     with Grader() as grader, Scorer(reward, grader, max_new_tokens=9, open_ask=open_ask) as scorer:
         return scorer.submit(rollouts()).result(), scorer
 
@@ -140,6 +142,12 @@ def test_what_ends_the_teacher_ends_the_training() -> None:
 
     with pytest.raises(TeacherError, match="the budget is spent"):
         scores(opened)
+
+
+def test_being_right_is_known_where_only_the_plan_is_rewarded() -> None:
+    found, scorer = scores(None, answer_weight=0.0, kind="steps")
+    assert scorer.weights == {"plan": 1.0}
+    assert [row["correct"] for row in found] == [1.0, 1.0, 1.0, 1.0, 0.0]
 
 
 def test_a_judge_has_to_be_there() -> None:
