@@ -35,6 +35,7 @@ from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.examining import examination
+from plan_tuning.expenses import describe
 from plan_tuning.inputs import load_benchmark, load_problems
 from plan_tuning.records import Problem, to_json
 from plan_tuning.reinforcing import reinforce, start_config
@@ -120,22 +121,6 @@ def run_job(config: Config, context: JobContext) -> float | None:
         )
     value: float | None = result["objective"]
     return value
-
-
-def describe(config: Config, plan: JobPlan) -> None:
-    """Show what the job would do (``dry_run=true``): stages, teacher calls, price, prompts."""
-    from rich.console import Console
-
-    console = Console()
-    for stage in plan.stages:
-        state = "done" if stage.is_done else "to build"
-        console.print(f"{stage.kind:<11} {stage.key} {state:<8} {stage.label}", highlight=False)
-    if plan.corpus is not None and not plan.corpus.is_done and config.uses_teacher:
-        from plan_tuning.distillation.estimate import dry_run, render_estimate
-
-        problems = load_problems(config)
-        estimate = dry_run(problems, config.teacher, config.distillation, calls_folder(config))
-        console.print(render_estimate(estimate, config.teacher))
 
 
 class Job:
@@ -283,6 +268,7 @@ class Job:
             loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],
             run_dir=self.context.folder,
             log_table=self.tracker.log_table,
+            on_usage=self.outcome.add_calls,
         )
 
     def _track(self, stage: StagePlan, *, is_input: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,18 +59,29 @@ def reinforce(
     loggers: Sequence[Any],
     run_dir: Path,
     log_table: Callable[[str, Sequence[Mapping[str, Any]]], None],
+    on_usage: Callable[[int, float | None], None],
 ) -> Mapping[str, Any]:
-    """Start, golden plans, rewards → student; returns the facts of the training."""
+    """Start, golden plans, rewards → student; returns the facts of the training.
+
+    ``on_usage`` is told what was bought of the judge, also where the training ends in an error.
+    """
     from plan_tuning.training.golden import golden_problems
     from plan_tuning.training.grpo_fit import train_grpo
 
     cases, selection = golden_problems(corpus, config.filter)
 
-    def open_judge() -> AbstractAsyncContextManager[Ask]:
+    @asynccontextmanager
+    async def open_judge() -> AsyncIterator[Ask]:
         """Open the way to the judge; its answers lie in the same store as the teacher's."""
-        from plan_tuning.teachers.opening import open_teacher
+        from plan_tuning.teachers.opening import open_caller
+        from plan_tuning.teachers.usage import Usage
 
-        return open_teacher(config.judge, calls)
+        usage = Usage(config.judge.model)
+        try:
+            async with open_caller(config.judge, calls, usage=usage) as caller:
+                yield caller.ask
+        finally:  # calls under way when it ended were paid too
+            on_usage(usage.bought, usage.usd)
 
     facts = train_grpo(
         folder,

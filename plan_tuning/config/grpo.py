@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,6 +204,12 @@ class GRPOConfig(MethodConfig):
     def is_on_policy(self) -> bool:
         """Whether a step's rollouts are used for one optimizer step only."""
         return self.mini_batches * self.buffer_epochs == 1
+
+    def total_steps(self, num_problems: int) -> int:
+        """Count the GRPO steps of a training."""
+        if self.steps > 0:
+            return self.steps
+        return math.ceil(self.epochs * num_problems / self.prompts_per_step)
 
     def optimisation(self, trainer: TrainerConfig) -> TrainerConfig:
         """The trainer's settings with GRPO's own rates."""

@@ -115,7 +115,7 @@ def train_grpo(
     check_projection(student.causal_lm, first)
     if trainer.gradient_checkpointing:
         _checkpoint_activations(student)
-    total = total_steps(method, len(training))
+    total = method.total_steps(len(training))
     _explain(method, trainer, total, len(training))
     log = CompletionLog(
         folder / COMPLETIONS_FILE,
@@ -161,13 +161,6 @@ def hold_out(
         [case for index, case in enumerate(cases) if index not in chosen],
         [cases[index].problem for index in sorted(chosen)],
     )
-
-
-def total_steps(method: GRPOConfig, num_problems: int) -> int:
-    """Count the GRPO steps of a training."""
-    if method.steps > 0:
-        return method.steps
-    return math.ceil(method.epochs * num_problems / method.prompts_per_step)
 
 
 def _explain(method: GRPOConfig, trainer: TrainerConfig, total: int, num_problems: int) -> None:

@@ -124,9 +124,8 @@ class Scorer:
         """Score one rollout; a part that is unknown is NaN, and one without a weight only shown."""
         problem, text = rollout.case.problem, rollout.completion.text
         found: dict[str, float | None] = {}
-        # Being right is always known, also where it earns nothing: what a plan reward is worth shows
-        # in its correlation with it. An answer that is boxed in the plan is none: the solution has
-        # to say it.
+        # Being right is known also where it earns nothing: what a plan reward is worth shows in its
+        # correlation with it. An answer that is boxed in the plan is none: the solution says it.
         solution = text.rpartition("</plan>")[2] if has_plan(text) else text
         grade = await self._grader.grade_async(
             solution, problem, finish_reason=rollout.completion.finish_reason, require_box=True

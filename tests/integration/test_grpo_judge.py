@@ -16,7 +16,7 @@ from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Ask, Completion, Problem, Reply, Request
 from plan_tuning.tasks.grading import Grader
 from plan_tuning.teachers.errors import TeacherError
-from plan_tuning.teachers.opening import open_teacher
+from plan_tuning.teachers.opening import open_caller
 from plan_tuning.training.rollouts import GoldenProblem, Rollout
 from plan_tuning.training.scoring import Scorer, ScoringError
 
@@ -83,9 +83,15 @@ def test_a_judge_over_http_survives_faults_and_is_paid_once(shared: Path, tmp_pa
             api_base=server.base_url,
             timeout_s=10,
         )
-        first, scorer = scores(lambda: open_teacher(teacher, tmp_path))
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Ask]:
+            async with open_caller(teacher, tmp_path) as caller:
+                yield caller.ask
+
+        first, scorer = scores(opened)
         calls = server.stats()["by_stage"]
-        again, _ = scores(lambda: open_teacher(teacher, tmp_path))
+        again, _ = scores(opened)
         assert server.stats()["by_stage"] == calls
     assert set(calls) == {"similarity"}
     assert [row["correct"] for row in first] == [1.0, 1.0, 1.0, 1.0, 0.0]
