@@ -25,6 +25,7 @@ AGGREGATIONS = ("sum_then_normalise", "normalise_then_sum")
 PLAN_KINDS = ("judge", "steps", "embedding")
 STEP_METRICS = ("token_f1", "rouge_l")
 GUARDS = ("echo", "repetition", "answer", "giant")
+SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
 STARTS = ("base", "sft", "m1", "path")
 ASKED_AS = "m1"  # GRPO's prompt is that of M1 (METHOD.md section 3)
 
@@ -93,6 +94,7 @@ class GRPOConfig(MethodConfig):
     # Hardware and logs
     shared_prompt: bool = field(default=True, metadata=_RUNTIME)  # read a group's prompt once
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
+    sampler_dtype: str = field(default="auto", metadata=_RUNTIME)
     generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
     max_log_prob_gap: float = field(default=0.05, metadata=_RUNTIME)  # sampler against trainer
     log_completions_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
@@ -123,6 +125,7 @@ class GRPOConfig(MethodConfig):
             ("scaling", SCALINGS),
             ("credit", CREDITS),
             ("truncation", TRUNCATIONS),
+            ("sampler_dtype", SAMPLER_DTYPES),
         ):
             require_choice(f"method.{key}", getattr(self, key), choices)
         require(

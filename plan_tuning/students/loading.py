@@ -148,8 +148,19 @@ def for_inference(student: Student) -> Student:
     """
     merged = merge_for_inference(student)
     if merged.device.type == "cuda" and torch.cuda.is_bf16_supported():
-        merged.model.to(torch.bfloat16)
+        cast_weights(merged.model, torch.bfloat16)
     return merged
+
+
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Change the precision of all floating-point weights in place, and of nothing else.
+
+    The frequencies of rotary embeddings are buffers: in bfloat16 they would turn far positions by
+    whole radians.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def check_four_bits() -> None:

@@ -32,6 +32,8 @@ from plan_tuning.training.rollouts import (
 from plan_tuning.training.sampler import Sampler, frozen_copy
 from plan_tuning.training.scoring import Scorer
 
+_BF16_ROUNDING = 20.0  # how much further apart log-probabilities lie than in float32
+
 
 class Collector:
     """Makes the experience of a step; ``drawn`` is all that it remembers from step to step."""
@@ -47,6 +49,7 @@ class Collector:
         seed: int,
         budget: int,
         is_shared: bool,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.student = student
         self.cases = cases
@@ -60,7 +63,7 @@ class Collector:
         self._device = torch.device("cpu")
         self._rank, self._world = 0, 1
         self._gather: Gather = lambda value: [value]
-        self._sampler = Sampler(student, is_merged=method.merged_sampler)
+        self._sampler = Sampler(student, is_merged=method.merged_sampler, dtype=dtype)
         needs_copy = method.has_reference and not hasattr(student.model, "peft_config")
         self._reference = frozen_copy(student) if needs_copy else None
 
@@ -69,6 +72,11 @@ class Collector:
         self._device, self._rank, self._world, self._gather = device, rank, world, gather
         if self._reference is not None:
             self._reference.to(device)
+
+    def log_prob_bound(self, precision: str) -> float:
+        """How far sampler and trainer may be apart; rounding to bfloat16 shows in either."""
+        is_rounded = precision == "bf16" or self._sampler.dtype == torch.bfloat16
+        return self.method.max_log_prob_gap * (_BF16_ROUNDING if is_rounded else 1.0)
 
     def collect(self, step: int, phases: Phases) -> tuple[Experience, dict[str, float]]:
         """Sample, score and compare; draw again for dead groups where that is asked for.

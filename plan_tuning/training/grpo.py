@@ -27,6 +27,7 @@ from plan_tuning.training.phases import Phases, peak_memory_gib
 from plan_tuning.training.policy import completion_scores
 from plan_tuning.training.policy_loss import Normaliser, PassStatistics, pass_loss
 from plan_tuning.training.rollouts import GoldenProblem
+from plan_tuning.training.sampler import sampler_dtype
 from plan_tuning.training.scoring import Scorer
 from plan_tuning.training.sft import (
     TrainingError,
@@ -106,6 +107,7 @@ class GRPOModule(pl.LightningModule):
             budget=trainer.micro_batch_tokens,
             # A checkpointed layer drops the keys that a shared prompt would have to keep.
             is_shared=method.shared_prompt and not trainer.gradient_checkpointing,
+            dtype=sampler_dtype(method.sampler_dtype, trainer),
         )
 
     @property
@@ -259,13 +261,13 @@ class GRPOModule(pl.LightningModule):
 
     def _check_policies(self, statistics: PassStatistics, *, is_first: bool) -> None:
         """Stop where sampler, policy and reference are not what the method takes them for."""
-        bound = self.method.max_log_prob_gap
+        bound = self.collector.log_prob_bound(self.config.precision)
         gap = statistics.maximum("sampler_gap")
         if bound and gap > bound and self.method.top_p >= 1.0 and not self.method.top_k:
             raise TrainingError(
                 f"GRPO step {self.finished_steps}: the sampler's log-probabilities differ from the "
-                f"trainer's by {gap:.3g}, more than method.max_log_prob_gap={bound:g}: rollouts do "
-                "not come from the policy that is trained. Raise the bound where the sampler's "
+                f"trainer's by {gap:.3g}, more than {bound:g} (method.max_log_prob_gap): rollouts "
+                "do not come from the policy that is trained. Raise the bound where the sampler's "
                 "precision explains it, and set method.importance_cap=2"
             )
         if not is_first:
