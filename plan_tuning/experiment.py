@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,10 @@ class Job:
             from plan_tuning.training.fit import train_student
             from plan_tuning.training.rows import training_rows
 
-            base = self.roles.base
+            base, trainer = self.roles.base, config.trainer
+            if config.method.continued_steps and self.plan.start is not None:
+                base = self.plan.start.folder
+                trainer = replace(trainer, max_steps=config.method.continued_steps)
             rows, selection = training_rows(
                 method=config.method,
                 prompt=config.prompt,
@@ -227,7 +231,7 @@ class Job:
                 rows=rows,
                 model=config.model,
                 adapter=config.adapter,
-                trainer=config.trainer,
+                trainer=trainer,
                 method=config.method,
                 seed=config.seed,
                 loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],

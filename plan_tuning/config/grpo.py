@@ -102,6 +102,13 @@ class GRPOConfig(MethodConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice("method.name", self.name, ("grpo",))
+        require(
+            self.continued_steps == 0,
+            "method.continued_steps",
+            self.continued_steps,
+            "0 for grpo, which goes on from its start anyway",
+            "method=m1 method.continued_steps=250",
+        )
         for key in ("epochs", "prompts_per_step", "max_new_tokens", "mini_batches"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=8")
         for key in ("temperature", "learning_rate", "buffer_epochs", "generation_batch_tokens"):

@@ -133,7 +133,7 @@ def test_kill_9_and_the_same_command_goes_on(
     words = [
         "method=grpo", "start=base", "reward=answer", "reward.length_weight=1",
         "filter=none", "debug=fast", "seed=0", "logger=csv", "trainer.checkpoint_every_n_steps=1",
-        "method.learning_rate=1e-3", "stages=[distill,train]",
+        "method.learning_rate=1e-3", "method.prompts_per_step=8", "stages=[distill,train]",
     ]  # fmt: skip
     if any(f.name == "checkpoint_every_n_steps" for f in dataclasses.fields(GRPOConfig)):
         words.append("method.checkpoint_every_n_steps=1")

@@ -55,6 +55,21 @@ def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str])
     assert start.key == student.key
 
 
+def test_a_continued_training_begins_from_the_plain_jobs_artifact() -> None:
+    words = ["method=m1", "filter=none", "trainer.max_steps=9"]
+    plain, longer = plan(*words), plan(*words, "method.continued_steps=5")
+    assert plain.start is None
+    assert plain.student is not None
+    assert longer.student is not None
+    assert longer.start is not None
+    assert longer.start.key == plain.student.key
+    assert longer.student.upstream["start"] == plain.student.key
+    keys = {plan(*words, f"method.continued_steps={n}").student.key for n in (0, 5, 6)}  # type: ignore[union-attr]
+    assert len(keys) == 3
+    with pytest.raises(ConfigError, match=r"method\.continued_steps"):
+        plan("method=grpo", "method.continued_steps=5")
+
+
 def test_grpo_from_the_base_has_no_start() -> None:
     assert plan("method=grpo", "start=base").start is None
 
