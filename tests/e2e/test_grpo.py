@@ -40,8 +40,11 @@ def test_micro_grpo_ends_in_a_comparison_with_its_start_and_its_control(
     arms = [row for row in rows if row["choices"]["method"] == "grpo"]
     assert {row["choices"]["reward"] for row in arms} == {"answer", "plan_and_answer"}
     (start,) = {row["fingerprints"]["start"] for row in arms}
-    plain = {row["fingerprints"]["student"] for row in rows if row not in arms}
-    assert start in plain, "the start is the plain job's artifact"
+    plain = {row["fingerprints"]["student"]: row for row in rows if row not in arms}
+    assert plain[start]["fingerprints"]["start"] is None, "the start is the plain job's artifact"
+    (control,) = [row for key, row in plain.items() if key != start]
+    assert control["fingerprints"]["start"] == start, "the control goes on from there as well"
+    assert control["training"]["steps"] == 6
     for row in arms:
         assert row["training"]["steps"] == 6
         assert row["training"]["final_reward"] is not None
@@ -49,6 +52,7 @@ def test_micro_grpo_ends_in_a_comparison_with_its_start_and_its_control(
         assert {line["step"] for line in completions(student)} == {0}
     text = (outputs / "micro_grpo" / "comparison.md").read_text(encoding="utf-8")
     assert "plan_and_answer" in text
+    assert "continued" in text, "start and control are two rows"
 
 
 FAULTS = {
