@@ -1,7 +1,7 @@
-"""A sweep's jobs -> what it may buy of a teacher: calls for corpora, test plans and executions.
+"""Jobs -> what they may buy of a teacher: calls for corpora, test plans, executions, judgements.
 
-Upper bounds from the configuration alone: nothing is read but local data files, so a plan can be
-printed without a network, a key or a store.
+A sweep's plan holds upper bounds from the configuration alone: nothing is read but local data
+files, so it can be printed without a network, a key or a store.
 """
 
 from __future__ import annotations
@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from plan_tuning.artifacts import canonical
+from plan_tuning.artifacts import canonical, read_manifest
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
-from plan_tuning.distillation.estimate import Estimate, count_executions, count_missing_calls
-from plan_tuning.inputs import count_benchmark, count_problems, source_parts
+from plan_tuning.distillation.estimate import (
+    Estimate,
+    count_executions,
+    count_judgements,
+    count_missing_calls,
+    dry_run,
+    render_estimate,
+)
+from plan_tuning.inputs import count_benchmark, count_problems, load_problems, source_parts
+from plan_tuning.specs import calls_folder
 from plan_tuning.stages import JobPlan
 
 
@@ -31,12 +40,33 @@ class Expense:
         return sum(estimate.calls for estimate in self.estimates)
 
 
+def describe(config: Config, plan: JobPlan) -> None:
+    """Show what the job would do (``dry_run=true``): stages, teacher calls, price, prompts."""
+    from rich.console import Console
+
+    console = Console()
+    for stage in plan.stages:
+        state = "done" if stage.is_done else "to build"
+        console.print(f"{stage.kind:<11} {stage.key} {state:<8} {stage.label}", highlight=False)
+    if plan.corpus is not None and not plan.corpus.is_done and config.uses_teacher:
+        problems = load_problems(config)
+        estimate = dry_run(problems, config.teacher, config.distillation, calls_folder(config))
+        console.print(render_estimate(estimate, config.teacher))
+    if config.uses_judge:
+        console.print(teacher_line([(config, plan)]), soft_wrap=True)
+
+
 def teacher_line(jobs: Iterable[tuple[Config, JobPlan]]) -> str:
     """Say how many teacher calls a sweep needs at the most, and what they may cost."""
     listed = list(jobs)
     expenses = [
         expense
-        for expense in (_corpora(listed), _test_plans(listed), _executions(listed))
+        for expense in (
+            _corpora(listed),
+            _test_plans(listed),
+            _executions(listed),
+            _judgements(listed),
+        )
         if expense.calls
     ]
     if not expenses:
@@ -118,3 +148,27 @@ def _executions(jobs: Iterable[tuple[Config, JobPlan]]) -> Expense:
                     needs[stage.key] = (count, teacher)
     estimates = tuple(count_executions(count, teacher) for count, teacher in needs.values())
     return Expense("executions", estimates)
+
+
+def _judgements(jobs: Iterable[tuple[Config, JobPlan]]) -> Expense:
+    """Replies of the judge while students are trained: one a vote and order of each completion."""
+    needs: dict[str, tuple[int, TeacherConfig]] = {}
+    for config, plan in jobs:
+        method, student = config.method, plan.student
+        if student is None or student.is_available or not config.uses_judge:
+            continue
+        if isinstance(method, GRPOConfig):
+            judged = config.reward.plan
+            prompts = method.total_steps(_count_golden(config, plan)) * method.prompts_per_step
+            completions = prompts * (1 + method.max_redraws) * method.group_size
+            replies = judged.votes * (2 if judged.swap else 1)
+            needs[student.key] = (completions * replies, config.judge)
+    estimates = tuple(count_judgements(calls, judge) for calls, judge in needs.values())
+    return Expense("judgements of plans", estimates)
+
+
+def _count_golden(config: Config, plan: JobPlan) -> int:
+    """How many problems may have a golden plan: those of the corpus, where it is there already."""
+    if plan.corpus is not None and plan.corpus.is_done:
+        return int(read_manifest(plan.corpus.folder)["facts"]["problems"])
+    return sum(count_problems(part) for part in source_parts(config.data).values())

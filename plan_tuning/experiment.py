@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.examining import examination
+from plan_tuning.expenses import describe
 from plan_tuning.inputs import load_benchmark, load_problems
 from plan_tuning.learning import learn
 from plan_tuning.ranks import train_in_ranks
@@ -124,22 +126,6 @@ def run_job(config: Config, context: JobContext) -> float | None:
         )
     value: float | None = result["objective"]
     return value
-
-
-def describe(config: Config, plan: JobPlan) -> None:
-    """Show what the job would do (``dry_run=true``): stages, teacher calls, price, prompts."""
-    from rich.console import Console
-
-    console = Console()
-    for stage in plan.stages:
-        state = "done" if stage.is_done else "to build"
-        console.print(f"{stage.kind:<11} {stage.key} {state:<8} {stage.label}", highlight=False)
-    if plan.corpus is not None and not plan.corpus.is_done and config.uses_teacher:
-        from plan_tuning.distillation.estimate import dry_run, render_estimate
-
-        problems = load_problems(config)
-        estimate = dry_run(problems, config.teacher, config.distillation, calls_folder(config))
-        console.print(render_estimate(estimate, config.teacher))
 
 
 class Job:
@@ -251,11 +237,16 @@ class Job:
             inputs["start"] = self.roles.base if start is None else start.folder
             inputs |= {"corpus": corpus["path"], "calls": calls_folder(config)}
             train = partial(reinforce, folder, config, config.method, **inputs)
-            shared["grader"] = self.roles.grader
+            shared |= {"grader": self.roles.grader, "on_usage": self.outcome.add_calls}
         else:
             inputs["corpus"] = None if corpus is None else corpus["path"]
             inputs["problems"] = load_problems(config) if corpus is None else ()
-            train = partial(learn, folder, config, base=self.roles.base, **inputs)
+            inputs["base"] = self.roles.base
+            if config.method.continued_steps and self.plan.start is not None:
+                inputs["base"] = self.plan.start.folder
+                steps = config.method.continued_steps
+                config = replace(config, trainer=replace(config.trainer, max_steps=steps))
+            train = partial(learn, folder, config, **inputs)
         curves = folder / CURVES_FILE
         if config.trainer.devices == 1:
             from plan_tuning.training.curves import CurveFile

@@ -36,6 +36,8 @@ def method_spec(config: Config) -> dict[str, Any]:
         "m2": ("plan_weight",),
     }.get(method.name, ("solution_weight",))
     spec: dict[str, Any] = {"name": method.name}
+    if method.continued_steps:
+        spec["continued_steps"] = method.continued_steps
     return spec | {key: getattr(method, key) for key in weights}
 
 

@@ -1,9 +1,9 @@
-"""GRPO in a job: what it begins from, what determines its student, and how it is run."""
+"""Training on from a student, above all GRPO: where it begins, what determines it, how it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from plan_tuning.config.grpo import GRPOConfig, grpo_content
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.records import Ask
-from plan_tuning.stages import StagePlan
 from plan_tuning.text.prompts import digest
 
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def start_config(config: Config) -> Config:
-    """The plain job that makes what GRPO begins from: the same artifact as that job's."""
+    """The plain job that makes what this one begins from: the same artifact as that job's."""
+    if not isinstance(config.method, GRPOConfig):
+        return replace(config, method=replace(config.method, continued_steps=0))
     weights = {
         key: getattr(config.method, key) for key in ("problems", "plan_weight", "solution_weight")
     }
@@ -30,20 +31,21 @@ def start_config(config: Config) -> Config:
 
 
 def has_start(config: Config) -> bool:
-    """Whether GRPO begins from a student, not from the untrained model."""
-    is_grpo = isinstance(config.method, GRPOConfig)
-    return is_grpo and config.student.path is None and config.start.name != "base"
+    """Whether the training begins from a student, not from the untrained model."""
+    if config.student.path is not None:
+        return False
+    if isinstance(config.method, GRPOConfig):
+        return config.start.name != "base"
+    return config.method.continued_steps > 0
 
 
-def grpo_spec(config: Config, method: GRPOConfig, start: StagePlan | None) -> dict[str, Any]:
-    """Say what determines a GRPO student, beside its model and its corpus."""
+def grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
+    """Say what determines a GRPO student, beside its model, its corpus and its start."""
     spec = grpo_content(method, config.reward, config.trainer, config.judge)
     if config.reward.answer_weight:
         spec["grading"] = canonical(config.evaluation.grading)
     if config.reward.uses_judge:
         spec["judge_prompt"] = digest("judge")
-    if start is not None:
-        spec["start"] = start.key
     return spec
 
 
@@ -59,6 +61,7 @@ def reinforce(
     loggers: Sequence[Any],
     grader: Grader | None = None,
     log_table: Callable[[str, Sequence[Mapping[str, Any]]], None] | None = None,
+    on_usage: Callable[[int, float | None], None] | None = None,
 ) -> Mapping[str, Any]:
     """Start, golden plans, rewards → student; returns the facts of the training.
 
@@ -73,6 +76,7 @@ def reinforce(
         loggers: Lightning loggers.
         grader: reads answers; by default one of its own.
         log_table: shows completions.
+        on_usage: is told what was bought of the judge, also where the training ends in an error.
     """
     from plan_tuning.tasks.grading import Grader
     from plan_tuning.training.golden import golden_problems
@@ -80,11 +84,19 @@ def reinforce(
 
     cases, selection = golden_problems(corpus, config.filter)
 
-    def open_judge() -> AbstractAsyncContextManager[Ask]:
+    @asynccontextmanager
+    async def open_judge() -> AsyncIterator[Ask]:
         """Open the way to the judge; its answers lie in the same store as the teacher's."""
-        from plan_tuning.teachers.opening import open_teacher
+        from plan_tuning.teachers.opening import open_caller
+        from plan_tuning.teachers.usage import Usage
 
-        return open_teacher(config.judge, calls)
+        usage = Usage(config.judge.model)
+        try:
+            async with open_caller(config.judge, calls, usage=usage) as caller:
+                yield caller.ask
+        finally:  # calls under way when it ended were paid too
+            if on_usage is not None:
+                on_usage(usage.bought, usage.usd)
 
     with ExitStack() as resources:
         facts = train_grpo(

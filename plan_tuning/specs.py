@@ -176,16 +176,15 @@ def _plan_base(model: ModelConfig, config: Config, root: Path) -> StagePlan | No
 
 def model_identity(model: ModelConfig, base: StagePlan | None) -> dict[str, Any]:
     """What determines the weights of a model that this job does not train."""
+    path = Path(str(model.path)).expanduser()
     if base is not None:
         identity: dict[str, Any] = {"base": base.key}
+    elif is_complete(path):  # an artifact, wherever it lies
+        identity = {"artifact": read_manifest(path)["fingerprint"]}
+    elif path.is_dir():
+        identity = {"folder": folder_digest(path)}
     else:
-        path = Path(str(model.path)).expanduser()
-        if is_complete(path):  # an artifact, wherever it lies
-            identity = {"artifact": read_manifest(path)["fingerprint"]}
-        else:
-            identity = {"path": str(model.path), "revision": model.revision}
-            if path.is_dir():
-                identity = {"folder": folder_digest(path)}
+        identity = {"path": str(model.path), "revision": model.revision}
     return identity | {"dtype": model.dtype}
 
 
@@ -250,10 +249,11 @@ def _plan_student(
         "seed": config.seed,
     }
     upstream = {} if base is None else {"base": base.key}
+    start = _plan_start(config, root, base, corpus)
+    if start is not None:
+        spec["start"] = upstream["start"] = start.key
     if isinstance(config.method, GRPOConfig):
-        start = _plan_start(config, root, base, corpus)
-        spec |= grpo_spec(config, config.method, start)
-        upstream |= {} if start is None else {"start": start.key}
+        spec |= grpo_spec(config, config.method)
     else:
         spec |= {"method": method_spec(config), "trainer": trainer_spec(config)}
     if corpus is None:
@@ -283,10 +283,10 @@ def _check_method(folder: Path, config: Config) -> None:
 def _plan_start(
     config: Config, root: Path, base: StagePlan | None, corpus: StagePlan | None
 ) -> StagePlan | None:
-    """Plan the student that GRPO begins from; None where that is the untrained model."""
+    """Plan the student that training begins from; None where that is the untrained model."""
     if not has_start(config):
         return None
-    if config.start.path is not None:
+    if isinstance(config.method, GRPOConfig) and config.start.path is not None:
         return external("students", config.start.path, "start.path")
     plain = start_config(config)
     return _plan_student(plain, root, base, corpus if plain.method.needs_corpus else None)

@@ -57,7 +57,7 @@ class JobPlan:
     # ... and the distilled test sets that a swap takes the teacher's plans from
     plans: tuple[StagePlan, ...] = ()
     executor_base: StagePlan | None = None  # of executor=model
-    start: StagePlan | None = None  # the student that GRPO begins from, where it is not the base
+    start: StagePlan | None = None  # what training begins from, where that is not the base
 
     @property
     def stages(self) -> tuple[StagePlan, ...]:

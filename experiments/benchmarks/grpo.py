@@ -2,13 +2,18 @@
 
     python experiments/benchmarks/grpo.py --work plain --repeats 3
     python experiments/benchmarks/grpo.py --work lora --trl-python /path/to/python/with/trl
+    python experiments/benchmarks/grpo.py --work gpu --steps 10
 
 Work: a random Qwen3 of 0.9M parameters (128 x 4, vocabulary 2048), 8 prompts of 200 tokens, 8
 completions each, up to 64 new tokens, dapo loss, AdamW. plain: all weights, no KL. lora: rank 16,
 beta 0.04. mixed: all weights, and completions end by themselves after 1 to 64 tokens (the end has
-probability 1/27 at every token); in the other two nothing ends early. TRL runs with its two
-backends, the whole step as one micro-batch, gradient checkpointing off and the fused optimizer;
-everything else is its default. Each repeat is a process of its own. Needs the extra ``bench``.
+probability 1/27 at every token); elsewhere nothing ends early. gpu, on a card: the shape of
+Qwen3-0.6B with random weights, prompts of 512 tokens, 512 new ones, rank 16, no KL, bfloat16; the
+share of the memory's bandwidth that sampling needs at least (the weights once and the keys and
+values of every row, token by token) and of the card's arithmetic that training uses are printed
+too. TRL runs with its two backends, the whole step as one micro-batch (gpu: 16 rows), gradient
+checkpointing off and the fused optimizer; everything else is its default. Each repeat is a process
+of its own. Needs the extra ``bench``.
 """
 
 from __future__ import annotations
@@ -16,7 +21,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import os
 import resource
 import statistics
@@ -27,62 +31,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from grpo_work import GROUP, PROMPTS, WORKS, build, card_shares, digit_share, problems
+
 ARMS = ("ours", "trl_hf", "trl_cb")
-GROUP, PROMPTS, PROMPT_TOKENS, NEW_TOKENS, VOCABULARY = 8, 8, 200, 64, 2048
+PHASES = ("rollout", "reward", "scoring", "train", "optimizer")
 WARMUP = 2
-
-
-def build(work: str) -> tuple[Any, Any]:
-    """Make model and tokenizer; the same for both sides."""
-    import torch
-    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
-
-    from plan_tuning.students.tiny import build_tokenizer
-
-    tokenizer = build_tokenizer("qwen3")
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=VOCABULARY, hidden_size=128, intermediate_size=256, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=False,
-            max_position_embeddings=2048, bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
-    head = torch.nn.Linear(128, VOCABULARY, bias=True)
-    with torch.no_grad():
-        head.weight.copy_(model.get_input_embeddings().weight)
-        head.bias.zero_()
-        # All tokens are about equally likely: the bias sets the probability of the end.
-        head.bias[tokenizer.eos_token_id] = math.log(VOCABULARY / 26) if work == "mixed" else -30.0
-    model.lm_head = head
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    return model, tokenizer
-
-
-def problems(tokenizer: Any, count: int) -> list[str]:
-    """Make texts whose rendered prompts have exactly PROMPT_TOKENS tokens."""
-    from plan_tuning.students.templates import prompt_ids
-    from plan_tuning.text.formats import student_messages
-
-    out = []
-    for index in range(count):
-        text = f"{index}"
-        while True:
-            messages = student_messages(text, method="m1", prompt="matched", style="math")
-            missing = PROMPT_TOKENS - len(prompt_ids(tokenizer, messages))
-            if missing <= 0:
-                break
-            text += " 7" * max(1, missing // 2)
-        out.append(text)
-    return out
-
-
-def digit_share(text: str) -> float:
-    """Reward both sides with the share of digits."""
-    return sum(c.isdigit() for c in text) / max(len(text), 1)
 
 
 def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
@@ -108,8 +61,9 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
         async def _score(self, rollout: Rollout) -> dict[str, float]:
             return {"correct": digit_share(rollout.completion.text)}
 
+    size = WORKS[work]
     model, tokenizer = build(work)
-    if work == "lora":
+    if size.has_lora:
         targets = LORA_TARGETS["qwen3"]
         model = get_peft_model(
             model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
@@ -118,9 +72,10 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     student = Student(model, tokenizer, (end,), (end,))
     cases = [
         GoldenProblem(Problem(f"p{i}", text, "0"), "")
-        for i, text in enumerate(problems(tokenizer, PROMPTS * 2))
+        for i, text in enumerate(problems(tokenizer, PROMPTS * 2, size.prompt_tokens))
     ]
     total = steps + WARMUP
+    is_card = size.device == "cuda"
     ends = [now()]
     tokens: list[float] = []
     phases: list[dict[str, float]] = []
@@ -133,31 +88,37 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
             phases.append({k: v for k, v in module.last_metrics.items() if k.startswith("time/")})
 
     method = GRPOConfig(
-        steps=total, prompts_per_step=PROMPTS, group_size=GROUP, max_new_tokens=NEW_TOKENS,
+        steps=total, prompts_per_step=PROMPTS, group_size=GROUP, max_new_tokens=size.new_tokens,
         learning_rate=1e-6, scheduler="constant", warmup_ratio=0.0, loss="dapo",
-        beta=0.04 if work == "lora" else 0.0, log_completions_every_n_steps=0,
+        beta=size.beta, log_completions_every_n_steps=0,
     )  # fmt: skip
     with (
         tempfile.TemporaryDirectory() as folder,
         Grader() as grader,
-        Digits(RewardConfig(), grader, max_new_tokens=NEW_TOKENS) as scorer,
+        Digits(RewardConfig(), grader, max_new_tokens=size.new_tokens) as scorer,
     ):
         module = GRPOModule(
             student, cases, scorer, method=method, prompt=PromptConfig(), seed=0,
-            trainer=TrainerConfig(precision="fp32", micro_batch_tokens=16384),
+            trainer=TrainerConfig(
+                precision="bf16" if is_card else "fp32", micro_batch_tokens=16384,
+                accelerator=size.device,
+            ),
             total_steps=total, log=CompletionLog(Path(folder) / "c.jsonl", every_n_steps=0),
         )  # fmt: skip
         trainer = pl.Trainer(
-            accelerator="cpu", max_epochs=-1, logger=False, callbacks=[Clock()],
+            accelerator="gpu" if is_card else "cpu", devices=1, max_epochs=-1,
+            precision="bf16-mixed" if is_card else "32-true",
+             logger=False, callbacks=[Clock()],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
             use_distributed_sampler=False, default_root_dir=folder,
         )  # fmt: skip
         trainer.fit(module, train_dataloaders=GRPOSteps(module))
     named = {
         name: statistics.median(p.get(f"time/{name}", 0.0) for p in phases[WARMUP:])
-        for name in ("rollout", "reward", "scoring", "train", "optimizer")
+        for name in PHASES
     }
-    return report(ends, tokens, named)
+    shares = card_shares(student.causal_lm, size, named) if is_card else {}
+    return report(ends, tokens, named) | shares
 
 
 def run_trl(work: str, steps: int, threads: int, backend: str) -> dict[str, Any]:
@@ -174,6 +135,7 @@ def run_trl(work: str, steps: int, threads: int, backend: str) -> dict[str, Any]
 
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
+    size = WORKS[work]
     model, tokenizer = build(work)
     rendered = [
         tokenizer.decode(
@@ -181,7 +143,7 @@ def run_trl(work: str, steps: int, threads: int, backend: str) -> dict[str, Any]
                 tokenizer, student_messages(text, method="m1", prompt="matched", style="math")
             )
         )
-        for text in problems(tokenizer, PROMPTS * 2)
+        for text in problems(tokenizer, PROMPTS * 2, size.prompt_tokens)
     ]
     lengths = {len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in rendered}
     total = steps + WARMUP
@@ -201,18 +163,19 @@ def run_trl(work: str, steps: int, threads: int, backend: str) -> dict[str, Any]
         tokens.append(float(sum(len(ids) for ids in completion_ids)))
         return [digit_share(text) for text in completions]
 
-    batch = PROMPTS * GROUP
+    batch, is_card = PROMPTS * GROUP, size.device == "cuda"
+    rows = 16 if is_card else batch
     settings: dict[str, Any] = {
-        "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1,
-        "num_generations": GROUP, "max_completion_length": NEW_TOKENS, "max_steps": total,
-        "learning_rate": 1e-6, "lr_scheduler_type": "constant", "beta": 0.04 * (work == "lora"),
+        "per_device_train_batch_size": rows, "gradient_accumulation_steps": batch // rows,
+        "num_generations": GROUP, "max_completion_length": size.new_tokens, "max_steps": total,
+        "learning_rate": 1e-6, "lr_scheduler_type": "constant", "beta": size.beta,
         "loss_type": "dapo", "gradient_checkpointing": False, "optim": "adamw_torch_fused",
-        "use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no",
+        "use_cpu": not is_card, "bf16": is_card, "report_to": [], "save_strategy": "no",
         "logging_steps": total + 1, "disable_tqdm": True, "seed": 0,
         "use_transformers_continuous_batching": backend == "cb",
     }  # fmt: skip
     adapter = None
-    if work == "lora":
+    if size.has_lora:
         targets = LORA_TARGETS["qwen3"]
         adapter = LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
     with tempfile.TemporaryDirectory() as folder:
@@ -262,8 +225,17 @@ def report(
         "steps": len(steps),
         "completion_tokens": statistics.median(tokens[WARMUP:]),
         "phases_s": phases,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib(),
     }
+
+
+def peak_gib() -> float:
+    """Peak memory: of the card where one was used, else of the process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -271,12 +243,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", choices=ARMS, help="one arm in this process, as JSON")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--work", choices=("plain", "lora", "mixed"), default="plain")
+    parser.add_argument("--work", choices=WORKS, default="plain")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--trl-python", default=sys.executable)
     args = parser.parse_args()
+    if WORKS[args.work].device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error(f"--work {args.work} needs a CUDA device: --work plain")
     if args.arm == "ours":
         print(json.dumps(run_ours(args.work, args.steps, args.threads)))
         return
@@ -312,6 +289,15 @@ def main() -> None:
             parts.append(f"{key} {value:7.3f}{ratio}")
         memory = max(row["peak_gib"] for row in rows)
         print(f"  {arm:8} {'  '.join(parts)}  peak {memory:.2f} GiB")
+        middles = {
+            name: statistics.median(row["phases_s"][name] for row in rows)
+            for name in rows[0]["phases_s"]
+        }
+        shown = [f"{name} {value:.3f}" for name, value in middles.items()]
+        for name in ("bandwidth_share", "training_mfu"):
+            if name in rows[0]:
+                shown.append(f"{name} {statistics.median(row[name] for row in rows):.1%}")
+        print(f"  {'':8} {'  '.join(shown)}")
 
 
 if __name__ == "__main__":

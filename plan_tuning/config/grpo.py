@@ -23,6 +23,7 @@ SCALINGS = ("group", "batch", "none")
 BASELINES = ("mean", "leave_one_out")
 CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
+SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
 STARTS = ("base", "sft", "m1", "path")
 ASKED_AS = "m1"  # GRPO's prompt is that of M1 (METHOD.md section 3)
 
@@ -94,6 +95,7 @@ class GRPOConfig(MethodConfig):
     shared_prompt: bool = field(default=True, metadata=_RUNTIME)  # read a group's prompt once
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
     decoding: str = field(default="auto", metadata=_RUNTIME)  # of the rollouts, as evaluation's
+    sampler_dtype: str = field(default="auto", metadata=_RUNTIME)
     generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
     # Sampler against trainer, mean over tokens; None: 0.002 in float32, else 0.05; 0: unchecked
     max_log_prob_gap: float | None = field(default=None, metadata=_RUNTIME)
@@ -103,6 +105,13 @@ class GRPOConfig(MethodConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice("method.name", self.name, ("grpo",))
+        require(
+            self.continued_steps == 0,
+            "method.continued_steps",
+            self.continued_steps,
+            "0 for grpo, which goes on from its start anyway",
+            "method=m1 method.continued_steps=250",
+        )
         for key in ("epochs", "prompts_per_step", "max_new_tokens", "mini_batches"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=8")
         for key in ("temperature", "learning_rate", "buffer_epochs", "generation_batch_tokens"):
@@ -130,6 +139,7 @@ class GRPOConfig(MethodConfig):
             ("credit", CREDITS),
             ("truncation", TRUNCATIONS),
             ("decoding", DECODINGS),
+            ("sampler_dtype", SAMPLER_DTYPES),
         ):
             require_choice(f"method.{key}", getattr(self, key), choices)
         require(

@@ -209,6 +209,7 @@ class Config:
         if debug.max_steps is not None:
             planned = None if trainer.max_steps == -1 else trainer.max_steps
             trainer.max_steps = min(debug.max_steps, planned or debug.max_steps)
+            self.method.continued_steps = min(debug.max_steps, self.method.continued_steps)
         if isinstance(self.method, GRPOConfig):
             method = self.method
             method.steps = min(

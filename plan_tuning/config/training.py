@@ -28,6 +28,7 @@ class MethodConfig:
     problems: str = "all"  # sft only: all training problems, or those that the filter keeps
     plan_weight: float = 1.0  # loss weight of plan tokens
     solution_weight: float = 1.0  # loss weight of solution tokens
+    continued_steps: int = 0  # optimizer steps that follow, from the plain job's student; 0: none
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -35,6 +36,12 @@ class MethodConfig:
         require_choice("method.problems", self.problems, ("all", "kept"))
         for key in ("plan_weight", "solution_weight"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1.0", zero=True)
+        require_positive(
+            "method.continued_steps",
+            self.continued_steps,
+            "method.continued_steps=250",
+            zero=True,
+        )
         learned = {"m1": self.plan_weight + self.solution_weight, "m2": self.plan_weight}.get(
             self.name, self.solution_weight
         )

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 ROLES = ("constraints", "plan", "verify", "execute")
 # Tokens of a typical reply and of a typical problem's prompt (GSM8K, a flash-class teacher), used
 # until the store holds replies of this teacher.
-_TYPICAL_REPLY = {"constraints": 160, "plan": 220, "verify": 420, "execute": 450}
-_TYPICAL_PROMPT = {"constraints": 260, "plan": 260, "verify": 750, "execute": 450}
+_TYPICAL_REPLY = {"constraints": 160, "plan": 220, "verify": 420, "execute": 450, "judge": 250}
+_TYPICAL_PROMPT = {"constraints": 260, "plan": 260, "verify": 750, "execute": 450, "judge": 750}
 _TYPICAL_LATENCY_S = 2.0
 _LOW, _HIGH = 0.6, 2.0  # replies differ from the typical one by about so much
 _SHOWN_CHARACTERS = 1500
@@ -70,6 +70,13 @@ def count_executions(calls: int, teacher: TeacherConfig) -> Estimate:
     """Price a number of executions beside a distillation, as a teacher executor does them."""
     estimate = Estimate(problems=calls, to_buy={"execute": calls})
     _price(estimate, _TYPICAL_PROMPT, _TYPICAL_REPLY, _TYPICAL_LATENCY_S, teacher)
+    return estimate
+
+
+def count_judgements(calls: int, judge: TeacherConfig) -> Estimate:
+    """Price a number of comparisons of two plans, as GRPO's plan reward asks for them."""
+    estimate = Estimate(problems=calls, to_buy={"judge": calls})
+    _price(estimate, _TYPICAL_PROMPT, _TYPICAL_REPLY, _TYPICAL_LATENCY_S, judge)
     return estimate
 
 

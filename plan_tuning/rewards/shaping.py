@@ -6,11 +6,8 @@ import re
 
 from plan_tuning.text.plans import leaks
 
-_FORMAT = (
-    re.compile(r"\A\s*<plan>(?:(?!<plan>).)*?\S(?:(?!<plan>).)*?</plan>\s*<output>", re.DOTALL),
-    re.compile(r"<output>(?:(?!<output>).)*</output>\s*\Z", re.DOTALL),
-    re.compile(r"\\boxed\s*\{[^{}]*\S"),
-)
+_FOLLOWED = re.compile(r"</plan>\s*<output>")
+_BOXED = re.compile(r"\\boxed\s*\{\s*[^\s}]")
 
 
 def format_reward(text: str) -> float:
@@ -24,9 +21,24 @@ def format_reward(text: str) -> float:
     >>> round(format_reward("<plan>\\boxed{5}</plan><output>5</output>"), 2)
     0.67
     """
-    output = text.rpartition("<output>")[2] if "<output>" in text else ""
-    found = (_FORMAT[0].search(text), _FORMAT[1].search(text), _FORMAT[2].search(output))
-    return sum(match is not None for match in found) / len(found)
+    _, opened, output = text.rpartition("<output>")
+    is_closed = bool(opened) and output.rstrip().endswith("</output>")
+    found = (_begins_with_plan(text), is_closed, bool(opened and _BOXED.search(output)))
+    return sum(found) / len(found)
+
+
+def _begins_with_plan(text: str) -> bool:
+    """Whether one plan that is not empty comes first and the output follows at once.
+
+    Texts are searched from left to right and never tried again from further on: an unfinished plan
+    may be as long as a completion can be.
+    """
+    before, opened, rest = text.partition("<plan>")
+    followed = _FOLLOWED.search(rest)
+    if not opened or before.strip() or followed is None:
+        return False
+    plan = rest[: followed.start()]
+    return bool(plan.strip()) and "<plan>" not in plan
 
 
 def length_reward(num_tokens: int, max_tokens: int) -> float:

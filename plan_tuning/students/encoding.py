@@ -31,6 +31,7 @@ def load_encoder(folder: Path) -> Callable[[Sequence[str]], np.ndarray[Any, Any]
     model.eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # on the left it would shift the positions of the text
     known: dict[str, np.ndarray[Any, Any]] = {}
 
     @torch.no_grad()

@@ -149,19 +149,19 @@ def for_inference(student: Student) -> Student:
     """
     merged = merge_for_inference(student)
     if merged.device.type == "cuda" and torch.cuda.is_bf16_supported():
-        to_bfloat16(merged.model)
+        cast_weights(merged.model, torch.bfloat16)
     return merged
 
 
-def to_bfloat16(model: Any) -> None:
-    """Round a model's weights, and nothing else, as loading it in bfloat16 does.
+def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Change the precision of all floating-point weights in place, and of nothing else.
 
-    ``model.to`` would round the frequencies of the rotary embedding as well, which puts a token
-    some thousand places into a text several radians off.
+    The frequencies of rotary embeddings are buffers: in bfloat16 they would turn far positions by
+    whole radians.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(dtype)
 
 
 def check_four_bits() -> None:

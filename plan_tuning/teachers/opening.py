@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from plan_tuning.config.teacher import TeacherConfig
-from plan_tuning.records import Ask
 from plan_tuning.teachers.backend import Backend
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import InterruptedByUserError, read_key
@@ -34,28 +33,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @asynccontextmanager
-async def open_teacher(
-    config: TeacherConfig, calls: Path, *, role_seed: int = 0
-) -> AsyncIterator[Ask]:
-    """Open a teacher for one role.
-
-    Args:
-        config: who is asked.
-        calls: folder of the store, usually ``multirun_outputs/calls``; processes share it.
-        role_seed: shifts the samples, so that two runs can draw different ones.
-
-    Yields:
-        The function from requests to replies.
-
-    Raises:
-        TeacherError: raised by the yielded function when the run cannot go on.
-        ConfigError: the same, when money would be spent that nobody agreed to.
-    """
-    async with open_caller(config, calls, role_seed=role_seed) as caller:
-        yield caller.ask
-
-
-@asynccontextmanager
 async def open_caller(
     config: TeacherConfig,
     calls: Path,
@@ -65,7 +42,23 @@ async def open_caller(
     asks_again: bool = True,
     usage: Usage | None = None,
 ) -> AsyncIterator[Caller]:
-    """Open a teacher, with access to its counters; see :func:`open_teacher` and :class:`Caller`."""
+    """Open a teacher for one role.
+
+    Args:
+        config: who is asked.
+        calls: folder of the store, usually ``multirun_outputs/calls``; processes share it.
+        role_seed: shifts the samples, so that two runs can draw different ones.
+        max_failed_rate: share of calls that may fail before the run stops.
+        asks_again: whether empty and cut answers are asked for again.
+        usage: counts what is bought; None: nobody wants to know.
+
+    Yields:
+        The caller; its ``ask`` leads from requests to replies.
+
+    Raises:
+        TeacherError: raised by ``ask`` when the run cannot go on.
+        ConfigError: the same, when money would be spent that nobody agreed to.
+    """
 
     def connect() -> Backend:
         return _connect(config)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
+
+from plan_tuning.text.words import number_of
 
 _NUMBERING = re.compile(
     r"(?im)^\s*(?:[-*•]\s+)?(?:(?:step|goal|sub-?goal)\s*\d+\s*[.:)]?|\(?\d+[.):])\s*"
@@ -18,6 +21,9 @@ _ANSWER_PHRASE = re.compile(
 _EQUATION = re.compile(r"[0-9)]\s*=\s*[-−$]?\s*[0-9]")
 _WORD = re.compile(r"[^\W_]+")
 _NUMERIC = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_MAX_DIGITS = 50  # nobody's answer is longer, and reading very long ones is refused by Python
+_EVERYDAY = 3  # one, two and three are words of any plan: "add the two amounts"
 
 
 def steps(plan: str) -> list[str]:
@@ -42,13 +48,16 @@ def has_box(plan: str) -> bool:
 def leaks(plan: str, answer: str, problem: str) -> bool:
     r"""Whether a plan holds a box or the gold answer.
 
-    A numeric answer counts where the problem itself does not hold that number, and where a phrase
+    Numbers are compared by value, however they are written: 61, 61.0 and sixty-one are the same. A
+    numeric answer counts where the problem itself does not hold that number, and where a phrase
     like "the answer is" precedes it; step numbers never count.
 
     >>> leaks("1. Add.\n2. So the final answer is 35.", "35", "What is 30 + 5?")
     True
     >>> leaks("1. Take the 5.", "5", "Cut 5 in 1 part?"), leaks("2. Add.", "2", "1+1?")
     (False, False)
+    >>> leaks("1. Find the thirty-five rolls.", "35", "What is 30 + 5?")
+    True
     """
     if has_box(plan):
         return True
@@ -56,11 +65,14 @@ def leaks(plan: str, answer: str, problem: str) -> bool:
     if not gold:
         return False
     body = "\n".join(steps(plan))
-    stated = (_plain(found[1]) for found in _ANSWER_PHRASE.finditer(body))
+    stated = [_plain(found[1]) for found in _ANSWER_PHRASE.finditer(body)]
     if gold in stated:
         return True
-    if _NUMERIC.fullmatch(gold):
-        return gold in _numbers(body) and gold not in _numbers(problem)
+    value = _value(gold)
+    if value is not None:
+        told = _numbers(body) | {number for number in _spelt(body) if number > _EVERYDAY}
+        is_told = value in told and value not in _numbers(problem) | _spelt(problem)
+        return is_told or value in map(_value, stated)
     is_telling = len(gold) >= 4
     return is_telling and gold in _plain(body) and gold not in _plain(problem)
 
@@ -69,8 +81,30 @@ def _plain(text: str) -> str:
     return re.sub(r"[\s$,]|\\[,;! ]", "", text).replace("−", "-").strip(".").lower()
 
 
-def _numbers(text: str) -> set[str]:
-    return {_plain(number) for number in _NUMERIC.findall(text)}
+def _value(text: str) -> Fraction | None:
+    """Read a number in digits or in a word; None where the text is no number."""
+    if _NUMERIC.fullmatch(text) and len(text) <= _MAX_DIGITS:
+        return Fraction(text)
+    word = number_of(text)
+    return None if word is None else Fraction(word)
+
+
+def _numbers(text: str) -> set[Fraction]:
+    found = (_plain(number) for number in _NUMERIC.findall(text))
+    return {Fraction(number) for number in found if len(number) <= _MAX_DIGITS}
+
+
+def _spelt(text: str) -> set[Fraction]:
+    """Read the number words of a text, up to ninety-nine."""
+    words = _LETTERS.findall(text)
+    found, place = set(), 0
+    while place < len(words):
+        pair = number_of(" ".join(words[place : place + 2]))
+        value = number_of(words[place]) if pair is None else pair
+        if value is not None:
+            found.add(Fraction(value))
+        place += 1 if pair is None else 2
+    return found
 
 
 def is_spoiler(plan: str) -> bool:

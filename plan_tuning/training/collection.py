@@ -48,6 +48,7 @@ class Collector:
         seed: int,
         budget: int,
         is_shared: bool,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.student = student
         self.cases = cases
@@ -61,7 +62,7 @@ class Collector:
         self.sampled_in: set[torch.dtype] = set()  # of the sampler's weights
         self._device = torch.device("cpu")
         self._ranks = Ranks()
-        self._sampler = Sampler(student, is_merged=method.merged_sampler)
+        self._sampler = Sampler(student, is_merged=method.merged_sampler, dtype=dtype)
         needs_copy = method.has_reference and not hasattr(student.model, "peft_config")
         self._reference = frozen_copy(student) if needs_copy else None
 

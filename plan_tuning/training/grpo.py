@@ -27,6 +27,7 @@ from plan_tuning.training.phases import Phases, peak_memory_gib
 from plan_tuning.training.policy_loss import PassStatistics
 from plan_tuning.training.ranks import Ranks
 from plan_tuning.training.rollouts import GoldenProblem
+from plan_tuning.training.sampler import sampler_dtype
 from plan_tuning.training.schedule import learning_rate_factor
 from plan_tuning.training.scoring import Scorer
 from plan_tuning.training.sft import keep_trained, require_trained
@@ -99,6 +100,7 @@ class GRPOModule(pl.LightningModule):
             budget=trainer.micro_batch_tokens,
             # A checkpointed layer drops the keys that a shared prompt would have to keep.
             is_shared=method.shared_prompt and not trainer.gradient_checkpointing,
+            dtype=sampler_dtype(method.sampler_dtype, trainer),
         )
         self.updates = Updates(
             student,

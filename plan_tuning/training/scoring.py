@@ -121,19 +121,16 @@ class Scorer:
                 task.cancel()
 
     async def _score(self, rollout: Rollout) -> dict[str, float]:
-        """Score one rollout; a part that is unknown is NaN."""
+        """Score one rollout; a part that is unknown is NaN, and one without a weight only shown."""
         problem, text = rollout.case.problem, rollout.completion.text
         found: dict[str, float | None] = {}
-        if "correct" in self.weights:
-            # An answer that is boxed in the plan earns nothing: the solution has to say it.
-            solution = text.rpartition("</plan>")[2] if has_plan(text) else text
-            grade = await self._grader.grade_async(
-                solution,
-                problem,
-                finish_reason=rollout.completion.finish_reason,
-                require_box=True,
-            )
-            found["correct"] = correct_reward(grade.verdict)
+        # Being right is known also where it earns nothing: what a plan reward is worth shows in its
+        # correlation with it. An answer that is boxed in the plan is none: the solution says it.
+        solution = text.rpartition("</plan>")[2] if has_plan(text) else text
+        grade = await self._grader.grade_async(
+            solution, problem, finish_reason=rollout.completion.finish_reason, require_box=True
+        )
+        found["correct"] = correct_reward(grade.verdict)
         if "plan" in self.weights:
             found["plan"] = await self._score_plan(rollout)
         if "format" in self.weights:

@@ -15,9 +15,9 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.generation import generate
 from plan_tuning.students.loading import (
     StudentError,
+    cast_weights,
     load_student,
     merge_for_inference,
-    to_bfloat16,
 )
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import make_tiny
@@ -163,7 +163,7 @@ def test_generation_of_merged_and_unmerged_adapters_agrees(trained):
 def test_rounding_the_weights_is_loading_them_rounded(tmp_path: Path, family: str):
     make_tiny(tmp_path / "base", family, 0)
     student = load_student(tmp_path / "base", model_config(family))
-    to_bfloat16(student.model)
+    cast_weights(student.model, torch.bfloat16)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
     far = {
         "input_ids": torch.tensor([[5, 9, 30, 7]]),

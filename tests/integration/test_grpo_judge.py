@@ -16,7 +16,7 @@ from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Ask, Completion, Problem, Reply, Request
 from plan_tuning.tasks.grading import Grader
 from plan_tuning.teachers.errors import TeacherError
-from plan_tuning.teachers.opening import open_teacher
+from plan_tuning.teachers.opening import open_caller
 from plan_tuning.training.rollouts import GoldenProblem, Rollout
 from plan_tuning.training.scoring import Scorer, ScoringError
 
@@ -44,9 +44,11 @@ def rollouts() -> list[Rollout]:
     return made
 
 
-def scores(open_ask: OpenAsk | None, **plan: Any) -> tuple[list[dict[str, float]], Scorer]:
+def scores(
+    open_ask: OpenAsk | None, *, answer_weight: float = 2.0, **plan: Any
+) -> tuple[list[dict[str, float]], Scorer]:
     settings = {"weight": 1.0, "kind": "judge"} | plan
-    reward = RewardConfig(plan=PlanRewardConfig(**settings))
+    reward = RewardConfig(answer_weight=answer_weight, plan=PlanRewardConfig(**settings))
     with Grader() as grader, Scorer(reward, grader, max_new_tokens=9, open_ask=open_ask) as scorer:
         return scorer.submit(rollouts()).result(), scorer
 
@@ -81,9 +83,15 @@ def test_a_judge_over_http_survives_faults_and_is_paid_once(shared: Path, tmp_pa
             api_base=server.base_url,
             timeout_s=10,
         )
-        first, scorer = scores(lambda: open_teacher(teacher, tmp_path))
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Ask]:
+            async with open_caller(teacher, tmp_path) as caller:
+                yield caller.ask
+
+        first, scorer = scores(opened)
         calls = server.stats()["by_stage"]
-        again, _ = scores(lambda: open_teacher(teacher, tmp_path))
+        again, _ = scores(opened)
         assert server.stats()["by_stage"] == calls
     assert set(calls) == {"similarity"}
     assert [row["correct"] for row in first] == [1.0, 1.0, 1.0, 1.0, 0.0]
@@ -140,6 +148,12 @@ def test_what_ends_the_teacher_ends_the_training() -> None:
 
     with pytest.raises(TeacherError, match="the budget is spent"):
         scores(opened)
+
+
+def test_being_right_is_known_where_only_the_plan_is_rewarded() -> None:
+    found, scorer = scores(None, answer_weight=0.0, kind="steps")
+    assert scorer.weights == {"plan": 1.0}
+    assert [row["correct"] for row in found] == [1.0, 1.0, 1.0, 1.0, 0.0]
 
 
 def test_a_judge_has_to_be_there() -> None:

@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
+from plan_tuning.expenses import teacher_line
 from plan_tuning.specs import plan_job
 from plan_tuning.stages import JobPlan
 
@@ -54,6 +55,21 @@ def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str])
     assert start.key == student.key
 
 
+def test_a_continued_training_begins_from_the_plain_jobs_artifact() -> None:
+    words = ["method=m1", "filter=none", "trainer.max_steps=9"]
+    plain, longer = plan(*words), plan(*words, "method.continued_steps=5")
+    assert plain.start is None
+    assert plain.student is not None
+    assert longer.student is not None
+    assert longer.start is not None
+    assert longer.start.key == plain.student.key
+    assert longer.student.upstream["start"] == plain.student.key
+    keys = {plan(*words, f"method.continued_steps={n}").student.key for n in (0, 5, 6)}  # type: ignore[union-attr]
+    assert len(keys) == 3
+    with pytest.raises(ConfigError, match=r"method\.continued_steps"):
+        plan("method=grpo", "method.continued_steps=5")
+
+
 def test_grpo_from_the_base_has_no_start() -> None:
     assert plan("method=grpo", "start=base").start is None
 
@@ -81,6 +97,40 @@ def test_what_changes_the_student_changes_its_address(change: str) -> None:
 )  # fmt: skip
 def test_hardware_and_parts_that_are_off_do_not(change: str) -> None:
     assert key(change) == key()
+
+
+JUDGED = ("reward=plan_and_answer", "reward.plan.kind=judge")
+
+
+def judgements(*overrides: str, priced: bool = False) -> str:
+    """What the plan of these jobs says about the judge."""
+    price = ["teacher.price={input: 1.0, output: 2.0}"] if priced else []
+    words = ["method=grpo", *overrides, *price, "paths.outputs=nowhere"]
+    configs = [typed(compose("config", [*words, f"seed={seed}"])) for seed in (0, 0, 1)]
+    return teacher_line((config, plan_job(config)) for config in configs)
+
+
+def test_a_plan_counts_what_the_judge_may_be_asked() -> None:
+    steps = ["method.steps=5", "method.prompts_per_step=4", "method.group_size=6"]
+    assert "judgements" not in judgements(*steps, "reward=plan_and_answer")
+    assert "judgements" not in judgements(*steps, "reward=answer", "reward.plan.kind=judge")
+    once = 5 * 4 * 6
+    # two seeds are two students; the same student is trained once
+    assert f"{2 * once:,} for judgements of plans" in judgements(*steps, *JUDGED)
+    often = ["reward.plan.votes=3", "reward.plan.temperature=1", "reward.plan.swap=true"]
+    assert f"{2 * 6 * once:,} for judgements" in judgements(*steps, *JUDGED, *often)
+    redrawn = judgements(*steps, *JUDGED, "method.max_redraws=2")
+    assert f"{2 * 3 * once:,} for judgements" in redrawn
+    epoch = judgements("data.train_size=100", *JUDGED, "method.prompts_per_step=32")
+    assert f"{2 * 4 * 32 * 8:,} for judgements" in epoch
+
+
+def test_the_judges_price_is_in_the_plans_sum() -> None:
+    real = ["data=gsm8k", "data.limit=8", "model=tiny_qwen3", "teacher=openai_compatible"]
+    real += ["teacher.api_base=http://127.0.0.1:1", "method.steps=50"]
+    sums = [judgements(*real, *extra, priced=True) for extra in ([], JUDGED)]
+    low = [float(text.split("(")[1].split(" ")[0]) for text in sums]
+    assert 0 < low[0] < low[1]
 
 
 def test_the_judge_is_the_teacher_unless_another_one_is_chosen() -> None:

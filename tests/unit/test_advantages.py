@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plan_tuning.rewards.combination import summarize
 from plan_tuning.training.advantages import group_advantages, kl_to_go, token_advantages
 
 CORRECT = np.array([[1.0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]])
@@ -44,6 +45,22 @@ def test_advantages_equal_the_oracle(baseline: str, scaling: str) -> None:
     np.testing.assert_allclose(found.rewards, 2 * CORRECT + PLAN)
     assert found.is_dead.tolist() == [False, True, False]
     assert not found.total[1].any()
+
+
+@pytest.mark.parametrize("aggregation", ["sum_then_normalise", "normalise_then_sum"])
+def test_a_part_without_a_weight_is_reported_and_moves_nothing(aggregation: str) -> None:
+    plan = PLAN.copy()
+    plan[2] = 0.5  # all plans are alike, though one of the answers is wrong
+    weights = {"plan": 1.0}
+    alone = group_advantages({"plan": plan}, weights, aggregation=aggregation)
+    found = group_advantages({"correct": CORRECT, "plan": plan}, weights, aggregation=aggregation)
+    np.testing.assert_array_equal(found.total, alone.total)
+    assert found.parts.keys() == {"plan"}
+    assert found.is_dead.tolist() == [False, True, True]
+    shown = summarize({"correct": CORRECT, "plan": plan}, weights)
+    assert shown["reward/correct"] == pytest.approx(5 / 12)
+    assert "reward/plan/correlation" in shown
+    assert shown["reward/total"] == shown["reward/plan"]
 
 
 def test_normalise_then_sum_keeps_a_small_spread_from_drowning() -> None:

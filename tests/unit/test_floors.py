@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 FLOORS = {
-    "main": 7, "cli": 7, "sweeper": 7, "launching": 7, "expenses": 7,
+    "main": 7, "cli": 7, "sweeper": 7, "launching": 7,
     "experiment": 6, "roles": 6, "ranks": 6, "specs": 6, "inputs": 6, "result": 6, "stages": 6,
-    "predicting": 6, "reinforcing": 6, "learning": 6, "examining": 6,
+    "predicting": 6, "reinforcing": 6, "learning": 6, "examining": 6, "expenses": 6,
     "training": 5, "comparison": 5,
     "distillation": 4, "evaluation": 4,
     "teachers": 3, "students": 3, "rewards": 3,
@@ -23,7 +23,7 @@ FLOORS = {
 # Top-level modules of one floor that may use each other, in this order.
 ORDER = ["records", "artifacts", "statistics", "config", "tracking", "stages",
          "predicting", "reinforcing", "learning", "specs", "inputs", "result", "ranks",
-         "roles", "examining", "experiment", "launching", "expenses", "sweeper",
+         "roles", "examining", "expenses", "experiment", "launching", "sweeper",
          "cli", "main"]  # fmt: skip
 HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")
 PURE_ROOMS = ("text", "records", "statistics")

@@ -48,6 +48,15 @@ def test_steps(plan: str, expected: list[str]) -> None:
         ("1. Get 1,234 rolls.", "1234", True),
         (r"1. Conclude x \in \{1,2\}", r"x\in\{1,2\}", True),
         ("1. Go.", "", False),
+        ("1. Multiply.\n2. Get = 35.0 rolls.", "35", True),  # the same number, written otherwise
+        ("1. Multiply.\n2. Get 35 rolls.", "35.00", True),
+        ("1. Multiply.\n2. Get thirty-five rolls.", "35", True),
+        ("1. Multiply.\n2. Get thirty five rolls.", "35", True),
+        ("1. Multiply.\n2. Get thirty or five rolls.", "35", False),
+        ("1. Add the two amounts.", "2", False),  # a word of any plan ...
+        ("1. Add. So the answer is two.", "2", True),  # ... but not here
+        ("1. Take the sixty-one rolls.", "61", False),  # the problem holds it in digits
+        ("1. Get " + "9" * 5000 + " rolls.", "35", False),
     ],
 )
 def test_leaks(plan: str, answer: str, leaked: bool) -> None:

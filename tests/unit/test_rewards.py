@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ def test_one_line_plans_are_compared_word_by_word_in_order() -> None:
         (TEACHER + "\n" + TEACHER, "repetition"),
         (TEACHER + "\n4. The answer is 61.", "answer"),
         (TEACHER.replace("State", "State \\boxed{61}"), "answer"),
+        (TEACHER + "\n4. rolls left = 61.0", "answer"),
+        (TEACHER + "\n4. Sixty-one rolls are left.", "answer"),
+        (TEACHER + "\n4. sixty one", "answer"),
         ("1. " + TEACHER.replace("\n", " ") + " " + HONEST.replace("\n", " ") * 2, "giant"),
         ("", "empty"),
         (" ; . - ", "empty"),
@@ -215,12 +219,24 @@ def test_the_scripted_teacher_judges_such_requests() -> None:
         ("<plan>a</plan><output>\\boxed{1}</output> more", 2 / 3),
         ("<plan>\\boxed{1}</plan><output>1</output>", 2 / 3),
         ("<plan>a</plan><output>\\boxed{1}", 2 / 3),
+        ("<plan>a</plan><output>\\boxed{ }</output>", 2 / 3),
+        ("<plan>a<plan>b</plan><output>\\boxed{1}</output>", 2 / 3),
+        ("so <plan>a</plan><output>\\boxed{1}</output>", 2 / 3),
         ("\\boxed{1}", 0.0),
         ("", 0.0),
     ],
 )
 def test_format(text: str, value: float) -> None:
     assert format_reward(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "<plan>", "<plan>a</plan>", "<output>", "\\boxed{"])
+def test_the_form_of_a_long_unfinished_text_is_read_at_once(unit: str) -> None:
+    text = "<plan>" + unit * (50_000 // len(unit))
+    begun = time.process_time()
+    format_reward(text)
+    guarded(text, reference=TEACHER, problem=PROBLEM, answer=ANSWER, guards=GUARDS)
+    assert time.process_time() - begun < 1.0
 
 
 def test_length_and_overlong_are_linear_and_bounded() -> None:

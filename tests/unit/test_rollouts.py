@@ -25,7 +25,6 @@ from plan_tuning.training.rollouts import (
     sample_groups,
     stream_rows,
 )
-from plan_tuning.training.sampler import Sampler
 
 FAMILIES = ("qwen3", "gemma3", "llama")
 CASE = GoldenProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
@@ -212,24 +211,3 @@ def test_samples_depend_on_seed_step_problem_and_sample_alone(students: dict[str
     assert base != sampled(student, [CASE, other], seed=2)
     twice = sampled(student, [CASE, CASE])
     assert twice[:2] != twice[2:]
-
-
-def test_the_merged_sampler_follows_the_adapter(students: dict[str, Path]) -> None:
-    student = student_of(students["llama"], "llama", "lora")
-    sampler = Sampler(student, is_merged=True)
-    ids = torch.tensor([[5, 6, 7, 8]])
-    for _ in range(2):
-        copy = sampler.student()
-        assert copy is not student
-        assert not hasattr(copy.model, "peft_config")
-        with torch.no_grad():
-            torch.testing.assert_close(
-                copy.causal_lm(input_ids=ids).logits,
-                student.causal_lm(input_ids=ids).logits,
-                atol=2e-5,
-                rtol=1e-4,
-            )
-            for name, parameter in student.model.named_parameters():
-                if "lora_B" in name:
-                    parameter.mul_(-3.0)
-    assert Sampler(student, is_merged=False).student() is student
