@@ -194,23 +194,26 @@ def shared_prefix_attention(
     prompt_keys, prompt_values = (states[:, :, first_slot:] for states in layer.prompt)
     slots = prompt_keys.shape[2]
     asked = (query * scaling).view(rows, kv_heads, heads // kv_heads, size)  # (B, K, G, D)
-    scores = asked @ key[:, :, first_new:].transpose(-1, -2)  # (B, K, G, t)
+    scores = _capped(asked @ key[:, :, first_new:].transpose(-1, -2), softcap)  # (B, K, G, t)
     if slots:  # a sliding window may have left the prompts behind
         on_prompt = shared_prefix.by_prompt(asked) @ prompt_keys.transpose(-1, -2)
+        on_prompt = _capped(on_prompt, softcap)
         if shared_prefix.padding is not None:
-            # A sliding layer holds the last slots of the prompts only.
+            # After the cap, which would bring minus infinity back to a finite score. A sliding
+            # layer holds the last slots of the prompts only.
             hidden = shared_prefix.padding[:, shared_prefix.padding.shape[1] - slots :]
             on_prompt = on_prompt.masked_fill(hidden[:, None, None], float("-inf"))
         scores = torch.cat([shared_prefix.by_row(on_prompt), scores], dim=-1)  # (B, K, G, T + t)
-    scores = scores.float()
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    weights = torch.softmax(scores, dim=-1).to(query.dtype)
+    weights = torch.softmax(scores.float(), dim=-1).to(query.dtype)
     output = weights[..., slots:] @ value[:, :, first_new:]  # (B, K, G, D)
     if slots:
         on_prompt = shared_prefix.by_prompt(weights[..., :slots]) @ prompt_values
         output = output + shared_prefix.by_row(on_prompt)
     return output.reshape(rows, 1, heads, size), None
+
+
+def _capped(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
 AttentionInterface.register(ATTENTION, shared_prefix_attention)
