@@ -36,6 +36,7 @@ from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.examining import examination
 from plan_tuning.inputs import load_benchmark, load_problems
+from plan_tuning.learning import training_provenance
 from plan_tuning.records import Problem, to_json
 from plan_tuning.reinforcing import reinforce, start_config
 from plan_tuning.result import (
@@ -45,6 +46,7 @@ from plan_tuning.result import (
     JobContext,
     Outcome,
     fingerprints,
+    log_accuracies,
     read_predictions,
     read_result,
     write_predictions,
@@ -109,15 +111,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
         tracker.log_summary(
             {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
         )
-    for name, row in outcome.metrics.items():
-        logger.info(
-            "%s: accuracy %.1f %% [%.1f, %.1f] of %d",
-            name,
-            100 * row["accuracy"],
-            100 * row["low"],
-            100 * row["high"],
-            row["n"],
-        )
+    log_accuracies(outcome)
     value: float | None = result["objective"]
     return value
 
@@ -159,6 +153,7 @@ class Job:
 
     def run(self) -> None:
         """Build the job's stages in the order of the flow."""
+        self.roles.check_machine()  # before anything is paid for
         corpus, student, stages = self.plan.corpus, self.plan.student, self.config.stages
         is_trained = student is not None and student.is_available
         may_build = "train" in stages or set(stages) == {"distill"}
@@ -221,7 +216,7 @@ class Job:
 
         def make(folder: Path) -> Mapping[str, Any]:
             if isinstance(config.method, GRPOConfig):
-                return self._reinforce(folder, config.method)
+                return self._reinforce(folder, config.method, stage)
             from plan_tuning.training.curves import CurveFile
             from plan_tuning.training.fit import train_student
             from plan_tuning.training.rows import training_rows
@@ -247,6 +242,7 @@ class Job:
                 seed=config.seed,
                 loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],
                 run_dir=self.context.folder,
+                provenance=training_provenance(config, stage),
                 exam=examination(config, self.roles, None if corpus is None else corpus["path"]),
                 log_table=self.tracker.log_table,
             )
@@ -265,7 +261,7 @@ class Job:
                 self.tracker.log_curves(curves)
         self._track(stage, is_input=is_cached)
 
-    def _reinforce(self, folder: Path, method: GRPOConfig) -> Mapping[str, Any]:
+    def _reinforce(self, folder: Path, method: GRPOConfig, stage: StagePlan) -> Mapping[str, Any]:
         """Start, golden plans, rewards → student."""
         from plan_tuning.training.curves import CurveFile
 
@@ -282,6 +278,7 @@ class Job:
             grader=self.roles.grader,
             loggers=[CurveFile(folder / CURVES_FILE), *self.tracker.lightning_loggers()],
             run_dir=self.context.folder,
+            provenance=training_provenance(self.config, stage),
             log_table=self.tracker.log_table,
         )
 

@@ -10,13 +10,17 @@ from typing import Any
 
 from plan_tuning.artifacts import canonical
 from plan_tuning.config.run import Config
+from plan_tuning.stages import StagePlan
 
 
 def adapter_spec(config: Config) -> dict[str, Any]:
     """Name the weights that are trained."""
     if config.adapter.name == "full":
         return {"name": "full"}
-    return dict(vars(config.adapter))
+    spec = dict(vars(config.adapter))
+    if config.adapter.export == "auto":
+        del spec["export"]  # every student from before it could be chosen
+    return spec
 
 
 def method_spec(config: Config) -> dict[str, Any]:
@@ -54,6 +58,7 @@ def _exam_spec(config: Config) -> dict[str, Any]:
         "val_problems": config.trainer.val_problems,
         "max_new_tokens": evaluation.max_new_tokens,
         "grading": canonical(evaluation.grading),
+        **({"stop": list(evaluation.stop)} if evaluation.stop else {}),
     }
     if config.method.name != "m2":
         return spec
@@ -64,8 +69,25 @@ def _exam_spec(config: Config) -> dict[str, Any]:
         who = canonical(executor.model)
     return spec | {
         "max_plan_tokens": evaluation.max_plan_tokens,
+        **({"plan_stop": list(evaluation.plan_stop)} if evaluation.plan_stop else {}),
         "executor": {"name": executor.name, "who": who},
     }
+
+
+def training_provenance(config: Config, stage: StagePlan) -> dict[str, Any]:
+    """Say for a model card what a student stands on; nothing of it is a path."""
+    known = {
+        "method": config.method.name,
+        "training problems": f"{config.data.name} ({config.data.split})",
+        "seed": config.seed,
+        "fingerprint": stage.key,
+        **{f"fingerprint of the {role}": key for role, key in stage.upstream.items()},
+    }
+    if not config.method.needs_corpus:
+        return known
+    if config.corpus.path is None:
+        known["teacher"] = config.teacher.model
+    return known | {"filter": ", ".join(f"{k} {v}" for k, v in filter_spec(config).items())}
 
 
 def filter_spec(config: Config) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def reinforce(
     grader: Grader,
     loggers: Sequence[Any],
     run_dir: Path,
+    provenance: Mapping[str, Any],
     log_table: Callable[[str, Sequence[Mapping[str, Any]]], None],
 ) -> Mapping[str, Any]:
     """Start, golden plans, rewards → student; returns the facts of the training."""
@@ -88,6 +89,7 @@ def reinforce(
         seed=config.seed,
         loggers=loggers,
         run_dir=run_dir,
+        provenance=provenance,
         log_table=log_table,
     )
     return {**facts, "selection": selection}
