@@ -8,8 +8,9 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from plan_tuning.training.checkpoints import (
     step_of,
 )
 from plan_tuning.training.completions import CompletionLog, LogTable
-from plan_tuning.training.log_probs import check_projection
-from plan_tuning.training.sft import HeldOut, SFTModule, Steps, TrainingError
+from plan_tuning.training.loaders import HeldOut, Steps
+from plan_tuning.training.sft import SFTModule, TrainingError
 from plan_tuning.training.validation import AccuracyAtValidation, Examination
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def train_student(
     seed: int,
     loggers: Sequence[Any],
     run_dir: Path,
+    provenance: Mapping[str, Any] | None = None,
     exam: Examination | None = None,
     log_table: LogTable | None = None,
 ) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def train_student(
         seed: of the data order, dropout and new adapter weights.
         loggers: Lightning loggers.
         run_dir: where a failure is written down.
+        provenance: what the training stands on, for the model card.
         exam: how held-out problems are solved at each validation (``trainer.val_problems``).
         log_table: shows the answers to them, for example in W&B.
 
@@ -95,16 +98,16 @@ def train_student(
     _check_hardware(trainer)
     if trainer.threads > 0:
         torch.set_num_threads(trainer.threads)
+    torch.set_flush_denormal(True)  # whatever was done in this process before
     pl.seed_everything(seed, workers=False, verbose=False)
     student = load_student(base, model, for_training=True, adapter=adapter)
     encoded, dropped = _encode_all(student, rows, method, trainer)
     training, held_out = batches.split_validation(encoded, fraction=trainer.val_fraction, seed=seed)
     if not training:
         raise TrainingError(
-            f"no row is left to train on: {len(rows)} rows given, {len(dropped)} dropped. "
+            f"no row is left to train on: {len(rows)} rows given, dropped: {dropped.counts}. "
             "Raise trainer.max_length, or choose a looser filter, for example filter=none"
         )
-    check_projection(student.causal_lm, training[0].ids[None, :32].to(student.device))
     if trainer.gradient_checkpointing:
         _checkpoint_activations(student)
     per_epoch = math.ceil(len(training) / trainer.batch_size)
@@ -119,7 +122,7 @@ def train_student(
         trainer=trainer,
         seed=seed,
         total_steps=total,
-        failure_file=run_dir / "nonfinite_rows.json",
+        failure_folder=run_dir,
     )
     checkpoints = folder / "checkpoints"
     resumed = latest_checkpoint(checkpoints)
@@ -142,8 +145,9 @@ def train_student(
         "tokens_per_s": round(module.tokens / module.seconds, 1),
         "rows": len(training),
         "val_rows": len(held_out),
-        "dropped_rows": len(dropped),
-        "dropped_ids": dropped[:_MAX_DROPPED_IDS],
+        "dropped_rows": len(dropped.ids),
+        "dropped_reasons": dropped.counts,
+        "dropped_ids": dropped.ids[:_MAX_DROPPED_IDS],
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         **({} if best is None else best.facts()),
     }
@@ -151,7 +155,15 @@ def train_student(
         facts["val_accuracy"] = accuracy.accuracies[max(accuracy.accuracies)]
         facts["best_val_accuracy"] = max(accuracy.accuracies.values())
     if module.trainer.is_global_zero:
-        export_student(student, folder, base=base, model=model, adapter=adapter, facts=facts)
+        export_student(
+            student,
+            folder,
+            base=base,
+            model=model,
+            adapter=adapter,
+            facts=facts,
+            provenance=provenance,
+        )
         remove(checkpoints)
     del module, student
     gc.collect()
@@ -179,10 +191,18 @@ def _examiner(
     return AccuracyAtValidation(exam, log)
 
 
+@dataclass
+class _Dropped:
+    """Rows that are not trained on."""
+
+    ids: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)  # by reason
+
+
 def _encode_all(
     student: Student, rows: Sequence[TrainingRow], method: MethodConfig, trainer: TrainerConfig
-) -> tuple[list[EncodedRow], list[str]]:
-    encoded, dropped = [], []
+) -> tuple[list[EncodedRow], _Dropped]:
+    encoded, dropped = [], _Dropped()
     for row in rows:
         try:
             encoded.append(
@@ -194,17 +214,19 @@ def _encode_all(
                     max_length=trainer.max_length,
                 )
             )
-        except RowError:
-            if trainer.overlong == "error":
+        except RowError as error:
+            if trainer.overlong == "error" and error.reason == "overlong":
                 raise
-            dropped.append(row.problem_id)
-    if dropped:
+            if error.reason not in dropped.counts:
+                logger.warning("left out (%s), for example: %s", error.reason, error)
+            dropped.ids.append(row.problem_id)
+            dropped.counts[error.reason] = dropped.counts.get(error.reason, 0) + 1
+    if dropped.ids:
         logger.warning(
-            "%d of %d rows are left out: longer than trainer.max_length=%d, for example %s",
-            len(dropped),
+            "%d of %d rows are left out: %s",
+            len(dropped.ids),
             len(rows),
-            trainer.max_length,
-            ", ".join(dropped[:3]),
+            ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.counts.items())),
         )
     return encoded, dropped
 
@@ -221,7 +243,11 @@ def _fit(
     per_epoch: int,
 ) -> None:
     total = module.total_steps
-    callbacks = [Checkpoints(checkpoints, config.checkpoint_every_n_steps), *validation]
+    interval = min(config.val_every_n_steps or per_epoch, total) if held_out else 0
+    callbacks = [
+        Checkpoints(checkpoints, config.checkpoint_every_n_steps, validate_every_n_steps=interval),
+        *validation,
+    ]
     held_out_loader = (
         HeldOut(batches.micro_batches(held_out, budget=config.micro_batch_tokens))
         if held_out
@@ -245,7 +271,7 @@ def _fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             check_val_every_n_epoch=None,
-            val_check_interval=min(config.val_every_n_steps or per_epoch, total),
+            val_check_interval=interval or total,
             limit_val_batches=1.0 if held_out else 0,
             log_every_n_steps=1,  # the module itself logs every log_every_n_steps
             use_distributed_sampler=False,
