@@ -222,6 +222,17 @@ def test_rows_are_left_out_for_reasons_that_are_told_apart(base: Path, tmp_path:
     assert train(tmp_path / "b", base, rows=[*rows, ended], overlong="error")["dropped_rows"] == 1
 
 
+def test_training_is_the_same_whatever_the_process_did_before(base: Path, tmp_path: Path):
+    """Denormal numbers are flushed by every training, whatever was done before."""
+    torch.set_flush_denormal(False)
+    try:
+        assert torch.tensor([1e-40]).mul(1.0).item() > 0
+        train(tmp_path / "student", base)
+        assert torch.tensor([1e-40]).mul(1.0).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_the_bar_shows_the_loss(base: Path, tmp_path: Path):
     shown = {}
     end = SFTModule.on_fit_end
