@@ -37,7 +37,7 @@ from plan_tuning.distillation.filters import decisions
 from plan_tuning.examining import examination
 from plan_tuning.expenses import describe
 from plan_tuning.inputs import load_benchmark, load_problems
-from plan_tuning.learning import learn
+from plan_tuning.learning import learn, training_provenance
 from plan_tuning.ranks import train_in_ranks
 from plan_tuning.records import Problem, to_json
 from plan_tuning.reinforcing import reinforce, start_config
@@ -48,6 +48,7 @@ from plan_tuning.result import (
     JobContext,
     Outcome,
     fingerprints,
+    log_accuracies,
     read_predictions,
     read_result,
     write_predictions,
@@ -115,15 +116,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
         if context.sweep_name is not None or not is_mistake:
             logger.error("job failed: %s", error, exc_info=not is_mistake)
         raise
-    for name, row in outcome.metrics.items():
-        logger.info(
-            "%s: accuracy %.1f %% [%.1f, %.1f] of %d",
-            name,
-            100 * row["accuracy"],
-            100 * row["low"],
-            100 * row["high"],
-            row["n"],
-        )
+    log_accuracies(outcome)
     value: float | None = result["objective"]
     return value
 
@@ -149,6 +142,7 @@ class Job:
 
     def run(self) -> None:
         """Build the job's stages in the order of the flow."""
+        self.roles.check_machine()  # before anything is paid for
         corpus, student, stages = self.plan.corpus, self.plan.student, self.config.stages
         is_trained = student is not None and student.is_available
         may_build = "train" in stages or set(stages) == {"distill"}
@@ -208,7 +202,9 @@ class Job:
     def _train(self, stage: StagePlan, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
-        folder, is_cached = self._obtain(stage, "train", partial(self._learn, config, corpus))
+        folder, is_cached = self._obtain(
+            stage, "train", partial(self._learn, config, corpus, stage)
+        )
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
         if corpus is not None:
             corpus |= facts.get("selection", {})
@@ -222,10 +218,13 @@ class Job:
         self._track(stage, is_input=is_cached)
 
     def _learn(
-        self, config: Config, corpus: Mapping[str, Any] | None, folder: Path
+        self, config: Config, corpus: Mapping[str, Any] | None, stage: StagePlan, folder: Path
     ) -> Mapping[str, Any]:
         """Train into ``folder``, here or in several processes."""
-        inputs: dict[str, Any] = {"run_dir": self.context.folder}
+        inputs: dict[str, Any] = {
+            "run_dir": self.context.folder,
+            "provenance": training_provenance(config, stage),
+        }
         shared: dict[str, Any] = {"log_table": self.tracker.log_table}
         train: Callable[..., Mapping[str, Any]]
         if isinstance(config.method, GRPOConfig):

@@ -15,6 +15,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.records import Problem
+from plan_tuning.stages import StagePlan
 
 if TYPE_CHECKING:
     from plan_tuning.training.completions import LogTable
@@ -25,7 +26,10 @@ def adapter_spec(config: Config) -> dict[str, Any]:
     """Name the weights that are trained."""
     if config.adapter.name == "full":
         return {"name": "full"}
-    return dict(vars(config.adapter))
+    spec = dict(vars(config.adapter))
+    if config.adapter.export == "auto":
+        del spec["export"]  # every student from before it could be chosen
+    return spec
 
 
 def method_spec(config: Config) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def _exam_spec(config: Config) -> dict[str, Any]:
         "val_problems": config.trainer.val_problems,
         "max_new_tokens": evaluation.max_new_tokens,
         "grading": canonical(evaluation.grading),
+        **({"stop": list(evaluation.stop)} if evaluation.stop else {}),
     }
     if config.method.name != "m2":
         return spec
@@ -75,8 +80,25 @@ def _exam_spec(config: Config) -> dict[str, Any]:
         who = canonical(executor.model)
     return spec | {
         "max_plan_tokens": evaluation.max_plan_tokens,
+        **({"plan_stop": list(evaluation.plan_stop)} if evaluation.plan_stop else {}),
         "executor": {"name": executor.name, "who": who},
     }
+
+
+def training_provenance(config: Config, stage: StagePlan) -> dict[str, Any]:
+    """Say for a model card what a student stands on; nothing of it is a path."""
+    known = {
+        "method": config.method.name,
+        "training problems": f"{config.data.name} ({config.data.split})",
+        "seed": config.seed,
+        "fingerprint": stage.key,
+        **{f"fingerprint of the {role}": key for role, key in stage.upstream.items()},
+    }
+    if not config.method.needs_corpus:
+        return known
+    if config.corpus.path is None:
+        known["teacher"] = config.teacher.model
+    return known | {"filter": ", ".join(f"{k} {v}" for k, v in filter_spec(config).items())}
 
 
 def filter_spec(config: Config) -> dict[str, Any]:
@@ -105,6 +127,7 @@ def learn(
     problems: Sequence[Problem],
     run_dir: Path,
     loggers: Sequence[Any],
+    provenance: Mapping[str, Any] | None = None,
     exam: Examination | None = None,
     log_table: LogTable | None = None,
 ) -> Mapping[str, Any]:
@@ -118,6 +141,7 @@ def learn(
         problems: with their solutions by people, where it does not.
         run_dir: of the job that trains it.
         loggers: Lightning loggers.
+        provenance: what the training stands on, for the model card.
         exam: how held-out problems are solved meanwhile.
         log_table: shows the answers to them.
     """
@@ -145,6 +169,7 @@ def learn(
         seed=config.seed,
         loggers=loggers,
         run_dir=run_dir,
+        provenance=provenance,
         exam=exam,
         log_table=log_table,
     )

@@ -76,6 +76,8 @@ def question_spec(
             "top_k": evaluation.top_k,
             "seed": evaluation.seed,
         }
+    if evaluation.stop:
+        spec["stop"] = list(evaluation.stop)
     if tag:
         spec["domain_tag"] = tag
     return spec
@@ -118,10 +120,13 @@ def execution_spec(
         spec |= {f"executor_{key}": value for key, value in executor.spec.items()}
         if "teacher" in executor.spec:
             spec["executor_prompt"] = digest("execute")
+    if evaluation.plan_stop:
+        spec["plan_stop"] = list(evaluation.plan_stop)
     if evaluation.plan != "own":
         spec["plan"] = evaluation.plan
-        if evaluation.plan in ("teacher", "true"):
-            del spec["max_plan_tokens"]  # nobody plans
+        if evaluation.plan in ("teacher", "true"):  # nobody plans
+            del spec["max_plan_tokens"]
+            spec.pop("plan_stop", None)
     if plan_corpus is not None:
         spec["plan_corpus"] = plan_corpus
     return spec

@@ -69,6 +69,7 @@ class Request:
     seed: int | None = None  # sent to providers that take one
     problem_id: str = ""  # for the records and the logs only
     attempt_salt: int = 0  # > 0: asked again because the earlier answer was unusable
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further fields of a server's request
 
 
 @dataclass(frozen=True, slots=True)

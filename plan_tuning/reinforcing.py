@@ -59,6 +59,7 @@ def reinforce(
     calls: Path,
     run_dir: Path,
     loggers: Sequence[Any],
+    provenance: Mapping[str, Any] | None = None,
     grader: Grader | None = None,
     log_table: Callable[[str, Sequence[Mapping[str, Any]]], None] | None = None,
     on_usage: Callable[[int, float | None], None] | None = None,
@@ -74,6 +75,7 @@ def reinforce(
         calls: folder of what large models have answered.
         run_dir: of the job.
         loggers: Lightning loggers.
+        provenance: what the training stands on, for the model card.
         grader: reads answers; by default one of its own.
         log_table: shows completions.
         on_usage: is told what was bought of the judge, also where the training ends in an error.
@@ -115,6 +117,7 @@ def reinforce(
             seed=config.seed,
             loggers=loggers,
             run_dir=run_dir,
+            provenance=provenance,
             log_table=log_table,
         )
     return {**facts, "selection": selection}

@@ -65,6 +65,19 @@ class Outcome:
         record["is_cached"] = bool(record["is_cached"] and is_cached)
 
 
+def log_accuracies(outcome: Outcome) -> None:
+    """Log each benchmark's accuracy with its interval."""
+    for name, row in outcome.metrics.items():
+        logger.info(
+            "%s: accuracy %.1f %% [%.1f, %.1f] of %d",
+            name,
+            100 * row["accuracy"],
+            100 * row["low"],
+            100 * row["high"],
+            row["n"],
+        )
+
+
 def read_result(folder: Path, key: str) -> dict[str, Any] | None:
     """Read the result of an earlier run of the same job, if it was completed.
 

@@ -64,6 +64,25 @@ class Roles:
         self.outcome.device = "cuda" if has_cuda and trainer.accelerator != "cpu" else "cpu"
         return self.outcome.device
 
+    def check_machine(self) -> None:
+        """Refuse a job whose training or evaluation this machine cannot do.
+
+        Raises:
+            ConfigError: CUDA, or what 4-bit weights need, is asked for and absent.
+        """
+        config, plan = self.config, self.plan
+        student = plan.student
+        is_trained = "train" in config.stages and student is not None and not student.is_available
+        is_tested = any(not stage.is_done for stage in (*plan.predictions, *plan.alone))
+        if not is_trained and not (is_tested and "evaluate" in config.stages):
+            return
+        if config.trainer.accelerator == "cuda":
+            _ = self.device
+        if is_trained and config.adapter.name == "qlora":
+            from plan_tuning.students.loading import check_four_bits
+
+            check_four_bits()
+
     @cached_property
     def base(self) -> str | Path:
         """The untrained model: a folder of ours, or the path or hub id that the user gave."""

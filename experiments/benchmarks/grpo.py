@@ -48,7 +48,8 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     from plan_tuning.config.reward import RewardConfig
     from plan_tuning.config.training import PromptConfig, TrainerConfig
     from plan_tuning.records import Problem
-    from plan_tuning.students.loading import LORA_TARGETS, Student
+    from plan_tuning.students.adapters import PROJECTIONS
+    from plan_tuning.students.loading import Student
     from plan_tuning.tasks.grading import Grader
     from plan_tuning.training.completions import CompletionLog
     from plan_tuning.training.grpo import GRPOModule, GRPOSteps
@@ -64,7 +65,7 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     size = WORKS[work]
     model, tokenizer = build(work)
     if size.has_lora:
-        targets = LORA_TARGETS["qwen3"]
+        targets = list(PROJECTIONS)
         model = get_peft_model(
             model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
         )
@@ -129,7 +130,7 @@ def run_trl(work: str, steps: int, threads: int, backend: str) -> dict[str, Any]
     from peft import LoraConfig
     from trl import GRPOConfig, GRPOTrainer
 
-    from plan_tuning.students.loading import LORA_TARGETS
+    from plan_tuning.students.adapters import PROJECTIONS
     from plan_tuning.students.templates import prompt_ids
     from plan_tuning.text.formats import student_messages
 
@@ -176,7 +177,7 @@ def run_trl(work: str, steps: int, threads: int, backend: str) -> dict[str, Any]
     }  # fmt: skip
     adapter = None
     if size.has_lora:
-        targets = LORA_TARGETS["qwen3"]
+        targets = list(PROJECTIONS)
         adapter = LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(

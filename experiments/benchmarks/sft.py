@@ -9,7 +9,8 @@
 Both arms get the same token ids, masks, batch size, optimizer and precision; TRL runs without
 gradient checkpointing and without packing, its best setting on a CPU. Each arm trains on few and
 on many rows, and the difference of the two times is what the further rows cost: start-up, export
-and the like drop out. Prints one JSON object; speeds are tokens per second (of CPU on a CPU).
+and the like drop out. Prints one JSON object; speeds are tokens per second (of CPU on a CPU), on a
+card also as the share of its arithmetic (MFU).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from plan_tuning.students.tiny import build_tokenizer
 from plan_tuning.training import batches
 from plan_tuning.training.batches import TrainingRow
 from plan_tuning.training.fit import train_student
+from plan_tuning.training.throughput import utilisation
 
 METHOD = MethodConfig(name="m1")
 BATCH = 8
@@ -161,6 +163,23 @@ def seconds(run: Callable[[], None], device: str) -> float:
     return clock() - start
 
 
+def mfu_of(base: Path, rows: list[TrainingRow], tokens_per_s: float) -> float | None:
+    """Say which share of the card's arithmetic a speed is; None where the card is not known."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    encoded = encode(AutoTokenizer.from_pretrained(base), rows)
+    tokens = sum(len(row) for row in encoded)
+    share = utilisation(
+        AutoModelForCausalLM.from_pretrained(base),
+        torch.cuda.get_device_name(),
+        tokens=tokens,
+        supervised=sum(row.supervised_tokens for row in encoded),
+        rows=len(encoded),
+        seconds=tokens / tokens_per_s,
+    )
+    return None if share is None else round(share, 3)
+
+
 def peak_mib(device: str) -> float:
     """Read the most memory that this process has held, on the card where there is one."""
     if device == "cuda":
@@ -250,13 +269,18 @@ def main() -> None:
                 )
                 if repeat:  # the first round warms up
                     speeds[name].append(tokens / (long - short))
-    medians = {name: round(statistics.median(values)) for name, values in speeds.items()}
+        medians = {name: round(statistics.median(values)) for name, values in speeds.items()}
+        further = rows[arguments.few :]
+        mfu = {}
+        if arguments.device == "cuda":
+            mfu = {"mfu": {name: mfu_of(base, further, speed) for name, speed in medians.items()}}
     result = {
         "arguments": vars(arguments),
         "torch": torch.__version__,
         "tokens_per_s": medians,
         "ratio": round(medians["ours"] / medians["trl"], 2),
         "all": {name: [round(value) for value in values] for name, values in speeds.items()},
+        **mfu,
     }
     os.dup2(output, 1)
     print(json.dumps(result))

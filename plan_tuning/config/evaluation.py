@@ -74,6 +74,8 @@ class EvaluationConfig:
     top_k: int = 0  # 0: off
     num_samples: int = 1  # completions per problem; above 1: pass@k, maj@k, avg@k
     seed: int = 42  # of sampling; paper: 42
+    stop: list[str] = field(default_factory=list)  # end an answer, and stay in it
+    plan_stop: list[str] = field(default_factory=list)  # end a plan of m2's first call
     decontaminate: str | None = (
         None  # file of `plan-tuning contamination`: scores without those ids too
     )
@@ -131,6 +133,20 @@ class EvaluationConfig:
             f"evaluation.engine=native evaluation.decoding={self.decoding}",
         )
         require(
+            all([*self.stop, *self.plan_stop]),
+            "evaluation.stop",
+            [*self.stop, *self.plan_stop],
+            "texts that are not empty",
+            "'evaluation.plan_stop=[\"</plan>\"]'",
+        )
+        require(
+            self.engine != "continuous_batching" or not (self.stop or self.plan_stop),
+            "evaluation.stop",
+            [*self.stop, *self.plan_stop],
+            "not with engine=continuous_batching, which ends texts at tokens only",
+            "evaluation.engine=native",
+        )
+        require(
             self.engine != "server" or bool(self.server.api_base and self.server.model),
             "evaluation.server.api_base",
             self.server.api_base,
@@ -144,3 +160,7 @@ class EvaluationConfig:
             "each benchmark once",
             "'evaluation.benchmarks=[gsm8k,math500]'",
         )
+
+    def stop_strings(self, phase: str) -> list[str]:
+        """The strings that end a text: of m2's ``planning`` call, or of any other one."""
+        return self.plan_stop if phase == "planning" else self.stop

@@ -13,6 +13,7 @@ FAMILIES = ("qwen3", "gemma3", "llama", "auto")
 DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 ADAPTERS = ("full", "lora", "qlora")
+EXPORTS = ("auto", "adapter", "merged")
 
 
 @dataclass
@@ -40,7 +41,14 @@ class ModelConfig:
             "model.path",
             self.path,
             "a pretrained model (of model, or of executor.model) needs a hub id or a folder",
-            "model.path=Qwen/Qwen3-0.6B",
+            "model=path model.path=Qwen/Qwen3-0.6B",
+        )
+        require(
+            self.kind == "pretrained" or self.path is None,
+            "model.path",
+            self.path,
+            f"not read for model={self.name}, whose weights are made here (kind={self.kind})",
+            f"model=path model.path={self.path}",
         )
 
 
@@ -61,10 +69,21 @@ class AdapterConfig:
     alpha: int = 32
     dropout: float = 0.0
     target_modules: Any = "family"  # family: all linear layers of the model's family; or a list
+    export: str = (
+        "auto"  # adapter; merged weights; auto: merged where the base is an adapter itself
+    )
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice("adapter.name", self.name, ADAPTERS)
+        require_choice("adapter.export", self.export, EXPORTS)
+        require(
+            self.name != "qlora" or self.export != "merged",
+            "adapter.export",
+            self.export,
+            "4-bit weights cannot be exported merged; evaluation merges into the unquantised ones",
+            "adapter=qlora adapter.export=adapter",
+        )
         require_positive("adapter.rank", self.rank, "adapter.rank=16")
         require_positive("adapter.alpha", self.alpha, "adapter.alpha=32")
         require(

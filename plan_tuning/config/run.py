@@ -168,6 +168,20 @@ class Config:
             )
 
     def _check_roles(self) -> None:
+        if (
+            self.adapter.name == "full"
+            and self.model.dtype != "float32"
+            and self.method.is_trained
+            and "train" in self.stages
+            and self.student.path is None
+        ):
+            raise ConfigError(
+                "model.dtype",
+                self.model.dtype,
+                "with adapter=full the trained weights must be float32: half precision rounds most "
+                "of AdamW's small updates away; trainer.precision=bf16 computes in it all the same",
+                "model.dtype=float32, or adapter=lora",
+            )
         if self.student.path is not None and "train" in self.stages and self.method.is_trained:
             raise ConfigError(
                 "student.path",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
@@ -128,6 +128,7 @@ class LocalWriter(_StudentRequests):
                 top_p=evaluation.top_p,
                 top_k=evaluation.top_k,
                 seed=evaluation.seed,
+                stop_strings=evaluation.stop_strings(phase),
                 batch_tokens=evaluation.batch_tokens,
                 decoding=evaluation.decoding,
                 progress=tell,
@@ -136,7 +137,12 @@ class LocalWriter(_StudentRequests):
 
 
 class ServedWriter(_StudentRequests):
-    """A student behind an OpenAI-compatible server; the server applies the chat template."""
+    """A student behind an OpenAI-compatible server; the server applies the chat template.
+
+    What vLLM and SGLang would fill in by themselves is said in every request: the thinking switch
+    of the template, which training has off, and the settings that they read off the student's
+    generation config.
+    """
 
     def __init__(self, ask_all: AskAll, evaluation: EvaluationConfig) -> None:
         self._ask_all = ask_all
@@ -158,6 +164,7 @@ class ServedWriter(_StudentRequests):
         """
         evaluation = self._evaluation
         is_sampled = evaluation.temperature > 0
+        extra = self._extra(phase)
         requests = [
             Request(
                 role="execute" if _holds_plan(messages) else "solve",
@@ -168,6 +175,7 @@ class ServedWriter(_StudentRequests):
                 sample_index=sample,
                 seed=evaluation.seed + sample if is_sampled else None,
                 problem_id=name,
+                extra=extra,
             )
             for (name, sample), messages in zip(keys, asked, strict=True)
         ]
@@ -193,6 +201,17 @@ class ServedWriter(_StudentRequests):
             for reply in replies
         ]
 
+    def _extra(self, phase: str) -> dict[str, Any]:
+        """Name the fields that decode a served student as this project's own engine does."""
+        stop = self._evaluation.stop_strings(phase)
+        return {
+            "chat_template_kwargs": {"enable_thinking": False},
+            "top_p": self._evaluation.top_p,
+            "top_k": self._evaluation.top_k or -1,  # the servers' word for all tokens
+            "repetition_penalty": 1.0,
+            **({"stop": stop, "include_stop_str_in_output": True} if stop else {}),
+        }
+
 
 def _holds_plan(messages: Messages) -> bool:
     """Whether a request hands a plan over."""
@@ -200,7 +219,11 @@ def _holds_plan(messages: Messages) -> bool:
 
 
 class TeacherWriter(ServedWriter):
-    """A large model, asked in the words of distillation."""
+    """A large model, asked in the words of distillation and decoded as its provider does."""
+
+    def _extra(self, phase: str) -> dict[str, Any]:
+        """Send nothing that only servers of students know."""
+        return {}
 
     def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
         """Ask for an answer without any plan."""

@@ -210,7 +210,8 @@ def shared_prefix_attention(
         on_prompt = shared_prefix.by_prompt(asked) @ prompt_keys.transpose(-1, -2)
         on_prompt = _bounded(on_prompt, softcap)
         if shared_prefix.padding is not None:
-            # A sliding layer holds the last slots of the prompts only.
+            # After the cap, which would bring minus infinity back to a finite score. A sliding
+            # layer holds the last slots of the prompts only.
             hidden = shared_prefix.padding[:, shared_prefix.padding.shape[1] - slots :]
             on_prompt = on_prompt.masked_fill(hidden[:, None, None], float("-inf"))
         scores = torch.cat([shared_prefix.by_row(on_prompt), scores], dim=-1)  # (B, K, G, T + t)

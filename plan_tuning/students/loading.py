@@ -6,10 +6,9 @@ import importlib.util
 import json
 import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,11 @@ import torch
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.students import templates
+from plan_tuning.students.adapters import quiet_peft, wrap
 
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_config.json"
-
-LORA_TARGETS = {
-    # Attention and feed-forward projections; these families name them alike.
-    family: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    for family in ("qwen3", "gemma3", "llama", "auto")
-}
 
 
 class StudentError(ValueError):
@@ -105,7 +99,7 @@ def load_student(
     else:
         loaded, tokenizer, identity = _load_weights(str(folder_or_id), model, device)
     if for_training:
-        loaded = _wrap(loaded, model, adapter)
+        loaded = wrap(loaded, model, adapter)
     else:
         loaded.eval()
     generation = getattr(loaded, "generation_config", None)
@@ -243,20 +237,22 @@ def _load_adapter(folder: Path, model: ModelConfig, device: str) -> tuple[Any, A
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    base = base_of_adapter(folder)
+    base, revision = base_of_adapter(folder)
+    if revision is not None:  # what the hub holds today may not be what the adapter belongs to
+        model = replace(model, revision=revision)
     if (Path(base) / ADAPTER_FILE).is_file():  # trained on from an earlier student
         earlier, _, identity = _load_adapter(Path(base), model, device)
         loaded = earlier.merge_and_unload()
     else:
         loaded, _, identity = _load_weights(base, model, device)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
-    with _quiet_peft():
+    with quiet_peft():
         wrapped = PeftModel.from_pretrained(loaded, folder, torch_device=device)
     return wrapped, tokenizer, {**identity, "adapter": str(folder.resolve())}
 
 
-def base_of_adapter(folder: Path) -> str:
-    """Name the base of an adapter folder: a hub id or a folder.
+def base_of_adapter(folder: Path) -> tuple[str, str | None]:
+    """Name the base of an adapter folder, a hub id or a folder, and its commit where recorded.
 
     Artifacts may have been moved together since the adapter was written; the base is then looked
     for by name among the artifacts around ``folder``.
@@ -267,49 +263,12 @@ def base_of_adapter(folder: Path) -> str:
     settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
     recorded = str(settings["base_model_name_or_path"])
     if not Path(recorded).is_absolute() or Path(recorded).is_dir():
-        return recorded
+        return recorded, settings.get("revision")
     for kind in ("bases", "students"):
         moved = folder.resolve().parent.parent / kind / Path(recorded).name
         if moved.is_dir():
-            return str(moved)
+            return str(moved), None
     raise StudentError(
         f"the adapter in {folder} belongs to the base {recorded}, which is not there. "
         f"Move the base back, or correct base_model_name_or_path in {folder / ADAPTER_FILE}"
     )
-
-
-def _wrap(loaded: Any, model: ModelConfig, adapter: AdapterConfig) -> Any:
-    loaded.config.use_cache = False
-    if adapter.name == "full":
-        # An image tower beside the language model is loaded and left alone.
-        loaded.requires_grad_(False)
-        loaded.get_decoder().requires_grad_(True)
-        loaded.get_output_embeddings().requires_grad_(True)
-        return loaded
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-    if adapter.name == "qlora":
-        loaded = prepare_model_for_kbit_training(loaded, use_gradient_checkpointing=False)
-
-    family = adapter.target_modules == "family"
-    names = LORA_TARGETS[model.family] if family else list(adapter.target_modules)
-    targets: list[str] | str = names
-    if family and getattr(loaded.config, "vision_config", None) is not None:
-        targets = rf".*language_model\..*\.({'|'.join(names)})"  # image towers name them alike
-    settings = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
-    with _quiet_peft():
-        return get_peft_model(loaded, settings)
-
-
-@contextmanager
-def _quiet_peft() -> Iterator[None]:
-    """Silence what peft's use of a renamed property of transformers makes transformers say."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        yield

@@ -6,6 +6,7 @@ by rendering two turns and comparing their ids, so no family needs a rule of its
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def turn_end_ids(tokenizer: Any) -> list[int]:
         if first != second:
             break
         tail.insert(0, first)
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     for index, token in enumerate(tail):
         if token in special:
             return tail[: index + 1]
@@ -74,7 +75,7 @@ def _two_probes(tokenizer: Any) -> tuple[str, str]:
     known: dict[tuple[int, ...], str] = {}
     for text in (*_PROBES, *sorted(tokenizer.get_vocab())):
         ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if ids and tokenizer.unk_token_id not in ids and not _special_ids(tokenizer) & set(ids):
+        if ids and tokenizer.unk_token_id not in ids and not special_ids(tokenizer) & set(ids):
             known.setdefault(ids, text)
         if len(known) == 2:
             first, second = known.values()
@@ -100,9 +101,11 @@ def end_ids(tokenizer: Any, *configs: Any) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _special_ids(tokenizer: Any) -> set[int]:
+@functools.lru_cache(maxsize=4)  # some families have thousands of them
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Collect the ids that stand for no text: turns, padding, begin and end of a text."""
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
+    return frozenset(added | set(tokenizer.all_special_ids))
 
 
 def _render(
@@ -115,13 +118,22 @@ def _render(
             "the student's tokenizer has no chat template: choose an instruction-tuned model"
         )
     conversation = [dict(message) for message in messages]
+    merged = _without_system(conversation)
     try:
-        return _apply(tokenizer, conversation, add_generation_prompt)
+        try:
+            ids = _apply(tokenizer, conversation, add_generation_prompt)
+        except jinja2.exceptions.TemplateError:
+            if merged == conversation:
+                raise
+            return _apply(tokenizer, merged, add_generation_prompt)
+        if merged != conversation:
+            # Some templates pass over a system message without a word.
+            other = [conversation[0] | {"content": ""}, *conversation[1:]]
+            if _apply(tokenizer, other, add_generation_prompt) == ids:
+                return _apply(tokenizer, merged, add_generation_prompt)
     except jinja2.exceptions.TemplateError as error:
-        merged = _without_system(conversation)
-        if merged == conversation:
-            raise TemplateError(f"the chat template refuses the conversation: {error}") from error
-        return _apply(tokenizer, merged, add_generation_prompt)
+        raise TemplateError(f"the chat template refuses the conversation: {error}") from error
+    return ids
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> list[int]:
@@ -137,7 +149,7 @@ def _apply(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> 
 
 def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     plain = [dict(message) for message in messages]
-    if len(plain) > 1 and plain[0]["role"] == "system":
+    if len(plain) > 1 and plain[0]["role"] == "system" and plain[0]["content"]:
         system = plain.pop(0)
         plain[0]["content"] = f"{system['content']}\n\n{plain[0]['content']}"
     return plain

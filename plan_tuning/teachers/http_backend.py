@@ -68,6 +68,7 @@ class HttpBackend:
             payload["top_p"] = request.top_p
         if request.seed is not None:
             payload["seed"] = request.seed
+        payload |= request.extra
         try:
             async with self._session.post(self._url, data=json.dumps(payload)) as response:
                 body = await response.read()

@@ -122,6 +122,7 @@ def call_key(teacher: str, request: Request) -> str:
             request.seed,
             request.sample_index,
             request.attempt_salt,
+            *([request.extra] if request.extra else []),
         ]
     )
     return hashlib.sha256(content.encode()).hexdigest()[:40]
@@ -368,6 +369,7 @@ def _request_text(request: Request) -> str:
             "top_p": request.top_p,
             "max_tokens": request.max_tokens,
             "seed": request.seed,
+            **({"extra": dict(request.extra)} if request.extra else {}),
         },
         ensure_ascii=False,
     )

@@ -27,6 +27,7 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Take in the weights after optimizer step ``step``, counted from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
+        self._follow()
         for name, weight in self._weights.items():
             if name not in self._averages:
                 self._averages[name] = weight.detach().clone()
@@ -36,6 +37,7 @@ class WeightAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange averages and weights; a second call takes it back."""
+        self._follow()
         for name, average in self._averages.items():
             weight = self._weights[name]
             kept = weight.detach().clone()
@@ -48,6 +50,11 @@ class WeightAverage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from there."""
-        self._averages = {
-            name: average.to(self._weights[name].device) for name, average in state.items()
-        }
+        self._averages = dict(state)
+
+    def _follow(self) -> None:
+        """Bring each average to where its weight is: a state is loaded before weights move."""
+        for name, average in self._averages.items():
+            device = self._weights[name].device
+            if average.device != device:
+                self._averages[name] = average.to(device)

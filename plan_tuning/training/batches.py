@@ -6,7 +6,7 @@ but its step to continue with the same data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,22 @@ import torch
 
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.records import Message, Segment, SegmentKind
-from plan_tuning.students.templates import prompt_ids
+from plan_tuning.students.templates import prompt_ids, special_ids
 
 KINDS = (SegmentKind.PROMPT, SegmentKind.PLAN, SegmentKind.SOLUTION, SegmentKind.END)
 """A token's kind is the index of its segment's kind in this tuple."""
 
 
 class RowError(ValueError):
-    """A training row that cannot be learned from."""
+    """A training row that cannot be learned from.
+
+    Attributes:
+        reason: overlong, special_token, no_loss; empty where no single row is meant.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,7 @@ class MicroBatch:
     weights: torch.Tensor  # (N,)
     kinds: torch.Tensor  # (N,)
     num_tokens: int  # without padding
+    lengths: torch.Tensor  # (B,) the same, of each sequence
     position_ids: torch.Tensor | None = None  # (B, T) where packed: from 0 in every row
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -81,21 +90,9 @@ class MicroBatch:
             self.weights.to(device, non_blocking=True),
             self.kinds.to(device, non_blocking=True),
             self.num_tokens,
+            self.lengths.to(device, non_blocking=True),
             None if self.position_ids is None else self.position_ids.to(device, non_blocking=True),
         )
-
-
-class HeldOut:
-    """The validation loader: the same micro-batches every time."""
-
-    def __init__(self, micro_batches: Sequence[MicroBatch]) -> None:
-        self.micro_batches = micro_batches
-
-    def __len__(self) -> int:
-        return len(self.micro_batches)
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        return iter(self.micro_batches)
 
 
 def encode(
@@ -120,7 +117,8 @@ def encode(
         max_length: longest row, in tokens of prompt and completion.
 
     Raises:
-        RowError: the row is too long, or nothing in it carries loss.
+        RowError: the row is too long, its text holds what the tokenizer reads as a special token
+            (a student that writes one ends or breaks its turn there), or nothing carries loss.
     """
     prompt = prompt_ids(tokenizer, row.messages)
     text = "".join(segment.text for segment in row.segments)
@@ -136,11 +134,20 @@ def encode(
     ids = [*prompt, *encoded["input_ids"], *turn_end]
     if len(ids) > max_length:
         raise RowError(
-            f"problem {row.problem_id}: {len(ids)} tokens exceed trainer.max_length={max_length}"
+            f"problem {row.problem_id}: {len(ids)} tokens exceed trainer.max_length={max_length}",
+            "overlong",
+        )
+    ending = special_ids(tokenizer) - {tokenizer.unk_token_id} | {turn_end[-1]}
+    forbidden = ending & set(encoded["input_ids"])
+    if forbidden:
+        raise RowError(
+            f"problem {row.problem_id}: its completion holds the text of a special token, "
+            f"{tokenizer.convert_ids_to_tokens(min(forbidden))}",
+            "special_token",
         )
     weights = [0.0] * len(prompt) + [weight_of[i] for i in owner] + [weight_of[-1]] * len(turn_end)
     if not any(weights):
-        raise RowError(f"problem {row.problem_id}: no token of it carries loss")
+        raise RowError(f"problem {row.problem_id}: no token of it carries loss", "no_loss")
     kinds = (
         [KINDS.index(SegmentKind.PROMPT)] * len(prompt)
         + [KINDS.index(row.segments[i].kind) for i in owner]
@@ -210,20 +217,38 @@ def curriculum_rows(
     return chosen
 
 
-def micro_batches(rows: Sequence[EncodedRow], *, budget: int) -> list[MicroBatch]:
+def micro_batches(
+    rows: Sequence[EncodedRow], *, budget: int, overhead: int = 0
+) -> list[MicroBatch]:
     """Split the rows of a step into forward passes of similar lengths.
+
+    Of all ways to cut the rows, sorted by length, into passes under the budget this is the one with
+    the fewest padded tokens, when each pass costs ``overhead`` tokens more.
 
     Args:
         rows: of one step, in any order.
         budget: padded tokens of a forward pass; a longer row goes alone.
+        overhead: what a pass costs beside its tokens, in tokens.
     """
-    batches: list[list[EncodedRow]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return [collate(batch) for batch in batches]
+    ordered = sorted(rows, key=len, reverse=True)
+    # costs[n]: of the first n rows, and where their last pass begins
+    costs: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(ordered) + 1):
+        first = end - 1
+        best = (costs[first][0] + len(ordered[first]) + overhead, first)
+        while first > 0 and len(ordered[first - 1]) * (end - first + 1) <= budget:
+            first -= 1
+            best = min(
+                best, (costs[first][0] + len(ordered[first]) * (end - first) + overhead, first)
+            )
+        costs.append(best)
+    batches: list[MicroBatch] = []
+    end = len(ordered)
+    while end:
+        first = costs[end][1]
+        batches.insert(0, collate(ordered[first:end]))
+        end = first
+    return batches
 
 
 def packed_batches(
@@ -291,6 +316,7 @@ def _collate(bins: Sequence[Sequence[EncodedRow]], *, is_packed: bool) -> MicroB
         weights=flat[supervised],
         kinds=kinds.flatten()[supervised],
         num_tokens=sum(len(row) for row in rows),
+        lengths=torch.tensor([sum(map(len, group)) for group in bins]),
         position_ids=position_ids if is_packed else None,
     )
 

@@ -33,18 +33,40 @@ def remove(folder: Path) -> None:
 
 
 class Checkpoints(pl.Callback):
-    """Saves every n optimizer steps; a kill at any moment leaves the last complete file."""
+    """Saves every n optimizer steps; a kill at any moment leaves the last complete file.
 
-    def __init__(self, folder: Path, every_n_steps: int) -> None:
+    Where a validation is due at the same step it comes first: a run that is resumed from the
+    checkpoint does not repeat it. The module then calls :meth:`save_if_due`.
+
+    Args:
+        folder: of the checkpoints.
+        every_n_steps: 0: none are saved.
+        validate_every_n_steps: 0: the trainer does not validate.
+    """
+
+    def __init__(
+        self, folder: Path, every_n_steps: int, *, validate_every_n_steps: int = 0
+    ) -> None:
         self.folder = folder
         self.every_n_steps = every_n_steps
+        self.validate_every_n_steps = validate_every_n_steps
+        self._due_step: int | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due; the last step is followed by the export and needs none."""
         step = pl_module.finished_steps
-        if self.every_n_steps and step % self.every_n_steps == 0 and step < pl_module.total_steps:
+        if not self.every_n_steps or step % self.every_n_steps or step == pl_module.total_steps:
+            return
+        self._due_step = step
+        if not self.validate_every_n_steps or step % self.validate_every_n_steps:
+            self.save_if_due(trainer)
+
+    def save_if_due(self, trainer: pl.Trainer) -> None:
+        """Save the step that is due, if any; a run that stops here is exported and needs none."""
+        step, self._due_step = self._due_step, None
+        if step is not None and not trainer.should_stop:
             self._save(trainer, step)
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:

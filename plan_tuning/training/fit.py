@@ -6,7 +6,8 @@ import gc
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.training import batches
-from plan_tuning.training.batches import EncodedRow, HeldOut, RowError, TrainingRow
+from plan_tuning.training.batches import EncodedRow, RowError, TrainingRow
 from plan_tuning.training.checkpoints import (
     BestWeights,
     Checkpoints,
@@ -28,8 +29,8 @@ from plan_tuning.training.checkpoints import (
 )
 from plan_tuning.training.completions import CompletionLog, LogTable
 from plan_tuning.training.hardware import check_hardware, checkpoint_activations, quiet
-from plan_tuning.training.log_probs import check_projection
-from plan_tuning.training.sft import SFTModule, Steps, TrainingError
+from plan_tuning.training.loaders import HeldOut, Steps
+from plan_tuning.training.sft import SFTModule, TrainingError
 from plan_tuning.training.sharding import ShardedStrategy, whole_weights
 from plan_tuning.training.validation import AccuracyAtValidation, Examination
 
@@ -51,6 +52,7 @@ def train_student(
     seed: int,
     loggers: Sequence[Any],
     run_dir: Path,
+    provenance: Mapping[str, Any] | None = None,
     exam: Examination | None = None,
     log_table: LogTable | None = None,
 ) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def train_student(
         seed: of the data order, dropout and new adapter weights.
         loggers: Lightning loggers.
         run_dir: where a failure is written down.
+        provenance: what the training stands on, for the model card.
         exam: how held-out problems are solved at each validation (``trainer.val_problems``).
         log_table: shows the answers to them, for example in W&B.
 
@@ -81,16 +84,16 @@ def train_student(
     check_hardware(trainer)
     if trainer.threads > 0:
         torch.set_num_threads(trainer.threads)
+    torch.set_flush_denormal(True)  # whatever was done in this process before
     pl.seed_everything(seed, workers=False, verbose=False)
     student = load_student(base, model, for_training=True, adapter=adapter)
     encoded, dropped = _encode_all(student, rows, method, trainer)
     training, held_out = batches.split_validation(encoded, fraction=trainer.val_fraction, seed=seed)
     if not training:
         raise TrainingError(
-            f"no row is left to train on: {len(rows)} rows given, {len(dropped)} dropped. "
+            f"no row is left to train on: {len(rows)} rows given, dropped: {dropped.counts}. "
             "Raise trainer.max_length, or choose a looser filter, for example filter=none"
         )
-    check_projection(student.causal_lm, training[0].ids[None, :32].to(student.device))
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)
     per_epoch = math.ceil(len(training) / trainer.batch_size)
@@ -105,7 +108,7 @@ def train_student(
         trainer=trainer,
         seed=seed,
         total_steps=total,
-        failure_file=run_dir / "nonfinite_rows.json",
+        failure_folder=run_dir,
     )
     checkpoints = folder / "checkpoints"
     resumed = latest_checkpoint(checkpoints)
@@ -128,8 +131,9 @@ def train_student(
         "tokens_per_s": round(module.tokens / module.seconds, 1),
         "rows": len(training),
         "val_rows": len(held_out),
-        "dropped_rows": len(dropped),
-        "dropped_ids": dropped[:_MAX_DROPPED_IDS],
+        "dropped_rows": len(dropped.ids),
+        "dropped_reasons": dropped.counts,
+        "dropped_ids": dropped.ids[:_MAX_DROPPED_IDS],
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         **({} if best is None else best.facts()),
     }
@@ -139,7 +143,14 @@ def train_student(
     weights = whole_weights(student) if trainer.strategy == "fsdp" else None
     if module.trainer.is_global_zero:
         export_student(
-            student, folder, base=base, model=model, adapter=adapter, facts=facts, weights=weights
+            student,
+            folder,
+            base=base,
+            model=model,
+            adapter=adapter,
+            facts=facts,
+            weights=weights,
+            provenance=provenance,
         )
         remove(checkpoints)
     del module, student
@@ -168,10 +179,18 @@ def _examiner(
     return AccuracyAtValidation(exam, log)
 
 
+@dataclass
+class _Dropped:
+    """Rows that are not trained on."""
+
+    ids: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)  # by reason
+
+
 def _encode_all(
     student: Student, rows: Sequence[TrainingRow], method: MethodConfig, trainer: TrainerConfig
-) -> tuple[list[EncodedRow], list[str]]:
-    encoded, dropped = [], []
+) -> tuple[list[EncodedRow], _Dropped]:
+    encoded, dropped = [], _Dropped()
     for row in rows:
         try:
             encoded.append(
@@ -183,17 +202,19 @@ def _encode_all(
                     max_length=trainer.max_length,
                 )
             )
-        except RowError:
-            if trainer.overlong == "error":
+        except RowError as error:
+            if trainer.overlong == "error" and error.reason == "overlong":
                 raise
-            dropped.append(row.problem_id)
-    if dropped:
+            if error.reason not in dropped.counts:
+                logger.warning("left out (%s), for example: %s", error.reason, error)
+            dropped.ids.append(row.problem_id)
+            dropped.counts[error.reason] = dropped.counts.get(error.reason, 0) + 1
+    if dropped.ids:
         logger.warning(
-            "%d of %d rows are left out: longer than trainer.max_length=%d, for example %s",
-            len(dropped),
+            "%d of %d rows are left out: %s",
+            len(dropped.ids),
             len(rows),
-            trainer.max_length,
-            ", ".join(dropped[:3]),
+            ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.counts.items())),
         )
     return encoded, dropped
 
@@ -210,7 +231,11 @@ def _fit(
     per_epoch: int,
 ) -> None:
     total = module.total_steps
-    callbacks = [Checkpoints(checkpoints, config.checkpoint_every_n_steps), *validation]
+    interval = min(config.val_every_n_steps or per_epoch, total) if held_out else 0
+    callbacks = [
+        Checkpoints(checkpoints, config.checkpoint_every_n_steps, validate_every_n_steps=interval),
+        *validation,
+    ]
     held_out_loader = (
         HeldOut(batches.micro_batches(held_out, budget=config.micro_batch_tokens))
         if held_out
@@ -234,7 +259,7 @@ def _fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             check_val_every_n_epoch=None,
-            val_check_interval=min(config.val_every_n_steps or per_epoch, total),
+            val_check_interval=interval or total,
             limit_val_batches=1.0 if held_out else 0,
             log_every_n_steps=1,  # the module itself logs every log_every_n_steps
             use_distributed_sampler=False,

@@ -23,6 +23,7 @@ from plan_tuning.training.collapse import DeadGroupWarning, collapse
 from plan_tuning.training.collection import Collector
 from plan_tuning.training.completions import CompletionLog, completion_rows
 from plan_tuning.training.experience import Experience
+from plan_tuning.training.log_probs import check_projection
 from plan_tuning.training.phases import Phases, peak_memory_gib
 from plan_tuning.training.policy_loss import PassStatistics
 from plan_tuning.training.ranks import Ranks
@@ -144,7 +145,10 @@ class GRPOModule(pl.LightningModule):
         return self.config.learning_rate * learning_rate_factor(done, total, self.config)
 
     def on_fit_start(self) -> None:
-        """Put every module into train mode, and the reference onto the device."""
+        """Check the projection, put all into train mode, and the reference onto the device."""
+        ids = [*self.student.end_ids, *self.student.turn_end] * 4
+        with self.trainer.precision_plugin.forward_context():
+            check_projection(self.student.causal_lm, torch.tensor([ids], device=self.device))
         self.model.train()
         self._ranks = Ranks(self.trainer)
         self.collector.begin(self.device, self._ranks)

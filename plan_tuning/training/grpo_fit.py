@@ -6,7 +6,7 @@ import gc
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from plan_tuning.training.checkpoints import StepCheckpoints, latest_checkpoint,
 from plan_tuning.training.completions import CompletionLog, LogTable
 from plan_tuning.training.grpo import GRPOModule, GRPOSteps
 from plan_tuning.training.hardware import check_hardware, checkpoint_activations, quiet
-from plan_tuning.training.log_probs import check_projection
 from plan_tuning.training.outline import outline
 from plan_tuning.training.rollouts import GoldenProblem
 from plan_tuning.training.scoring import OpenAsk, Scorer
@@ -58,6 +57,7 @@ def train_grpo(
     seed: int,
     loggers: Sequence[Any],
     run_dir: Path,
+    provenance: Mapping[str, Any] | None = None,
     log_table: LogTable | None = None,
 ) -> dict[str, Any]:
     """Train a student from its start and write it into ``folder``; continue an earlier attempt.
@@ -79,6 +79,7 @@ def train_grpo(
         seed: of the order of problems, of the noise and of new adapter weights.
         loggers: Lightning loggers.
         run_dir: Lightning's working folder.
+        provenance: what the training stands on, for the model card.
         log_table: shows completions, for example in W&B.
 
     Returns:
@@ -110,11 +111,10 @@ def train_grpo(
         )
     if trainer.threads > 0:
         torch.set_num_threads(trainer.threads)
+    torch.set_flush_denormal(True)  # whatever was done in this process before
     pl.seed_everything(seed, workers=False, verbose=False)
     training, held_out = hold_out(cases, count=method.val_problems, seed=seed)
     student = load_student(start, model, for_training=True, adapter=adapter)
-    first = torch.tensor([list(student.end_ids) * 4 + list(student.turn_end)])
-    check_projection(student.causal_lm, first)
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)
     total = method.total_steps(len(training))
@@ -146,7 +146,15 @@ def train_grpo(
         resumed = _fit(module, validation, trainer, loggers, folder / "checkpoints", log, run_dir)
         facts = _facts(module, scorer, validation, resumed, len(training))
     if module.trainer.is_global_zero:
-        export_student(student, folder, base=start, model=model, adapter=adapter, facts=facts)
+        export_student(
+            student,
+            folder,
+            base=start,
+            model=model,
+            adapter=adapter,
+            facts=facts,
+            provenance=provenance,
+        )
         remove(folder / "checkpoints")
     del module, student
     gc.collect()

@@ -13,6 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_TOKENS = 1024
+_CHUNK_LOGITS = 2**24  # a small vocabulary leaves room for longer chunks, in as many bytes x 4
 
 
 class ProjectionError(ValueError):
@@ -37,7 +38,7 @@ def token_scores(
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     temperature: float = 1.0,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
     with_entropy: bool = False,
     with_top: bool = False,
 ) -> TokenScores:
@@ -51,7 +52,8 @@ def token_scores(
         attention_mask: (B, T) or (B, 1, T, T); not needed with padding on the right.
         position_ids: (B, T); counted from 0 where absent.
         temperature: logits are divided by it.
-        chunk_tokens: positions that are projected at once.
+        chunk_tokens: positions that are projected at once; None: 1024, or as many as make 2**24
+            logits where that is more.
         with_entropy: also return the entropy.
         with_top: also return whether each token is the most probable one.
 
@@ -65,7 +67,10 @@ def token_scores(
     }
     output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
     hidden = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
-    chunks = list(zip(hidden.split(chunk_tokens), targets.split(chunk_tokens), strict=True))
+    size = chunk_tokens
+    if size is None:
+        size = max(CHUNK_TOKENS, _CHUNK_LOGITS // causal_lm.config.get_text_config().vocab_size)
+    chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
     again = torch.is_grad_enabled() and len(chunks) > 1
     parts = []
     for states, tokens in chunks:
@@ -141,16 +146,17 @@ def check_projection(causal_lm: Any, input_ids: torch.Tensor) -> None:
     was_training = {module: module.training for module in causal_lm.modules()}
     causal_lm.eval()  # dropout would make two passes differ
     try:
-        expected = causal_lm(input_ids=input_ids, use_cache=False).logits[0].float()
+        logits = causal_lm(input_ids=input_ids, use_cache=False).logits[0]
         hidden = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[0]
         found = project(causal_lm, hidden).float()
     finally:
         for module, mode in was_training.items():
             module.training = mode
+    expected = logits.float()
     scale = expected.abs().max().clamp(min=1.0)
     gap = float((expected - found).abs().max() / scale)
     # bfloat16 carries eight bits: two orders of summation may differ in the last of them.
-    allowed = 1e-4 if expected.dtype == causal_lm.dtype else 2e-2
+    allowed = 1e-4 if logits.dtype == torch.float32 else 2e-2
     if not gap <= allowed:
         raise ProjectionError(
             f"{type(causal_lm).__name__} treats its logits in a way that is not supported "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,48 +14,21 @@ import pytorch_lightning as pl
 import torch
 
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.records import SegmentKind
 from plan_tuning.students.loading import Student
 from plan_tuning.training import batches
 from plan_tuning.training.averaging import WeightAverage
 from plan_tuning.training.batches import EncodedRow, MicroBatch
-from plan_tuning.training.log_probs import token_scores
+from plan_tuning.training.checkpoints import Checkpoints
+from plan_tuning.training.failures import offending_rows, write_failure
+from plan_tuning.training.log_probs import check_projection, token_scores
 from plan_tuning.training.schedule import learning_rate_factor
 from plan_tuning.training.sharding import ShardedStrategy, most_over_ranks, whole
-from plan_tuning.training.throughput import utilisation
-
-_LOGGED = (SegmentKind.PLAN, SegmentKind.SOLUTION)
+from plan_tuning.training.step_metrics import COLUMNS, StepSize, counts_by_kind, kind_metrics
+from plan_tuning.training.throughput import pass_overhead, utilisation
 
 
 class TrainingError(ValueError):
     """Training cannot go on: no rows, or a loss that is not a number."""
-
-
-class Steps:
-    """The loader: one item is the micro-batches of one optimizer step.
-
-    Lightning asks it for its state, but the step it continues from is the module's own, which is
-    what the checkpoint restores first.
-    """
-
-    def __init__(self, module: SFTModule, total: int) -> None:
-        self.module = module
-        self.total = total
-
-    def __len__(self) -> int:
-        return self.total
-
-    def __iter__(self) -> Iterator[list[MicroBatch]]:
-        for step in range(self.module.finished_steps, self.total):
-            yield self.module.step_batches(step)
-
-    def state_dict(self) -> dict[str, int]:
-        """Say where the data stand."""
-        return {"step": self.module.finished_steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue there."""
-        self.module.finished_steps = state["step"]
 
 
 class SFTModule(pl.LightningModule):
@@ -70,7 +42,7 @@ class SFTModule(pl.LightningModule):
         trainer: TrainerConfig,
         seed: int,
         total_steps: int,
-        failure_file: Path,
+        failure_folder: Path,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -81,13 +53,14 @@ class SFTModule(pl.LightningModule):
         self.config = trainer
         self.seed = seed
         self.total_steps = total_steps
-        self.failure_file = failure_file
+        self.failure_folder = failure_folder
         self.finished_steps = 0
         self.tokens = 0
         self.seconds = 0.0
         self.losses: list[float] = []
         self._validation: list[torch.Tensor] = []
         self._hook: Any = None
+        self._lengths: torch.Tensor | None = None  # of the rows in the pass under way
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = WeightAverage(trained, trainer.ema_decay) if trainer.ema_decay > 0 else None
 
@@ -98,8 +71,8 @@ class SFTModule(pl.LightningModule):
             return self.config.max_steps * self.config.batch_size
         return self.config.epochs * len(self.rows)
 
-    def step_batches(self, step: int) -> list[MicroBatch]:
-        """Make this rank's micro-batches of a step: a function of (seed, step) and the rank."""
+    def _step_rows(self, step: int) -> list[EncodedRow]:
+        """Choose this rank's rows of a step: a function of (seed, step) and the rank."""
         stream = {"batch_size": self.config.batch_size, "total_rows": self.total_rows}
         if self.config.order == "shuffled":
             indices = batches.step_rows(
@@ -113,9 +86,14 @@ class SFTModule(pl.LightningModule):
         if not chosen:  # every rank must run a backward pass; this one adds nothing
             row = self.rows[indices[0]]
             chosen = [EncodedRow(row.problem_id, row.ids, row.weights * 0.0, row.kinds)]
-        budget = self.config.micro_batch_tokens
+        return chosen
+
+    def step_batches(self, step: int) -> list[MicroBatch]:
+        """Make this rank's micro-batches of a step."""
+        chosen, budget = self._step_rows(step), self.config.micro_batch_tokens
         if not self.config.packing:
-            return batches.micro_batches(chosen, budget=budget)
+            overhead = pass_overhead(self.student.causal_lm, self.device.type)
+            return batches.micro_batches(chosen, budget=budget, overhead=overhead)
         # Kernels for variable lengths take one long sequence without any padding; the others build
         # a mask of its length squared.
         has_kernel = "flash" in str(self.student.causal_lm.config._attn_implementation)
@@ -143,11 +121,22 @@ class SFTModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_fit_start(self) -> None:
-        """Put every module into train mode.
+        """Check the projection where and how it is computed, then put every module into train mode.
 
         Models arrive in eval mode and Lightning leaves them so; gradient checkpointing and dropout
         would be silently off.
+
+        Raises:
+            ProjectionError: the model treats its logits in a way that is unknown here.
         """
+        ids = self.rows[0].ids[None, :32].to(self.device)
+        strategy = self.trainer.strategy
+        with self.trainer.precision_plugin.forward_context():
+            if isinstance(strategy, ShardedStrategy):
+                with torch.no_grad():
+                    strategy.call(check_projection, self.student.causal_lm, ids)
+            else:
+                check_projection(self.student.causal_lm, ids)
         self.model.train()
         if self.config.neftune_alpha > 0:
             self._hook = self.student.causal_lm.get_input_embeddings().register_forward_hook(
@@ -161,11 +150,15 @@ class SFTModule(pl.LightningModule):
             self._hook = None
 
     def _add_noise(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        """NEFTune (arXiv 2310.05914): uniform noise of alpha / sqrt(T * H) on the embeddings."""
-        if not module.training:
+        """NEFTune (arXiv 2310.05914): uniform noise of alpha / sqrt(T * H) on the embeddings.
+
+        T is a row's own length: its noise does not depend on what it is padded to.
+        """
+        if not module.training or self._lengths is None:
             return output
-        bound = self.config.neftune_alpha / math.sqrt(output.shape[1] * output.shape[2])
-        return output + torch.empty_like(output).uniform_(-bound, bound)
+        bounds = self.config.neftune_alpha / (self._lengths * output.shape[2]).sqrt()  # (B,)
+        noise = torch.empty_like(output).uniform_(-1.0, 1.0)
+        return output + noise * bounds[:, None, None].to(output.dtype)
 
     def training_step(self, batch: list[MicroBatch], batch_idx: int) -> None:
         """Do one whole optimizer step: every micro-batch, then clip, update, schedule."""
@@ -176,17 +169,18 @@ class SFTModule(pl.LightningModule):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         is_logged = (step + 1) % self.config.log_every_n_steps == 0 or step == 0
-        normaliser, tokens = self._totals(batch)
+        mine = StepSize.of(batch).to_tensor(self.device)
+        size = StepSize.from_tensor(self._sum_over_ranks(mine))
         passes = self._passes(batch)
-        sums = torch.zeros(len(batches.KINDS), 4, device=self.device)
+        sums = torch.zeros(len(batches.KINDS), COLUMNS, device=self.device)
         loss = torch.zeros((), device=self.device)
         for place, micro in enumerate(passes):
             micro = micro.to(self.device)
             with self._gradients_stay_local(place < len(passes) - 1):
                 part, counts = self._pass(micro, with_top=is_logged)
                 # Ranks average their gradients: times the number of ranks makes that a sum.
-                self.manual_backward(part * (self.trainer.world_size / normaliser))
-            loss += part.detach() / normaliser
+                self.manual_backward(part * (self.trainer.world_size / size.weight))
+            loss += part.detach() / size.weight
             if place < len(batch):
                 sums += counts
         loss = self._sum_over_ranks(loss)
@@ -196,7 +190,7 @@ class SFTModule(pl.LightningModule):
         )
         values = torch.stack([loss, whole(norm).to(loss.device)]).tolist()
         if not all(math.isfinite(value) for value in values):
-            self._refuse(step, batch, *values)
+            self._refuse(step, *values)
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -205,14 +199,15 @@ class SFTModule(pl.LightningModule):
         if self.average is not None:
             self.average.update(self.finished_steps)
         self.losses.append(values[0])
-        self.tokens += tokens
+        self.tokens += int(size.tokens)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         if is_logged:
-            self._log_step(batch, sums, values, rate, seconds)
+            self._log_step(size, self._sum_over_ranks(sums), values, rate, seconds)
 
     def _loss(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum the weighted loss; counts by kind: (tokens, loss, hits, 0)."""
+        """Sum the weighted loss; counts by kind, see :func:`counts_by_kind`, where asked for."""
+        self._lengths = micro.lengths
         scores = token_scores(
             self.student.causal_lm,
             micro.input_ids,
@@ -221,22 +216,11 @@ class SFTModule(pl.LightningModule):
             position_ids=micro.position_ids,
             with_top=with_top,
         )
-        losses = -scores.log_probs
-        counts = torch.zeros(len(batches.KINDS), 4, device=losses.device)
-        if with_top and scores.is_top is not None:
-            columns = torch.stack(
-                [torch.ones_like(losses), losses.detach(), scores.is_top.float(), losses * 0.0], 1
-            ).detach()
-            counts.index_add_(0, micro.kinds, columns)
-        return (losses * micro.weights).sum(), counts
-
-    def _totals(self, batch: Sequence[MicroBatch]) -> tuple[torch.Tensor, int]:
-        """Sum over micro-batches and ranks: the weights of supervised tokens, and all tokens."""
-        weights = [float(micro.weights.sum()) for micro in batch]
-        # A rank without a row of its own passes one over that teaches nothing, and does not count.
-        tokens = sum(m.num_tokens for m, weight in zip(batch, weights, strict=True) if weight)
-        sums = self._sum_over_ranks(torch.tensor([sum(weights), tokens], device=self.device))
-        return sums[0], int(sums[1])
+        if with_top:
+            counts = counts_by_kind(scores, micro.kinds)
+        else:
+            counts = torch.zeros(len(batches.KINDS), COLUMNS, device=scores.log_probs.device)
+        return -(scores.log_probs * micro.weights).sum(), counts
 
     def _passes(self, batch: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """Add passes that teach nothing where another rank has more of them.
@@ -267,54 +251,57 @@ class SFTModule(pl.LightningModule):
             return strategy.block_backward_sync()
         return contextlib.nullcontext()
 
-    def _refuse(self, step: int, batch: Sequence[MicroBatch], loss: float, norm: float) -> None:
-        ids = [problem_id for micro in batch for problem_id in micro.problem_ids]
-        if self.trainer.world_size > 1:  # all ranks see the same loss, and come here together
-            shares: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, ids)
-            ids = [problem_id for share in shares for problem_id in share]
-        self.failure_file.parent.mkdir(parents=True, exist_ok=True)
-        self.failure_file.write_text(
-            json.dumps({"step": step, "loss": str(loss), "grad_norm": str(norm), "rows": ids}),
-            encoding="utf-8",
-        )
+    def _refuse(self, step: int, loss: float, norm: float) -> None:
+        """Stop, and write down which of this rank's rows made the loss or the gradient so."""
+        rows = self._step_rows(step)
+        found: list[str] = []
+        if not isinstance(self.trainer.strategy, ShardedStrategy):  # ranks gather those together
+            with self._gradients_stay_local(True):
+                found = offending_rows(
+                    self.model,
+                    rows,
+                    lambda micro: self._loss(micro, with_top=False)[0],
+                    self.device,
+                )
+        path = self.failure_folder / f"nonfinite_rows.rank{self.global_rank}.json"
+        ids = list(dict.fromkeys(row.problem_id for row in rows))
+        facts = {"step": step, "loss": str(loss), "grad_norm": str(norm)}
+        write_failure(path, {**facts, "rows": found, "step_rows": ids})
         raise TrainingError(
-            f"step {step}: loss {loss}, gradient norm {norm} on problems {', '.join(ids[:8])}; "
-            f"all ids are in {self.failure_file}. Lower trainer.learning_rate, or use "
-            "trainer.precision=fp32"
+            f"step {step}: loss {loss}, gradient norm {norm} on problems "
+            f"{', '.join((found or ids)[:8])}; all ids are in {path}. Lower trainer.learning_rate, "
+            "or use trainer.precision=fp32"
         )
 
     def _log_step(
         self,
-        batch: Sequence[MicroBatch],
-        sums: torch.Tensor,
+        size: StepSize,
+        counts: torch.Tensor,
         values: Sequence[float],
         rate: float,
         seconds: float,
     ) -> None:
-        tokens = sum(micro.num_tokens for micro in batch)
-        padded = sum(micro.input_ids.numel() for micro in batch)
+        """Log a step; all figures are those of all ranks together."""
         metrics = {
-            "train/loss": values[0],
             "train/grad_norm": values[1],
             "train/learning_rate": rate,
-            "train/tokens_per_s": tokens / seconds,
-            "train/padding_rate": 1.0 - tokens / padded,
+            "train/tokens_per_s": size.tokens / seconds,
+            "train/padding_rate": 1.0 - size.tokens / size.padded,
+            **kind_metrics("train", counts, size.rows),
         }
-        rows = sum(len(micro.problem_ids) for micro in batch)
         if self.device.type == "cuda":
-            card = torch.cuda.get_device_name(self.device)
             share = utilisation(
-                self.student.causal_lm, card, tokens=tokens, rows=rows, seconds=seconds
+                self.student.causal_lm,
+                torch.cuda.get_device_name(self.device),
+                tokens=size.tokens,
+                supervised=size.supervised,
+                rows=size.rows,
+                seconds=seconds * self.trainer.world_size,
             )
             metrics |= {} if share is None else {"train/mfu": share}
-        for kind in _LOGGED:
-            count, loss, hits, _ = sums[batches.KINDS.index(kind)].tolist()
-            if count:
-                metrics[f"train/loss/{kind}"] = loss / count
-                metrics[f"train/accuracy/{kind}"] = hits / count
-                metrics[f"train/tokens/{kind}"] = count / rows
-        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=rows)
+        common: dict[str, Any] = {"on_step": True, "on_epoch": False, "batch_size": int(size.rows)}
+        self.log("train/loss", values[0], prog_bar=True, **common)
+        self.log_dict(metrics, **common)
 
     def on_validation_start(self) -> None:
         """Start the sums, and switch dropout off; averaged weights are what is validated."""
@@ -334,19 +321,20 @@ class SFTModule(pl.LightningModule):
         """Log the held-out loss, and that of each kind."""
         sums = self._sum_over_ranks(torch.stack(self._validation).sum(dim=0))
         metrics = {"val/loss": float(sums[0] / sums[1])}
-        counts = sums[2:].reshape(len(batches.KINDS), 4)
-        for kind in _LOGGED:
-            count, loss, hits, _ = counts[batches.KINDS.index(kind)].tolist()
-            if count:
-                metrics[f"val/loss/{kind}"] = loss / count
-                metrics[f"val/accuracy/{kind}"] = hits / count
+        metrics |= kind_metrics("val", sums[2:].reshape(len(batches.KINDS), COLUMNS))
         self.log_dict(metrics)
         self.model.train()
 
     def on_validation_end(self) -> None:
-        """Go on with the weights that are optimised; callbacks have seen the averaged ones."""
+        """Go on with the weights that are optimised; callbacks have seen the averaged ones.
+
+        A checkpoint that is due at the same step is saved now, with what the validation found.
+        """
         if self.average is not None:
             self.average.swap()
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints):
+                callback.save_if_due(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only; frozen ones come from the base."""

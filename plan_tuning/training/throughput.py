@@ -31,7 +31,7 @@ def peak_flops(card: str) -> float | None:
 
 
 def model_flops(
-    *, parameters: int, trained: int, tokens: int, layers: int, width: int, length: int
+    *, parameters: int, trained: int, tokens: float, layers: int, width: int, length: int
 ) -> float:
     """Count the arithmetic that a step needs: nothing that is computed twice counts twice.
 
@@ -53,8 +53,23 @@ def model_flops(
     return tokens * (linear + 12.0 * layers * width * length / 2)  # causal: half of the positions
 
 
+def pass_overhead(causal_lm: Any, device: str) -> int:
+    """Say how many tokens a pass costs before its first one: launches, and adding up gradients.
+
+    From the arithmetic that fits into some milliseconds of launching, and the traffic of one more
+    gradient; the order of magnitude is what matters.
+
+    Args:
+        causal_lm: the model.
+        device: cpu or cuda.
+    """
+    launching, adding = (2.5e12, 256) if device == "cuda" else (8e7, 32)
+    parameters = sum(p.numel() for p in causal_lm.parameters())
+    return round(adding + launching / parameters)
+
+
 def utilisation(
-    causal_lm: Any, card: str, *, tokens: int, rows: int, seconds: float
+    causal_lm: Any, card: str, *, tokens: float, supervised: float, rows: float, seconds: float
 ) -> float | None:
     """Say which share of a card's arithmetic a training step used; None: the card is not known.
 
@@ -62,16 +77,17 @@ def utilisation(
         causal_lm: the model; its input embeddings are looked up and not multiplied.
         card: the device's name.
         tokens: of the step, without padding.
+        supervised: of these, that are projected onto the vocabulary.
         rows: of the step.
-        seconds: that it took.
+        seconds: that it took, times the number of cards.
     """
     peak = peak_flops(card)
     if peak is None:
         return None
     config = causal_lm.config.get_text_config()
-    looked_up = {id(causal_lm.get_input_embeddings().weight)}
-    looked_up.discard(id(causal_lm.get_output_embeddings().weight))  # tied weights do multiply
-    weights = [p for p in causal_lm.parameters() if p.ndim > 1 and id(p) not in looked_up]
+    head = causal_lm.get_output_embeddings().weight
+    others = {id(causal_lm.get_input_embeddings().weight), id(head)}
+    weights = [p for p in causal_lm.parameters() if p.ndim > 1 and id(p) not in others]
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     flops = model_flops(
         parameters=sum(p.numel() for p in weights),
@@ -80,5 +96,12 @@ def utilisation(
         layers=config.num_hidden_layers,
         width=config.num_attention_heads * size,
         length=round(tokens / rows),
+    ) + model_flops(
+        parameters=head.numel(),
+        trained=head.numel() if head.requires_grad else 0,
+        tokens=supervised,
+        layers=0,
+        width=0,
+        length=0,
     )
     return flops / seconds / peak

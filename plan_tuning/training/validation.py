@@ -71,16 +71,19 @@ class GeneratedAccuracy(pl.Callback):
         """Solve the held-out problems with the module's student as it is now."""
         exam, step = self.exam, module.finished_steps
         world = module.trainer.world_size
-        predictions = solve(
-            module.student,
-            exam.problems[module.global_rank :: world],
-            method=exam.method,
-            prompt=exam.prompt,
-            evaluation=self.evaluation,
-            benchmark="validation",
-            grader=exam.grader,
-            executor=exam.executor,
-        )
+        # In the precision of the training. The weights stand still meanwhile, so that what autocast
+        # keeps of them is right until this context, the outermost one, forgets it.
+        with module.trainer.precision_plugin.forward_context():
+            predictions = solve(
+                module.student,
+                exam.problems[module.global_rank :: world],
+                method=exam.method,
+                prompt=exam.prompt,
+                evaluation=self.evaluation,
+                benchmark="validation",
+                grader=exam.grader,
+                executor=exam.executor,
+            )
         right = torch.tensor(
             float(sum(row.is_correct for row in predictions)), device=module.device
         )

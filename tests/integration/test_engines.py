@@ -85,7 +85,13 @@ def test_continuous_batching_says_the_same(student: Student) -> None:
 
 
 @pytest.fixture
-def server(student: Student) -> Iterator[str]:
+def payloads() -> list[dict[str, Any]]:
+    """What the server was asked."""
+    return []
+
+
+@pytest.fixture
+def server(student: Student, payloads: list[dict[str, Any]]) -> Iterator[str]:
     """An OpenAI-compatible server of the student, on loopback."""
     lock = threading.Lock()
 
@@ -94,6 +100,7 @@ def server(student: Student) -> Iterator[str]:
 
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            payloads.append(asked)
             with lock:
                 (done,) = generate(
                     student,
@@ -101,6 +108,7 @@ def server(student: Student) -> Iterator[str]:
                     keys=[("served", 0)],
                     max_new_tokens=asked["max_tokens"],
                     temperature=asked["temperature"],
+                    stop_strings=asked.get("stop", ()),
                 )
             reply = {
                 "model": asked["model"],
@@ -134,7 +142,9 @@ def server(student: Student) -> Iterator[str]:
     thread.join()
 
 
-def test_a_served_student_says_the_same(student: Student, server: str, tmp_path: Path) -> None:
+def test_a_served_student_says_the_same(
+    student: Student, server: str, payloads: list[dict[str, Any]], tmp_path: Path
+) -> None:
     native = EvaluationConfig(max_new_tokens=NEW_TOKENS)
     served = EvaluationConfig(
         max_new_tokens=NEW_TOKENS,
@@ -146,6 +156,57 @@ def test_a_served_student_says_the_same(student: Student, server: str, tmp_path:
     expected = answers(student, native)
     assert answers(writer, served) == expected
     assert {p.finish_reason for p in expected} == {"length"}, "cut answers are kept as they are"
+    for asked in payloads:  # a server would think, and sample as the generation config says
+        assert asked["chat_template_kwargs"] == {"enable_thinking": False}
+        assert (asked["top_k"], asked["top_p"], asked["repetition_penalty"]) == (-1, 1.0, 1.0)
+        assert "stop" not in asked
+
+
+def test_a_served_student_gets_the_settings_of_its_decoding(
+    student: Student, server: str, payloads: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    served = EvaluationConfig(
+        max_new_tokens=4, max_plan_tokens=4, temperature=0.7, top_k=20, top_p=0.9, stop=["</o>"],
+        plan_stop=["</plan>"], engine="server",
+        server=ServerConfig(api_base=server, model="student"),
+    )  # fmt: skip
+    teacher = TeacherConfig(backend="http", model="student", label="s", api_base=server)
+    answers(ServedWriter(asking(teacher, tmp_path), served), served, "m2")
+    plans = [asked for asked in payloads if asked["stop"] == ["</plan>"]]
+    assert len(plans) == len(PROBLEMS)
+    assert [asked["stop"] for asked in payloads if asked not in plans] == [["</o>"]] * len(plans)
+    for asked in payloads:
+        assert (asked["top_k"], asked["top_p"], asked["temperature"]) == (20, 0.9, 0.7)
+        assert asked["include_stop_str_in_output"] is True
+
+
+def test_a_teacher_is_sent_nothing_that_only_servers_know(
+    server: str, payloads: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    evaluation = EvaluationConfig(max_new_tokens=4, stop=["x"])
+    teacher = TeacherConfig(backend="http", model="large", api_base=server)
+    answers(TeacherWriter(asking(teacher, tmp_path), evaluation), evaluation)
+    known = {"model", "messages", "temperature", "max_tokens", "top_p", "seed"}
+    assert payloads
+    assert all(set(asked) <= known for asked in payloads)
+
+
+def test_stop_strings_end_answers_and_plans_apart(student: Student) -> None:
+    plain = answers(student, EvaluationConfig(max_new_tokens=NEW_TOKENS))
+    stop = plain[0].text[2:4]
+    cut = answers(student, EvaluationConfig(max_new_tokens=NEW_TOKENS, stop=[stop]))
+    assert cut[0].finish_reason == "stop_string"
+    assert stop in cut[0].text
+    assert len(cut[0].text) < len(plain[0].text)
+    other = answers(student, EvaluationConfig(max_new_tokens=NEW_TOKENS, plan_stop=[stop]))
+    assert other == plain
+    sizes = {"max_new_tokens": NEW_TOKENS, "max_plan_tokens": NEW_TOKENS}
+    planned = answers(student, EvaluationConfig(**sizes), "m2")
+    letters = list("abcdefghijklmnopqrstuvwxyz \n")  # any of them comes soon
+    stopped = answers(student, EvaluationConfig(**sizes, plan_stop=letters), "m2")
+    for one, two in zip(stopped, planned, strict=True):
+        assert one.completion_tokens < two.completion_tokens
+        assert one.finish_reason == "length", "the answer itself goes on"
 
 
 def test_an_answer_that_never_came_is_no_wrong_answer() -> None:

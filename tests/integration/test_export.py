@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.students.adapters import wrap
+from plan_tuning.students.export import export_student
 from plan_tuning.students.generation import generate
 from plan_tuning.students.loading import (
     StudentError,
@@ -206,7 +208,10 @@ def test_qlora_says_what_it_needs(trained):
         )
 
 
-def test_a_student_that_was_trained_on_from_an_adapter_reloads(trained, tmp_path: Path):
+@pytest.mark.parametrize("export", ["auto", "adapter"])
+def test_a_student_that_was_trained_on_from_an_adapter_reloads(
+    trained, tmp_path: Path, export: str
+):
     earlier, folder = trained["qwen3", "lora"], tmp_path / "students" / "later"
     row = TrainingRow(
         "p",
@@ -218,7 +223,7 @@ def test_a_student_that_was_trained_on_from_an_adapter_reloads(trained, tmp_path
         base=earlier,
         rows=[row],
         model=model_config("qwen3"),
-        adapter=AdapterConfig(name="lora", rank=4, alpha=64),
+        adapter=AdapterConfig(name="lora", rank=4, alpha=64, export=export),
         trainer=TrainerConfig(
             learning_rate=2e-2,
             precision="fp32",
@@ -243,11 +248,136 @@ def test_a_student_that_was_trained_on_from_an_adapter_reloads(trained, tmp_path
     base = load_student(trained["qwen3", "base"], model_config("qwen3"))
     with torch.no_grad():
         logits["base"] = base.model(input_ids=ids).logits
-    # What the later adapter adds is added to the earlier student, not to its base.
-    adapter = PeftModel.from_pretrained(
-        load_student(trained["qwen3", "base"], model_config("qwen3")).model, folder
+    assert not torch.allclose(logits["later"], logits["base"], atol=1e-3)
+    assert not torch.allclose(logits["later"], logits["earlier"], atol=1e-3)
+    if export == "adapter":
+        # What the later adapter adds is added to the earlier student, not to its base.
+        adapter = PeftModel.from_pretrained(
+            load_student(trained["qwen3", "base"], model_config("qwen3")).model, folder
+        )
+        with torch.no_grad():
+            on_base = adapter(input_ids=ids).logits
+        assert not torch.allclose(logits["later"], on_base, atol=1e-3)
+        return
+    # Plain libraries load no adapter upon an adapter, so whole weights are written.
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=ids).logits, logits["later"])
+    card = (folder / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "exported whole" in card
+
+
+def test_an_adapter_can_be_exported_merged(trained, tmp_path: Path):
+    """Equal to the adapter on its base, for plain transformers."""
+    folder = tmp_path / "merged"
+    student = load_student(
+        trained["llama", "base"],
+        model_config("llama"),
+        for_training=True,
+        adapter=AdapterConfig(name="lora", rank=4),
     )
     with torch.no_grad():
-        on_base = adapter(input_ids=ids).logits
-    assert not torch.allclose(logits["later"], on_base, atol=1e-3)
-    assert not torch.allclose(logits["later"], logits["earlier"], atol=1e-3)
+        for name, parameter in student.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    student.model.eval()
+    ids = list(range(20))
+    expected = logits_of(student.model, ids)
+    export_student(
+        student,
+        folder,
+        base=trained["llama", "base"],
+        model=model_config("llama"),
+        adapter=AdapterConfig(name="lora", rank=4, export="merged"),
+        facts={"steps": 3},
+        provenance={"method": "m1", "teacher": "a large one"},
+    )
+    assert not (folder / "adapter_config.json").exists()
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    torch.testing.assert_close(logits_of(plain, ids), expected, atol=1e-4, rtol=1e-4)
+    card = (folder / "README.md").read_text()
+    assert "| method | m1 |" in card
+    assert "| teacher | a large one |" in card
+
+
+def test_the_commit_of_the_base_is_recorded_and_loaded(
+    trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What a hub's main branch holds later is not what the adapter belongs to."""
+    student = load_student(
+        trained["qwen3", "base"],
+        model_config("qwen3"),
+        for_training=True,
+        adapter=AdapterConfig(name="lora", rank=4),
+    )
+    student.identity["revision"] = "abc123"  # resolved when the base came from the hub
+    folder = tmp_path / "student"
+    hub = ModelConfig(name="hub", path="someone/model")
+    adapter = AdapterConfig(name="lora", rank=4)
+    export_student(student, folder, base="someone/model", model=hub, adapter=adapter, facts={})
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "someone/model"
+    assert settings["revision"] == "abc123"
+    assert "| commit of that | abc123 |" in (folder / "README.md").read_text()
+    asked = []
+
+    def from_hub(source, *args, revision=None, **kwargs):
+        asked.append((source, revision))
+        return real(trained["qwen3", "base"], *args, **kwargs)
+
+    real = AutoModelForCausalLM.from_pretrained
+    tokenizers = AutoTokenizer.from_pretrained
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_hub)
+    monkeypatch.setattr(
+        AutoTokenizer,
+        "from_pretrained",
+        lambda source, **kwargs: tokenizers(
+            folder if source == "someone/model" else source,
+            **{key: value for key, value in kwargs.items() if key != "revision"},
+        ),
+    )
+    load_student(folder, hub)
+    assert asked == [("someone/model", "abc123")]
+
+
+def test_an_unknown_family_gets_updates_everywhere_but_in_the_head(trained):
+    student = load_student(
+        trained["llama", "base"],
+        ModelConfig(name="x", path="somewhere", family="auto"),
+        for_training=True,
+        adapter=AdapterConfig(name="lora", rank=2),
+    )
+    changed = {
+        name.split(".lora_")[0] for name, _ in student.model.named_parameters() if "lora_" in name
+    }
+    linear = {
+        f"base_model.model.{name}"
+        for name, module in load_student(
+            trained["llama", "base"], model_config("llama")
+        ).model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    }
+    assert changed == linear
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "message"),
+    [
+        ("llama", ["q_proj", "qkv"], r"has no qkv; its linear layers are down_proj.*=family"),
+        ("qwen3", "family", r"model\.family=qwen3.*has no gate_proj.*model\.family=auto"),
+    ],
+)
+def test_targets_that_match_nothing_are_refused(trained, family, targets, message: str):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    loaded = load_student(trained["llama", "base"], model_config("llama")).model
+    if family == "qwen3":
+        loaded = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=32))
+        message = message.replace("has no gate_proj", "has no q_proj")
+    with pytest.raises(ConfigError, match=message):
+        wrap(
+            loaded,
+            ModelConfig(name="x", path="somewhere", family=family),
+            AdapterConfig(name="lora", target_modules=targets),
+        )

@@ -19,6 +19,7 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training import batches
 from plan_tuning.training.batches import RowError, TrainingRow
 from plan_tuning.training.checkpoints import latest_checkpoint
 from plan_tuning.training.fit import train_student
@@ -168,16 +169,6 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("budget", [64, 256, 100_000])
-def test_micro_batches_do_not_change_the_gradient(base: Path, tmp_path: Path, budget: int):
-    train(tmp_path / "whole", base, max_steps=1, micro_batch_tokens=100_000)
-    train(tmp_path / "split", base, max_steps=1, micro_batch_tokens=budget)
-    one, two = weights(tmp_path / "whole"), weights(tmp_path / "split")
-    for name in one:
-        # one AdamW step moves each weight by about the learning rate, whatever its gradient
-        torch.testing.assert_close(one[name], two[name], atol=2e-4, rtol=0)
-
-
 KNOBS = {"max_steps": 12, "checkpoint_every_n_steps": 3, "neftune_alpha": 5.0, "val_fraction": 0.1}
 
 
@@ -237,20 +228,79 @@ def test_kill_9_leaves_a_checkpoint_that_finishes_bit_equal(base: Path, tmp_path
     assert_equal_weights(folder, tmp_path / "whole")
 
 
-def test_the_best_weights_are_exported_and_patience_ends_the_run(base: Path, tmp_path: Path):
-    facts = train(
-        tmp_path / "student",
-        base,
-        max_steps=60,
-        learning_rate=3e-2,
-        val_fraction=0.3,
-        val_every_n_steps=2,
-        select_best=True,
-        early_stopping_patience=2,
-    )
-    assert facts["steps"] < 60
-    assert facts["best_step"] < facts["steps"]
+TURNING = {
+    "learning_rate": 1e-2,
+    "scheduler": "constant",
+    "warmup_ratio": 0.0,
+    "val_fraction": 0.3,
+    "val_every_n_steps": 2,
+    "select_best": True,
+    "max_steps": 24,
+}
+
+
+def turning_rows() -> list[TrainingRow]:
+    """Held-out rows contradict the others in the same words: their loss falls, then rises."""
+    names = [f"p{index}" for index in range(12)]
+    blank = torch.ones(2)
+    encoded = [batches.EncodedRow(name, blank, blank, blank) for name in names]
+    _, held_out = batches.split_validation(encoded, fraction=TURNING["val_fraction"], seed=3)
+    odd = {row.problem_id for row in held_out}
+    return [
+        TrainingRow(
+            name,
+            student_messages(f"{name} + 3 = ?", method="m1", prompt="matched", style="math"),
+            render_completion(
+                "m1",
+                plan="numbers both Add. Total the find."
+                if name in odd
+                else "Add both numbers. Find the Total.",
+                execution="5 so 7" if name in odd else "so 5 is 7",
+                solution="",
+                answer="1",
+            ),
+        )
+        for name in names
+    ]
+
+
+def test_the_best_weights_are_exported(base: Path, tmp_path: Path):
+    facts = train(tmp_path / "best", base, rows=turning_rows(), **TURNING)
+    assert 0 < facts["best_step"] < facts["steps"] == 24
     assert facts["best_val_loss"] < facts["val_loss"]
+    short = {**TURNING, "max_steps": facts["best_step"], "select_best": False}
+    train(tmp_path / "until_then", base, rows=turning_rows(), **short)
+    assert_equal_weights(tmp_path / "best", tmp_path / "until_then")
+
+
+def test_patience_ends_the_run(base: Path, tmp_path: Path):
+    facts = train(
+        tmp_path / "student", base, rows=turning_rows(), early_stopping_patience=2, **TURNING
+    )
+    assert facts["steps"] == facts["best_step"] + 4 < 24
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_a_validation_due_with_the_checkpoint_is_not_lost(
+    base: Path, tmp_path: Path, ema_decay: float
+):
+    """The run dies right after the step that turns out to be the best one, and is resumed there."""
+    knobs = {
+        "rows": turning_rows(),
+        **TURNING,
+        "checkpoint_every_n_steps": 2,
+        "ema_decay": ema_decay,
+    }
+    whole = train(tmp_path / "whole", base, **knobs)
+    best = whole["best_step"]
+    assert 0 < best < whole["steps"]
+    with pytest.raises(OSError, match="no space"):
+        train(tmp_path / "parts", base, loggers=[_StopAt(tmp_path, best)], **knobs)
+    facts = train(tmp_path / "parts", base, **knobs)
+    assert facts["resumed_from_step"] == best
+    for key in ("best_step", "best_val_loss", "val_loss", "final_loss"):
+        assert facts[key] == whole[key], key
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_averaged_weights_are_validated_and_exported(base: Path, tmp_path: Path):
@@ -272,8 +322,8 @@ def test_averaged_weights_are_validated_and_exported(base: Path, tmp_path: Path)
 def test_a_loss_that_is_no_number_stops_with_the_rows(base: Path, tmp_path: Path):
     with pytest.raises(TrainingError, match="learning_rate"):
         train(tmp_path / "student", base, max_steps=40, learning_rate=1e30)
-    written = json.loads((tmp_path / "run" / "nonfinite_rows.json").read_text())
-    assert len(written["rows"]) == 8
+    written = json.loads((tmp_path / "run" / "nonfinite_rows.rank0.json").read_text())
+    assert len(written["rows"]) == 8, "the weights are broken, so every row is"
     assert written["step"] > 0
 
 

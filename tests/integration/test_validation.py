@@ -176,6 +176,26 @@ def test_m2_is_examined_with_its_executor(base, tmp_path, grader):
     assert all(row["tokens"] > 24 for row in written), "both calls are counted"
 
 
+def test_problems_are_solved_in_the_precision_of_the_training(base, tmp_path, grader):
+    from plan_tuning.training import validation
+
+    seen = []
+    solving = validation.solve
+
+    def spy(*args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return solving(*args, **kwargs)
+
+    knobs = {"precision": "bf16", "max_steps": 15}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "solve", spy)
+        facts = train(tmp_path / "student", base, grader, knobs=knobs)
+    assert seen == [True]
+    assert not torch.is_autocast_enabled("cpu")
+    assert len(samples(tmp_path / "student")) == 6
+    assert 0.0 <= facts["val_accuracy"] <= 1.0
+
+
 def test_selection_by_accuracy_needs_problems():
     with pytest.raises(ConfigError, match=r"trainer.val_problems=0.*trainer.val_problems=64"):
         TrainerConfig(select_by="accuracy", select_best=True)

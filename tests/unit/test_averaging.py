@@ -43,6 +43,17 @@ def test_swapping_twice_changes_nothing() -> None:
     assert other.state_dict()["w"].tolist() == [1.0, -1.0]
 
 
+@pytest.mark.parametrize("act", [lambda a: a.update(2), lambda a: a.swap()])
+def test_averages_follow_weights_that_move_after_a_state_was_loaded(act) -> None:
+    parameter = weight(1.0)
+    average = WeightAverage({"w": parameter}, 0.9)
+    average.load_state_dict({"w": torch.zeros(2)})
+    # As a trainer moves a module to its device: the same object, elsewhere.
+    torch.utils.swap_tensors(parameter, torch.nn.Parameter(torch.zeros(2, device="meta")))
+    act(average)
+    assert average.state_dict()["w"].device == parameter.device
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_outside_its_range_is_refused(decay: float) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.ema_decay"):

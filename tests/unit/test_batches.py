@@ -117,6 +117,27 @@ def test_micro_batches_hold_every_row_once_under_the_budget(budget: int):
     assert sum(float(batch.weights.sum()) for batch in found) == sum(len(row) - 1 for row in rows)
 
 
+def test_passes_are_cut_where_that_saves_tokens():
+    rows = [plain_row(length, str(length)) for length in (100, 99, 98, 10, 9, 50)]
+
+    def widths(overhead: int, budget: int = 1000) -> list[tuple[int, ...]]:
+        found = batches.micro_batches(rows, budget=budget, overhead=overhead)
+        return [tuple(batch.input_ids.shape) for batch in found]
+
+    assert widths(0) == [(1, n) for n in (100, 99, 98, 50, 10, 9)]
+    assert widths(20) == [(3, 100), (1, 50), (2, 10)]
+    assert widths(10_000) == [(6, 100)]
+    assert widths(10_000, budget=200) == [(2, 100), (2, 98), (2, 10)]
+
+
+def test_text_that_reads_as_a_special_token_is_refused(tokenizer):
+    token = tokenizer.convert_ids_to_tokens(turn_end_ids(tokenizer)[-1])
+    segment = Segment(SegmentKind.PLAN, f"Add {token} and stop.")
+    with pytest.raises(RowError, match="special token") as caught:
+        encode(tokenizer, TrainingRow("p", make_row().messages, (segment,)))
+    assert caught.value.reason == "special_token"
+
+
 @pytest.mark.parametrize(("num_rows", "batch_size", "epochs"), [(7, 3, 2), (4, 8, 3), (6, 2, 1)])
 def test_whole_epochs_visit_every_row_equally(num_rows: int, batch_size: int, epochs: int):
     total = num_rows * epochs

@@ -51,6 +51,8 @@ def test_every_choice_composes(choice: str) -> None:
         extra = []
     if choice == "start=path":
         extra = ["start.path=somewhere"]
+    if choice == "model=path":
+        extra = [*extra, "model.path=somewhere"]
     config = config_of(choice, *[item for item in extra if not item.startswith(f"{group}=")])
     chosen = getattr(config, group)
     if hasattr(chosen, "name") and group not in ("debug",):
@@ -119,6 +121,14 @@ def test_a_seed_covers_the_micro_world() -> None:
         ),
         (["method=grpo", "method.decoding=graphs"], r"method\.decoding=graphs"),
         (["evaluation.benchmarks=[gsm8k,gsm8k]"], r"each benchmark once"),
+        (["model.path=Qwen/Qwen3-0.6B"], r"model\.path=Qwen.*model=path model\.path=Qwen"),
+        (["model.dtype=bfloat16"], r"model\.dtype=bfloat16.*model\.dtype=float32, or adapter=lora"),
+        (["adapter=qlora", "adapter.export=merged"], r"adapter\.export=merged.*4-bit"),
+        (["evaluation.stop=['']"], r"evaluation\.stop"),
+        (
+            ["evaluation.plan_stop=[x]", "evaluation.engine=continuous_batching"],
+            r"engine=native",
+        ),
         (["logger.name=tensorboard"], r"logger\.name=tensorboard.*csv, wandb_offline"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -102,6 +102,7 @@ def test_how_it_runs_is_not_hashed(override: str) -> None:
         ("model.base.mixture_steps=10", {"bases", "students"}),
         ("evaluation.limit=5", set()),
         ("evaluation.max_new_tokens=5", set()),
+        ("evaluation.stop=[x]", set()),
     ],
 )
 def test_what_determines_content_is_hashed(override: str, changed: set[str]) -> None:
@@ -109,6 +110,20 @@ def test_what_determines_content_is_hashed(override: str, changed: set[str]) -> 
     stages = {"bases", "corpora", "students"}
     assert {name for name in stages if before[name] != after[name]} == changed
     assert all(before[name] != after[name] for name in before if name.startswith("microworld"))
+
+
+def test_the_form_of_an_export_is_hashed_where_it_is_chosen() -> None:
+    plain = keys(plan("adapter=lora"))
+    assert keys(plan("adapter=lora", "adapter.export=auto")) == plain
+    assert keys(plan("adapter=lora", "adapter.export=merged"))["students"] != plain["students"]
+
+
+def test_only_m2s_plans_depend_on_what_ends_them() -> None:
+    override = "evaluation.plan_stop=['</plan>']"
+    assert keys(plan(override)) == keys(plan())
+    changed, plain = keys(plan("method=m2", override)), keys(plan("method=m2"))
+    assert changed["students"] == plain["students"]
+    assert changed != plain
 
 
 def test_a_filter_changes_nothing_for_those_who_do_not_use_it() -> None:

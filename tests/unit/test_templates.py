@@ -66,6 +66,25 @@ def test_without_a_template_or_with_one_that_refuses():
         prompt_ids(tokenizer, USER)
 
 
+def test_a_template_that_drops_the_system_message_in_silence_is_noticed():
+    tokenizer = build_tokenizer("qwen3")
+    kept = tokenizer.chat_template
+    tokenizer.chat_template = kept.replace(
+        "{% for message in messages %}",
+        "{% for message in messages if message['role'] != 'system' %}",
+    )
+    assert tokenizer.chat_template != kept
+    text = tokenizer.decode(prompt_ids(tokenizer, SYSTEM))
+    assert text.index("Be brief.") < text.index("2+3?")
+
+
+def test_a_template_that_refuses_without_the_system_message_too():
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.chat_template = "{{ raise_exception('nobody is welcome') }}"
+    with pytest.raises(TemplateError, match="nobody is welcome"):
+        prompt_ids(tokenizer, SYSTEM)
+
+
 def test_a_template_without_an_end_token_ends_with_end_of_text():
     tokenizer = build_tokenizer("qwen3")
     tokenizer.chat_template = (

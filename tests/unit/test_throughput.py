@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from plan_tuning.training.throughput import model_flops, peak_flops, utilisation
+from plan_tuning.training.throughput import (
+    model_flops,
+    pass_overhead,
+    peak_flops,
+    utilisation,
+)
 
+SIZES = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2}
 STEP = {"tokens": 10, "layers": 2, "width": 8, "length": 100}
 
 
@@ -31,10 +37,22 @@ def test_embeddings_that_are_looked_up_do_not_count(is_tied: bool) -> None:
         num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=is_tied,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    weights = 50 * 8 + 4 * 8 * 8 + 3 * 8 * 16
+    weights, head = 4 * 8 * 8 + 3 * 8 * 16, 50 * 8
     flops = model_flops(
         parameters=weights, trained=weights, tokens=20, layers=1, width=8, length=10
     )
-    found = utilisation(model, "NVIDIA H200", tokens=20, rows=2, seconds=0.5)
+    flops += 6 * head * 7  # only supervised tokens are projected onto the vocabulary
+    step = {"tokens": 20, "supervised": 7, "rows": 2, "seconds": 0.5}
+    found = utilisation(model, "NVIDIA H200", **step)
     assert found == pytest.approx(flops / 0.5 / 989e12)
-    assert utilisation(model, "unknown", tokens=20, rows=2, seconds=0.5) is None
+    assert utilisation(model, "unknown", **step) is None
+
+
+def test_a_pass_costs_a_small_model_more_tokens() -> None:
+    small, large = (
+        LlamaForCausalLM(LlamaConfig(**SIZES, hidden_size=width, intermediate_size=2 * width))
+        for width in (16, 256)
+    )
+    for device in ("cpu", "cuda"):
+        assert pass_overhead(small, device) > pass_overhead(large, device) > 0
+    assert pass_overhead(large, "cuda") > pass_overhead(large, "cpu")

@@ -1,0 +1,55 @@
+"""What a machine cannot do is refused before anything is bought."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.typed import typed
+from plan_tuning.result import Outcome
+from plan_tuning.roles import Roles
+from plan_tuning.specs import plan_job
+
+register()
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+
+
+def roles(outputs: Path, *overrides: str) -> Roles:
+    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
+        config = typed(compose("config", [f"paths.outputs={outputs}", *overrides]))
+    return Roles(config, plan_job(config), Outcome(), ExitStack())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.accelerator=cuda"], r"trainer\.accelerator=cuda.*trainer=cpu_small"),
+        (["adapter=qlora"], r"adapter=qlora.*adapter=lora"),
+        (["method=zero_shot", "trainer.accelerator=cuda"], r"trainer\.accelerator=cuda"),
+    ],
+)
+def test_a_job_that_needs_a_card_is_refused(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        roles(tmp_path, *overrides).check_machine()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["stages=[distill]", "trainer.accelerator=cuda"],
+        ["stages=[distill]", "adapter=qlora"],
+        ["method=zero_shot", "adapter=qlora"],
+    ],
+)
+def test_what_a_job_does_not_do_is_not_checked(tmp_path: Path, overrides: list[str]) -> None:
+    roles(tmp_path, *overrides).check_machine()
