@@ -162,7 +162,14 @@ class Job:
         """Problems → plans → scores → executions → corpus."""
         folder, is_cached = self._build_corpus(stage, lambda: load_problems(self.config))
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
-        self.outcome.corpus = {"path": folder, "funnel": facts.get("funnel", {})}
+        used = facts.get("calls", {})
+        self.outcome.corpus = {
+            "path": folder,
+            "funnel": facts.get("funnel", {}),
+            # What it rests on, whoever bought it and when; this job's own share is teacher_calls.
+            "calls": used.get("bought", 0) + used.get("cached", 0),
+            "cost_usd": facts.get("cost_usd", {}).get("corpus"),
+        }
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
             if "train" in self.config.stages:

@@ -38,7 +38,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
         + ["problems", "baseline"]
         + [f"difference_{name}" for name in _DIFFERENCE_FIELDS]
         + ["difference_seeds", "direction", "claims", "published"]
-        + ["wall_s", "teacher_calls", "cost_usd"]
+        + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd"]
     )
     for row in table.rows:
         base = "" if row.baseline is None else table.label(table.rows[row.baseline])
@@ -58,6 +58,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
                 + [item.direction if item else "", *_claims(table, row, name, found)]
                 + [round(row.wall_s, 3), row.teacher_calls]
                 + ["" if row.cost_usd is None else row.cost_usd]
+                + [row.corpus_calls, "" if row.corpus_usd is None else row.corpus_usd]
             )
     return text.getvalue()
 
@@ -195,6 +196,8 @@ def _row_json(table: Table, row: Row) -> dict[str, Any]:
         "is_cached": row.is_cached,
         "teacher_calls": row.teacher_calls,
         "cost_usd": row.cost_usd,
+        "corpus_calls": row.corpus_calls,
+        "corpus_usd": row.corpus_usd,
         "benchmarks": {
             name: {
                 "accuracy": cell.accuracy,

@@ -22,7 +22,8 @@ LEGEND = (
     "permutation of problems; one seed: McNemar, mid-p), Holm-corrected over this table; ▲ ▼ "
     "where p < 0.05 and the interval, which is not corrected, excludes 0; = undecided. -: the "
     "choice cannot change this row. time/job: mean wall time, + where finished stages were taken "
-    "over."
+    "over. calls, USD: bought by the row's own jobs, so whichever built a shared corpus carries "
+    "it; what the corpora of a row rest on is in the CSV and JSON (corpus_calls, corpus_usd)."
 )
 CLAIMS_LEGEND = (
     "Verdicts compare the direction only, by the same rule as ▲ ▼, corrected for the number of "

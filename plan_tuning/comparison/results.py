@@ -54,6 +54,8 @@ class Run:
     wall_s: float
     teacher_calls: int
     cost_usd: float | None  # None: the price is unknown
+    corpus_calls: int  # that the corpus rests on, whoever bought them
+    corpus_usd: float | None  # None: the price is unknown
     facts: Mapping[str, Any] = field(default_factory=dict)  # versions, device, created, tags, key
     defects: tuple[str, ...] = ()  # figures that cannot be used, and why
 
@@ -219,6 +221,8 @@ def _run(folder: Path, content: Mapping[str, Any]) -> Run:
         wall_s=_finite(content.get("wall_s")) or 0.0,
         teacher_calls=int(content.get("teacher_calls") or 0),
         cost_usd=_finite(cost),
+        corpus_calls=int((content.get("corpus") or {}).get("calls") or 0),
+        corpus_usd=_finite((content.get("corpus") or {}).get("cost_usd")),
         facts={key: content.get(key) for key in ("versions", "device", "created", "tags", "key")},
         defects=tuple(defects),
     )

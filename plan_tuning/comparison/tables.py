@@ -52,6 +52,8 @@ class Row:
     is_cached: bool = False  # finished stages were taken over: less time than work
     teacher_calls: int = 0
     cost_usd: float | None = 0.0
+    corpus_calls: int = 0  # that the row's corpora rest on, each corpus once
+    corpus_usd: float | None = 0.0
 
     def runs_for(self, benchmark: str) -> list[Run]:
         """The row's runs with a figure for ``benchmark``, one per seed."""
@@ -131,6 +133,7 @@ def _numeric(value: str) -> float:
 def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]) -> Row:
     done = [run for run in runs if run.is_completed]
     failed = {seed_of(run) for run in runs if not run.is_completed}
+    corpora = {run.fingerprints.get("corpus"): run for run in done if run.corpus_calls}.values()
     row = Row(
         values=values,
         runs=tuple(done),
@@ -140,6 +143,8 @@ def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]
         is_cached=any(stage.get("is_cached") for run in done for stage in run.stages.values()),
         teacher_calls=sum(run.teacher_calls for run in done),
         cost_usd=_total([run.cost_usd for run in done]),
+        corpus_calls=sum(run.corpus_calls for run in corpora),
+        corpus_usd=_total([run.corpus_usd for run in corpora]),
     )
     cells = {name: _cell(row.runs_for(name), name) for name in benchmarks if row.runs_for(name)}
     return replace(row, cells=cells)

@@ -109,3 +109,28 @@ def test_out_of_domain_trains_nothing_after_main(plan_tuning: Run, tmp_path: Pat
         assert list(row["metrics"]) == [
             "microworld_depth", "microworld_distractors", "microworld_templates"
         ]  # fmt: skip
+
+
+TWINS = {  # each in a narrowed form
+    "micro_threshold": ("filter.plan_score_threshold=-100,80",),
+    "micro_candidates": ("distillation.num_candidates=2", "filter.selection=best,all"),
+    "micro_rewards": ("reward=plan,plan_and_answer", "start=base,m1"),
+    "micro_executor_and_plan": ("executor=base,teacher", "evaluation.plan=own,teacher"),
+    "micro_scale": ("method=m1", "data.fraction=0.25,1.0"),
+}
+
+
+def test_the_other_twins_end_in_tables_that_state_a_direction_or_say_that_none_is_public(
+    plan_tuning: Run, tmp_path: Path
+) -> None:
+    """All in one folder, so that the base and the corpora are made once."""
+    for name, words in TWINS.items():
+        ran = plan_tuning(f"experiment={name}", *FAST, *words)
+        assert ran.returncode == 0, (name, ran.stderr)
+        sweep = tmp_path / "multirun_outputs" / name
+        rows = results(sweep)
+        assert len(rows) >= 2, name
+        assert {row["status"] for row in rows} == {"completed"}, name
+        text = (sweep / "comparison.md").read_text()
+        said = ("agrees", "disagrees", "undecided", "No claim is public")
+        assert any(word in text for word in said), name

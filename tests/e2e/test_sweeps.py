@@ -95,16 +95,33 @@ def test_a_bad_job_stops_the_sweep_before_it_starts(plan_tuning: Run, tmp_path: 
     assert not (tmp_path / "multirun_outputs" / "bad").exists()
 
 
+TWELVE = (
+    "-m", "method=sft,sft_teacher_cot,m1,m2", "seed=0,1,2", "debug=fast", "logger=csv",
+    "hydra/launcher=parallel", "sweep_name=twelve",
+)  # fmt: skip
+
+
+def completed(sweep: Path) -> dict[str, float]:
+    """Completed jobs, and when their results were written."""
+    return {
+        path.parent.name: path.stat().st_mtime
+        for path in sweep.glob("*/result.json")
+        if json.loads(path.read_text())["status"] == "completed"
+    }
+
+
 @needs_joblib
-def test_kill_9_and_the_same_command_finishes_it(
+def test_kill_9_of_a_sweep_of_twelve_jobs_and_the_same_command_finishes_it(
     plan_tuning: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     outputs = tmp_path / "multirun_outputs"
+    sweep = outputs / "twelve"
     moments = random.Random(5)
-    before: dict[str, float] = {}
-    for target in (2, 7, 15):  # finished artifacts after which the sweep is killed
+    artifacts: dict[str, float] = {}
+    jobs: dict[str, float] = {}
+    for target in (3, 9, 20):  # finished artifacts after which the sweep is killed
         process = subprocess.Popen(
-            command(*QUICKSTART),
+            command(*TWELVE),
             cwd=tmp_path,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -115,14 +132,44 @@ def test_kill_9_and_the_same_command_finishes_it(
             assert process.poll() is None, "the sweep ended before it could be killed"
             time.sleep(0.05)
         time.sleep(moments.uniform(0, 0.5))
-        now = built(outputs)
-        assert before.items() <= now.items(), "something finished was made again"
-        before = now
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    finished = plan_tuning(*QUICKSTART)
+        assert artifacts.items() <= built(outputs).items(), "something finished was made again"
+        assert jobs.items() <= completed(sweep).items(), "a finished job was run again"
+        artifacts, jobs = built(outputs), completed(sweep)
+    assert 0 < len(jobs) < 12
+    finished = plan_tuning(*TWELVE)
     assert finished.returncode == 0, finished.stderr
-    after = built(outputs)
-    assert before.items() <= after.items(), "something finished was made again"
-    assert {row["status"] for row in results(outputs / "quickstart")} == {"completed"}
-    assert len(results(outputs / "quickstart")) == 8
+    assert artifacts.items() <= built(outputs).items(), "something finished was made again"
+    assert jobs.items() <= completed(sweep).items(), "a finished job was run again"
+    assert len(completed(sweep)) == 12
+
+
+@needs_joblib
+def test_a_worker_that_is_killed_costs_no_job(tmp_path: Path, environment: dict[str, str]) -> None:
+    """As the kernel kills a worker that takes too much memory."""
+    import psutil
+
+    words = ("-m", "method=sft,m1", "seed=0,1", *TWELVE[3:6], "sweep_name=lost")
+    sweep = tmp_path / "multirun_outputs" / "lost"
+    process = subprocess.Popen(
+        command(*words),
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not completed(sweep):
+        assert process.poll() is None, "the sweep ended before a worker could be killed"
+        time.sleep(0.05)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("LokyProcess" in word for word in child.cmdline())
+    ]
+    workers[0].kill()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "a worker process was lost" in output
+    assert len(completed(sweep)) == 4
