@@ -36,6 +36,7 @@ from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.examining import examination
 from plan_tuning.inputs import load_benchmark, load_problems
+from plan_tuning.preview import describe
 from plan_tuning.records import Problem, to_json
 from plan_tuning.reinforcing import reinforce, start_config
 from plan_tuning.result import (
@@ -44,6 +45,8 @@ from plan_tuning.result import (
     PREDICTIONS_FILE,
     JobContext,
     Outcome,
+    check_overwritten,
+    corpus_facts,
     fingerprints,
     read_predictions,
     read_result,
@@ -71,6 +74,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     if config.dry_run:
         describe(config, plan)
         return None
+    check_overwritten(context.folder, plan.key)
     finished = read_result(context.folder, plan.key)
     if finished is not None and plan.is_done:
         logger.info("already done: %s", context.folder / "result.json")
@@ -84,7 +88,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
         "key": plan.key,
         "fingerprints": fingerprints(plan),
     }
-    with track(
+    tracked = track(
         config.logger,
         folder=context.folder,
         run_id=fingerprint([plan.key, context.sweep_name, context.name], stage="run", version=1),
@@ -93,22 +97,23 @@ def run_job(config: Config, context: JobContext) -> float | None:
         job_type=config.method.name,
         tags=[*config.tags, config.data.name, config.model.name],
         values=values,
-    ) as tracker:
-        try:
+    )
+    try:
+        with tracked as tracker:
             with ExitStack() as resources:
                 Job(config, plan, context, outcome, tracker, resources).run()
-        except BaseException as error:
             wall_s = time.perf_counter() - started
-            write_result(config, plan, context, outcome, wall_s=wall_s, error=error)
-            is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
-            if context.sweep_name is not None or not is_mistake:
-                logger.error("job failed: %s", error, exc_info=not is_mistake)
-            raise
+            result = write_result(config, plan, context, outcome, wall_s=wall_s)
+            tracker.log_summary(
+                {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
+            )
+    except BaseException as error:
         wall_s = time.perf_counter() - started
-        result = write_result(config, plan, context, outcome, wall_s=wall_s)
-        tracker.log_summary(
-            {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
-        )
+        write_result(config, plan, context, outcome, wall_s=wall_s, error=error)
+        is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
+        if context.sweep_name is not None or not is_mistake:
+            logger.error("job failed: %s", error, exc_info=not is_mistake)
+        raise
     for name, row in outcome.metrics.items():
         logger.info(
             "%s: accuracy %.1f %% [%.1f, %.1f] of %d",
@@ -120,22 +125,6 @@ def run_job(config: Config, context: JobContext) -> float | None:
         )
     value: float | None = result["objective"]
     return value
-
-
-def describe(config: Config, plan: JobPlan) -> None:
-    """Show what the job would do (``dry_run=true``): stages, teacher calls, price, prompts."""
-    from rich.console import Console
-
-    console = Console()
-    for stage in plan.stages:
-        state = "done" if stage.is_done else "to build"
-        console.print(f"{stage.kind:<11} {stage.key} {state:<8} {stage.label}", highlight=False)
-    if plan.corpus is not None and not plan.corpus.is_done and config.uses_teacher:
-        from plan_tuning.distillation.estimate import dry_run, render_estimate
-
-        problems = load_problems(config)
-        estimate = dry_run(problems, config.teacher, config.distillation, calls_folder(config))
-        console.print(render_estimate(estimate, config.teacher))
 
 
 class Job:
@@ -178,7 +167,7 @@ class Job:
         """Problems → plans → scores → executions → corpus."""
         folder, is_cached = self._build_corpus(stage, lambda: load_problems(self.config))
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
-        self.outcome.corpus = {"path": folder, "funnel": facts.get("funnel", {})}
+        self.outcome.corpus = {"path": folder, **corpus_facts(facts)}
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
             if "train" in self.config.stages:

@@ -10,39 +10,34 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from plan_tuning.config.registration import job_slug
-from plan_tuning.config.run import SWEEPER_MODULE, Config
+from plan_tuning.config.run import SWEEPER_MODULE
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.launching import check_processes
+from plan_tuning.planned import (
+    Job,
+    check_names,
+    check_overwriting,
+    check_swept,
+    print_plan,
+    print_sync_command,
+)
+from plan_tuning.surviving import Survivor, failed_returns
 
 logger = logging.getLogger(__name__)
 
 USER_ERROR = 2  # exit code of a configuration or input error
 INTERRUPTED = 130  # exit code of a stop by the user
-
-HIDDEN = ("experiment=", "paths.", "dry_run=", "debug=", "logger=", "sweep_name=")  # in the plan
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job of a sweep."""
-
-    overrides: tuple[str, ...]
-    config: Config
-    plan: Any  # specs.JobPlan
-    name: str = ""  # of its folder
 
 
 def grid_arguments(grid: dict[str, Any], taken: Iterable[str]) -> list[str]:
@@ -100,7 +95,8 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
 
         Raises:
             SystemExit: a job's configuration cannot work and nothing was started (exit code 2);
-                jobs failed (1, or their common exit code); the user stopped the sweep (130).
+                jobs failed (1, or their common exit code); the comparison failed (1); the user
+                stopped the sweep (130).
         """
         jobs = self.jobs(arguments)
         first = jobs[0].config
@@ -110,26 +106,25 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
             return []
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        returns: list[JobReturn] = []
-        left = [job for job in jobs if not _is_finished(job, folder)]
+        left = [job for job in jobs if not job.is_finished(folder)]
         if len(left) < len(jobs):
             logger.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
+        survivor = Survivor(self.launcher, folder)
         try:
             size = self.max_batch_size or max(1, len(left))
             for start in range(0, len(left), size):
-                batch = [list(job.overrides) for job in left[start : start + size]]
-                returns += self.launcher.launch(batch, initial_job_idx=start)
-                if self.max_batch_size is not None and _failed(returns):
+                survivor.launch(left[start : start + size], start)
+                if self.max_batch_size is not None and failed_returns(survivor.returns):
                     logger.error("stopping: a job failed and hydra.sweeper.max_batch_size is set")
                     break
         except KeyboardInterrupt:
             logger.warning("stopped by the user; the same command goes on where it stopped")
-            raise SystemExit(INTERRUPTED) from None
-        finally:
             self._compare(folder, len(jobs))
+            raise SystemExit(INTERRUPTED) from None
+        is_compared = self._compare(folder, len(jobs))
         if first.logger.name == "wandb_offline":
             print_sync_command(folder)
-        failed = _failed(returns)
+        failed = failed_returns(survivor.returns)
         for item in failed:
             overrides = " ".join(item.overrides or ())
             logger.error("job failed: %s\n  %s", overrides, item._return_value)
@@ -141,7 +136,9 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
             )
             codes = {getattr(item._return_value, "exit_code", 1) for item in failed}
             raise SystemExit(codes.pop() if len(codes) == 1 else 1)
-        return returns
+        if not is_compared:
+            raise SystemExit(1)
+        return survivor.returns
 
     def jobs(self, arguments: Sequence[str]) -> list[Job]:
         """Compose and check all jobs of a command line; one of those that mean the same is kept.
@@ -156,7 +153,12 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        taken = [override.get_key_element() for override in parser.parse_overrides(arguments)]
+        given = parser.parse_overrides(arguments)
+        try:
+            check_swept(given)
+        except ValueError as error:
+            _refuse(error, "(no job was started)")
+        taken = [override.get_key_element() for override in given]
         params = [f"{key}={value}" for key, value in self.params.items()]
         combinations: dict[tuple[str, ...], None] = {}
         for grid in self.grids or [{}]:
@@ -166,6 +168,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         return list(combinations)
 
     def _jobs(self, combinations: Sequence[tuple[str, ...]]) -> list[Job]:
+        from plan_tuning.result import job_choices
         from plan_tuning.specs import plan_job
 
         jobs: dict[str, Job] = {}
@@ -181,21 +184,33 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
             except ValueError as error:
                 _refuse(error, f"(in the job {' '.join(overrides)}; no job was started)")
             name = job_slug(composed.hydra.job.override_dirname)
-            jobs.setdefault(plan.key, Job(overrides, config, plan, name))
+            choices = job_choices(composed.hydra.runtime.choices)
+            jobs.setdefault(plan.key, Job(overrides, config, plan, name, choices))
         dropped = len(combinations) - len(jobs)
         if dropped:
             logger.info("%d of %d jobs mean the same as another one", dropped, len(combinations))
         kept = list(jobs.values())
         try:
+            check_names(kept)
+            check_overwriting(kept, Path(self.config.hydra.sweep.dir))
             check_outputs(kept[0].config)
         except ValueError as error:
-            _refuse(error)
+            _refuse(error, "(no job was started)")
         return kept
 
-    def _compare(self, folder: Path, num_jobs: int) -> None:
+    def _compare(self, folder: Path, num_jobs: int) -> bool:
+        """Compare what there is; a comparison that fails hides nothing of the sweep."""
         from plan_tuning.comparison.report import compare
 
-        compare([folder], expected_jobs=num_jobs)
+        try:
+            compare([folder], expected_jobs=num_jobs)
+        except Exception:  # whatever it is: the jobs' outcome has to be told
+            logger.exception(
+                "the comparison failed, the jobs' results are kept; again: plan-tuning compare %s",
+                folder,
+            )
+            return False
+        return True
 
 
 def register_sweeper() -> None:
@@ -213,60 +228,3 @@ def _refuse(error: ValueError, where: str = "") -> NoReturn:
     """End the process on a configuration that cannot work: its message, and in which job."""
     sys.stderr.write(f"error: {error}\n" + (f"{where}\n" if where else ""))
     raise SystemExit(getattr(error, "exit_code", USER_ERROR))
-
-
-def _is_finished(job: Job, folder: Path) -> bool:
-    """Whether the job's result is there and nothing is left to build."""
-    from plan_tuning.result import read_result
-
-    return bool(job.plan.is_done and read_result(folder / job.name, job.plan.key))
-
-
-def _failed(returns: Sequence[JobReturn]) -> list[JobReturn]:
-    return [item for item in returns if item.status is not JobStatus.COMPLETED]
-
-
-def print_plan(jobs: Sequence[Job], folder: Path) -> None:
-    """Print what a sweep is about to do: jobs, what is done, what the teacher is asked."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from plan_tuning.expenses import teacher_line
-
-    table = Table(title=f"Sweep {folder}: {len(jobs)} jobs", title_justify="left")
-    for column in ("job", "base", "corpus", "student", "predictions"):
-        table.add_column(column, overflow="fold")
-    claimed: set[str] = set()
-    for job in jobs:
-        cells = [
-            _state([stage], claimed)
-            for stage in (job.plan.base, job.plan.corpus, job.plan.start, job.plan.student)
-        ]
-        cells.append(_state(job.plan.predictions, claimed))
-        shown = [text for text in job.overrides if not text.startswith(HIDDEN)]
-        table.add_row(" ".join(shown), *cells)
-    console = Console()
-    console.print(table)
-    console.print(teacher_line((job.config, job.plan) for job in jobs), soft_wrap=True)
-
-
-def print_sync_command(folder: Path) -> None:
-    """Say how a sweep's offline W&B runs are uploaded."""
-    from rich.console import Console
-
-    Console().print(
-        f"W&B runs written offline; upload them with: wandb sync {folder}/*/wandb/offline-run-*",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _state(stages: Sequence[Any], claimed: set[str]) -> str:
-    present = [stage for stage in stages if stage is not None]
-    if not present:
-        return "-"
-    new = [stage for stage in present if not stage.is_done and stage.key not in claimed]
-    claimed.update(stage.key for stage in present)
-    if new:
-        return "build" if len(present) == 1 else f"build {len(new)}"
-    return "done" if all(stage.is_done for stage in present) else "shared"

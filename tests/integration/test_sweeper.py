@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -15,6 +17,7 @@ from plan_tuning import launching
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
 from plan_tuning.launching import check_processes, claim_card, deal, visible_cards
+from plan_tuning.planned import Job, check_names, plan_table, print_plan
 from plan_tuning.sweeper import grid_arguments
 
 pytestmark = pytest.mark.integration
@@ -176,3 +179,90 @@ def test_workers_at_the_same_time_have_different_cards(tmp_path: Path) -> None:
     assert deal(["0", "1", "2"], set(), 0) == "0"
     with filelock.FileLock(tmp_path / "0.lock", timeout=0):
         pass  # a worker that ended leaves its card
+
+
+@pytest.mark.parametrize(("method", "has_start"), [("m1", False), ("grpo", True)])
+def test_the_plan_has_a_header_over_every_cell(
+    tmp_path: Path, method: str, has_start: bool
+) -> None:
+    jobs = jobs_of(tmp_path, f"method=sft,{method}")
+    table = plan_table(jobs, "title")
+    headers = [str(column.header) for column in table.columns]
+    assert ("start" in headers) == has_start
+    assert headers[0] == "job"
+    assert headers[-1] == "predictions"
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert {len(rows) for rows in cells.values()} == {len(jobs)}
+    assert cells["corpus"] == ["-", "build"], "sft needs no corpus"
+    assert cells["student"] == ["build", "build"]
+    if has_start:
+        assert cells["start"] == ["-", "build"]
+
+
+def test_the_plan_fits_eighty_columns_where_it_is_piped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    piped = io.StringIO()
+    monkeypatch.setattr("sys.stdout", piped)
+    jobs = jobs_of(tmp_path, "experiment=micro_rewards", "seed=0")
+    print_plan(jobs, Path("micro_rewards"))
+    table = [line for line in piped.getvalue().splitlines() if line.startswith(("┃", "│"))]
+    assert {len(line) for line in table} == {80}
+    for header in ("base", "corpus", "start", "student", "predictions"):
+        assert header in table[0], "a header that is cut says nothing"
+    assert sum("reward=" in line for line in table) >= len(jobs)
+
+
+@pytest.mark.parametrize(
+    ("words", "explanation"),
+    [
+        ("experiment=micro_main,micro_filtering", "one after another"),
+        ("sweep_name=a,b", "the sweep's folder"),
+        ("dry_run=true,false", "the whole sweep"),
+    ],
+)
+def test_what_a_sweep_has_one_of_is_not_swept(
+    tmp_path: Path, words: str, explanation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sweeper_of(f"paths.outputs={tmp_path}") as sweeper, pytest.raises(SystemExit) as stopped:
+        sweeper.jobs([words])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert explanation in message
+
+
+def test_a_debug_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    real, cheap = (
+        jobs_of(tmp_path, "experiment=micro_filtering", "seed=0", *words)
+        for words in ((), ("debug=fast",))
+    )
+    assert not {job.name for job in real} & {job.name for job in cheap}
+
+
+def test_two_jobs_of_one_folder_are_refused(tmp_path: Path) -> None:
+    one, two = jobs_of(tmp_path, "method=sft,m1")
+    same = Job(two.overrides, two.config, two.plan, one.name)
+    check_names([one, two])
+    with pytest.raises(ConfigError, match="are both called"):
+        check_names([one, same])
+
+
+def test_a_finished_result_of_other_settings_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job,) = jobs_of(tmp_path, "method=sft", "sweep_name=mine")
+    path = tmp_path / "mine" / job.name / "result.json"
+    path.parent.mkdir(parents=True)
+    for status, key in (("completed", job.plan.key), ("failed", "other")):
+        path.write_text(json.dumps({"status": status, "key": key, "sweep": "mine"}))
+        assert len(jobs_of(tmp_path, "method=sft", "sweep_name=mine")) == 1
+    path.write_text(json.dumps({"status": "completed", "key": "other", "sweep": "mine"}))
+    with pytest.raises(SystemExit) as stopped:
+        jobs_of(tmp_path, "method=sft", "sweep_name=mine")
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "sweep_name=mine is not allowed" in message
+    assert "sweep_name=other" in message
+    assert "no job was started" in message
