@@ -47,6 +47,8 @@ from plan_tuning.result import (
     PREDICTIONS_FILE,
     JobContext,
     Outcome,
+    check_overwritten,
+    corpus_facts,
     fingerprints,
     log_accuracies,
     read_predictions,
@@ -75,6 +77,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     if config.dry_run:
         describe(config, plan)
         return None
+    check_overwritten(context.folder, plan.key)
     finished = read_result(context.folder, plan.key)
     if finished is not None and plan.is_done:
         logger.info("already done: %s", context.folder / "result.json")
@@ -162,14 +165,7 @@ class Job:
         """Problems → plans → scores → executions → corpus."""
         folder, is_cached = self._build_corpus(stage, lambda: load_problems(self.config))
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
-        used = facts.get("calls", {})
-        self.outcome.corpus = {
-            "path": folder,
-            "funnel": facts.get("funnel", {}),
-            # What it rests on, whoever bought it and when; this job's own share is teacher_calls.
-            "calls": used.get("bought", 0) + used.get("cached", 0),
-            "cost_usd": facts.get("cost_usd", {}).get("corpus"),
-        }
+        self.outcome.corpus = {"path": folder, **corpus_facts(facts)}
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
             if "train" in self.config.stages:

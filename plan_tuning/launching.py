@@ -91,6 +91,11 @@ def claim_card(config: Config, launcher: str, folder: Path | None = None) -> str
     return card
 
 
+def launcher_facts(launcher: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of Hydra's launcher what decides how many processes a job gets."""
+    return {key: launcher.get(key) for key in ("_target_", "n_jobs", "tasks_per_node")}
+
+
 def check_processes(
     config: Config,
     launcher: Mapping[str, Any] | None = None,

@@ -6,11 +6,14 @@ Nothing heavy is imported before a job starts, so ``--help`` and a configuration
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import filelock
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -18,11 +21,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
-from plan_tuning.launching import check_processes, claim_card
+from plan_tuning.launching import check_processes, claim_card, launcher_facts
+from plan_tuning.searching import Search
 from plan_tuning.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
+
+search = Search()  # of this process, where it is one
 
 # At import, so that a launcher's worker processes have them too.
 register()
@@ -44,6 +51,19 @@ class Preflight(Callback):  # type: ignore[misc]
         except ValueError as error:
             stop(error)
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Begin a search where another sweeper than the project's own runs the jobs."""
+        if config.hydra.sweeper._target_ != SweeperConfig._target_:
+            try:
+                search.begin(
+                    typed(config),
+                    Path(config.hydra.sweep.dir),
+                    launcher=launcher_facts(config.hydra.launcher),
+                    trials=config.hydra.sweeper.get("n_trials", "?"),
+                )
+            except ValueError as error:
+                stop(error)
+
 
 def stop(error: Exception) -> None:
     """End the process with the error's one line and its exit code.
@@ -58,7 +78,7 @@ def stop(error: Exception) -> None:
 def job(config: DictConfig) -> float | None:
     """Run one job and return its objective: accuracy on the first benchmark."""
     from plan_tuning.experiment import run_job
-    from plan_tuning.result import JobContext
+    from plan_tuning.result import JobContext, job_choices
 
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN
@@ -72,14 +92,11 @@ def job(config: DictConfig) -> float | None:
         name=folder.name,
         sweep_name=checked.sweep_name if is_sweep else None,
         overrides=tuple(settings.overrides.task),
-        choices={
-            key: value
-            for key, value in settings.runtime.choices.items()
-            if not key.startswith("hydra") and "/" not in key
-        },
+        choices=job_choices(settings.runtime.choices),
     )
     try:
-        return run_job(checked, context)
+        with only_runner(folder):
+            return run_job(checked, context)
     except ValueError as error:
         if is_sweep:
             if getattr(error, "exit_code", USER_ERROR) == INTERRUPTED:
@@ -87,6 +104,17 @@ def job(config: DictConfig) -> float | None:
             raise  # the sweeper goes on with the other jobs
         stop(error)
         return None
+
+
+def only_runner(folder: Path) -> AbstractContextManager[Any]:
+    """Let one process at a time run the job of a folder; another one waits, then finds it done.
+
+    The further processes of one job, which work for the first, are not kept out.
+    """
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if any(rank != "0" for rank in ranks):
+        return nullcontext()
+    return filelock.FileLock(folder / ".job.lock")
 
 
 def help_text() -> str:
@@ -118,9 +146,13 @@ def main() -> None:
     if "--help" in words or "-h" in words:
         sys.stdout.write(help_text() + "\n")
         return
-    hydra.main(version_base="1.3", config_path=str(resource_folder("conf")), config_name="config")(
-        job
-    )()
+    app = hydra.main(
+        version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"
+    )(job)
+    try:
+        app()
+    finally:
+        search.end()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import provenance, write_atomic
+from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
 from plan_tuning.records import Prediction, from_json, to_json
 from plan_tuning.stages import JobPlan
@@ -40,12 +41,12 @@ class Outcome:
     """What a job has done so far; the raw material of result.json."""
 
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    corpus: dict[str, Any] | None = None  # folder, funnel, rows and reasons of the filter
+    corpus: dict[str, Any] | None = None  # folder, funnel, cost, rows and reasons of the filter
     training: dict[str, Any] | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # by benchmark
     predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
     executor_zero_shot: dict[str, dict[str, Any]] = field(default_factory=dict)  # metrics, of m2
-    teacher_calls: int = 0  # bought by this job
+    teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
     device: str = "cpu"
 
@@ -75,6 +76,53 @@ def log_accuracies(outcome: Outcome) -> None:
             100 * row["low"],
             100 * row["high"],
             row["n"],
+        )
+
+
+def job_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the project's groups out of what Hydra chose.
+
+    >>> job_choices({"method": "m1", "hydra/launcher": "basic", "teacher@reward.judge": "gpt"})
+    {'method': 'm1', 'teacher@reward.judge': 'gpt'}
+    """
+    return {
+        key: value
+        for key, value in choices.items()
+        if not key.startswith("hydra") and "/" not in key
+    }
+
+
+def corpus_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of a corpus's manifest what a job reports of it.
+
+    ``teacher_answers`` and ``cost_usd`` are of the whole corpus, whoever bought it and in however
+    many attempts; what this run of the job bought stands beside, in ``teacher_calls``.
+    """
+    calls, cost = facts.get("calls"), facts.get("cost_usd")
+    return {
+        "funnel": facts.get("funnel", {}),
+        "teacher_answers": None if calls is None else calls["bought"] + calls["cached"],
+        "cost_usd": None if cost is None else cost["corpus"],
+    }
+
+
+def check_overwritten(folder: Path, key: str) -> None:
+    """Make sure that a job does not replace the finished result of another one.
+
+    Raises:
+        ConfigError: the folder holds a finished result of other settings under the same name.
+    """
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found.get("status") == "completed" and found.get("key") != key:
+        raise ConfigError(
+            "sweep_name",
+            found.get("sweep") or folder.parent.name,
+            f"another name: {folder} holds a finished job of the same name but of other settings, "
+            "data or version of this program, which this one would replace (or remove that folder)",
+            "sweep_name=other",
         )
 
 

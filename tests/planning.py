@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from plan_tuning import main  # noqa: F401 - registers schemas, experiments and the sweeper
 from plan_tuning.config.registration import resource_folder
 from plan_tuning.expenses import teacher_line
-from plan_tuning.sweeper import AblationSweeper, Job
+from plan_tuning.planned import Job
+from plan_tuning.sweeper import AblationSweeper
 
 FOLDER = resource_folder("experiments")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -221,7 +221,7 @@ def _run(folder: Path, content: Mapping[str, Any]) -> Run:
         wall_s=_finite(content.get("wall_s")) or 0.0,
         teacher_calls=int(content.get("teacher_calls") or 0),
         cost_usd=_finite(cost),
-        corpus_calls=int((content.get("corpus") or {}).get("calls") or 0),
+        corpus_calls=int((content.get("corpus") or {}).get("teacher_answers") or 0),
         corpus_usd=_finite((content.get("corpus") or {}).get("cost_usd")),
         facts={key: content.get(key) for key in ("versions", "device", "created", "tags", "key")},
         defects=tuple(defects),

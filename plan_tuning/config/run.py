@@ -30,6 +30,7 @@ class LoggerConfig:
     entity: str | None = None  # W&B team; None: the account's default
     max_table_rows: int = 200  # predictions and trajectories logged as tables
     upload_artifacts: bool = False  # all files of corpus and student, not their manifests alone
+    system_metrics: bool = False  # processor, memory and cards over time
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
-import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import filelock
 import pytest
-from hydra.core.utils import JobReturn, JobStatus
 from planning import calls_of, jobs_of, sweeper_of
 
 from plan_tuning import launching
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
 from plan_tuning.launching import check_processes, claim_card, deal, visible_cards
-from plan_tuning.sweeper import check_folders, grid_arguments, print_plan
+from plan_tuning.planned import Job, check_names, plan_table, print_plan
+from plan_tuning.sweeper import grid_arguments
 
 pytestmark = pytest.mark.integration
 
@@ -195,86 +194,88 @@ def test_workers_at_the_same_time_have_different_cards(tmp_path: Path) -> None:
         pass  # a worker that ended leaves its card
 
 
-def test_the_plan_has_a_column_for_every_kind_of_stage(tmp_path: Path, capsys) -> None:
-    """A plan of 80 columns and more: each cell under its own heading."""
-    jobs = jobs_of(tmp_path, "method=grpo,sft", "reward=answer", "logger=csv")
-    print_plan(jobs, tmp_path / "s")
-    text = capsys.readouterr().out
-    (head,) = [line for line in text.splitlines() if " job " in line]
-    names = [cell.strip() for cell in head.strip("┃").split("┃")]
-    assert names == ["job", "base", "corpus", "start", "student", "predictions"]
-    rows = [line.strip("│").split("│") for line in text.splitlines() if line.startswith("│")]
-    cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
-    assert cells["method=grpo"] == ["build", "build", "build", "build", "build 4"]
-    assert cells["method=sft"] == ["shared", "-", "-", "build", "build 4"]
-    assert "In all jobs: reward=answer" in text
-    print_plan(jobs[1:], tmp_path / "s")
-    assert " start " not in capsys.readouterr().out
+@pytest.mark.parametrize(("method", "has_start"), [("m1", False), ("grpo", True)])
+def test_the_plan_has_a_header_over_every_cell(
+    tmp_path: Path, method: str, has_start: bool
+) -> None:
+    jobs = jobs_of(tmp_path, f"method=sft,{method}")
+    table = plan_table(jobs, "title")
+    headers = [str(column.header) for column in table.columns]
+    assert ("start" in headers) == has_start
+    assert headers[0] == "job"
+    assert headers[-1] == "predictions"
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert {len(rows) for rows in cells.values()} == {len(jobs)}
+    assert cells["corpus"] == ["-", "build"], "sft needs no corpus"
+    assert cells["student"] == ["build", "build"]
+    if has_start:
+        assert cells["start"] == ["-", "build"]
 
 
-def test_several_experiments_in_one_command_are_refused(tmp_path: Path, capsys) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        jobs_of(tmp_path, "experiment=micro_main,micro_filtering")
-    assert "plan-tuning compare" in capsys.readouterr().err
+def test_the_plan_fits_eighty_columns_where_it_is_piped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    piped = io.StringIO()
+    monkeypatch.setattr("sys.stdout", piped)
+    jobs = jobs_of(tmp_path, "experiment=micro_rewards", "seed=0")
+    print_plan(jobs, Path("micro_rewards"))
+    table = [line for line in piped.getvalue().splitlines() if line.startswith(("┃", "│"))]
+    assert {len(line) for line in table} == {80}
+    for header in ("base", "corpus", "start", "student", "predictions"):
+        assert header in table[0], "a header that is cut says nothing"
+    assert sum("reward=" in line for line in table) >= len(jobs)
 
 
-def test_a_debug_job_has_a_folder_of_its_own(tmp_path: Path) -> None:
-    jobs = jobs_of(tmp_path, "method=sft", "debug=none,fast")
-    assert len({job.name for job in jobs}) == 2
+@pytest.mark.parametrize(
+    ("words", "explanation"),
+    [
+        ("experiment=micro_main,micro_filtering", "one after another"),
+        ("sweep_name=a,b", "the sweep's folder"),
+        ("dry_run=true,false", "the whole sweep"),
+    ],
+)
+def test_what_a_sweep_has_one_of_is_not_swept(
+    tmp_path: Path, words: str, explanation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sweeper_of(f"paths.outputs={tmp_path}") as sweeper, pytest.raises(SystemExit) as stopped:
+        sweeper.jobs([words])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert explanation in message
 
 
-def test_results_of_other_settings_are_not_written_over(tmp_path: Path, capsys) -> None:
-    (job,) = jobs_of(tmp_path, "method=sft", "seed=1")
-    folder = tmp_path / job.name
-    folder.mkdir()
-    (folder / "result.json").write_text(json.dumps({"status": "completed", "key": "another"}))
-    with pytest.raises(SystemExit, match="2"):
-        check_folders([job], tmp_path)
-    assert "sweep_name=" in capsys.readouterr().err
-    for kept in (
-        {"status": "failed", "key": "another"},
-        {"status": "completed", "key": job.plan.key},
-    ):
-        (folder / "result.json").write_text(json.dumps(kept))
-        check_folders([job], tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        check_folders([job, job], tmp_path)
+def test_a_debug_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    real, cheap = (
+        jobs_of(tmp_path, "experiment=micro_filtering", "seed=0", *words)
+        for words in ((), ("debug=fast",))
+    )
+    assert not {job.name for job in real} & {job.name for job in cheap}
 
 
-@pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_lost_worker_costs_no_other_job(tmp_path: Path, times: int) -> None:
-    """A launcher that loses its workers loses all jobs of the batch; those go on."""
-    launches: list[list[str]] = []
+def test_two_jobs_of_one_folder_are_refused(tmp_path: Path) -> None:
+    one, two = jobs_of(tmp_path, "method=sft,m1")
+    same = Job(two.overrides, two.config, two.plan, one.name)
+    check_names([one, two])
+    with pytest.raises(ConfigError, match="are both called"):
+        check_names([one, same])
 
-    def seeds_of(batch: list[list[str]]) -> list[str]:
-        return [next(word for word in words if word.startswith("seed=")) for words in batch]
 
-    def end(seed: int, status: str) -> None:
-        folder = tmp_path / jobs[seed].name
-        folder.mkdir(exist_ok=True)
-        ended = {"status": status, "key": jobs[seed].plan.key, "error": {"message": "no rows"}}
-        (folder / "result.json").write_text(json.dumps(ended))
-
-    class Losing:
-        def launch(self, batch: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
-            launches.append(seeds_of(batch))
-            if len(launches) == 1:
-                end(0, "completed")
-                end(3, "failed")
-            if len(launches) <= times and "seed=1" in launches[-1]:
-                raise BrokenProcessPool("a process was terminated abruptly")
-            return [JobReturn(overrides=words, status=JobStatus.COMPLETED) for words in batch]
-
-    jobs = jobs_of(tmp_path, "method=sft", "seed=0,1,2,3")
-    end(2, "failed")  # of an earlier sweep: it says nothing about this one
-    past = time.time() - 60
-    os.utime(tmp_path / jobs[2].name / "result.json", (past, past))
-    with sweeper_of(f"paths.outputs={tmp_path}") as sweeper:
-        sweeper.launcher = Losing()
-        found = sweeper._launch(jobs, tmp_path, 0)
-    assert launches[:2] == [["seed=0", "seed=1", "seed=2", "seed=3"], ["seed=1", "seed=2"]]
-    assert launches[2:] == ([["seed=1"], ["seed=2"]] if times > 1 else [])
-    states = dict(zip(seeds_of([item.overrides for item in found]), found, strict=True))
-    completed = {seed for seed, item in states.items() if item.status is JobStatus.COMPLETED}
-    assert len(states) == 4
-    assert completed == {"seed=0", "seed=2"} | ({"seed=1"} if times < 3 else set())
+def test_a_finished_result_of_other_settings_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job,) = jobs_of(tmp_path, "method=sft", "sweep_name=mine")
+    path = tmp_path / "mine" / job.name / "result.json"
+    path.parent.mkdir(parents=True)
+    for status, key in (("completed", job.plan.key), ("failed", "other")):
+        path.write_text(json.dumps({"status": status, "key": key, "sweep": "mine"}))
+        assert len(jobs_of(tmp_path, "method=sft", "sweep_name=mine")) == 1
+    path.write_text(json.dumps({"status": "completed", "key": "other", "sweep": "mine"}))
+    with pytest.raises(SystemExit) as stopped:
+        jobs_of(tmp_path, "method=sft", "sweep_name=mine")
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "sweep_name=mine is not allowed" in message
+    assert "sweep_name=other" in message
+    assert "no job was started" in message
