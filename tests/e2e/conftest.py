@@ -21,7 +21,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    names = ("PATH", "HOME", "TMPDIR", "LANG", "VIRTUAL_ENV")
+    names = ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "LANG", "VIRTUAL_ENV")
     kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
 

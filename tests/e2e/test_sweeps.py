@@ -95,6 +95,22 @@ def test_a_bad_job_stops_the_sweep_before_it_starts(plan_tuning: Run, tmp_path: 
     assert not (tmp_path / "multirun_outputs" / "bad").exists()
 
 
+TWELVE = (
+    "-m", "method=m1", "filter=none,plan_only,answer_only,two_stage", "seed=0,1,2", "debug=fast",
+    "logger=csv", "evaluation.benchmarks=[microworld]", "sweep_name=twelve",
+    "hydra/launcher=parallel",
+)  # fmt: skip
+
+
+def completed(sweep: Path) -> dict[str, float]:
+    """Jobs with a finished result, and when it was written."""
+    return {
+        path.parent.name: path.stat().st_mtime
+        for path in sweep.glob("*/result.json")
+        if json.loads(path.read_text())["status"] == "completed"
+    }
+
+
 @needs_joblib
 def test_kill_9_and_the_same_command_finishes_it(
     plan_tuning: Run, tmp_path: Path, environment: dict[str, str]
@@ -102,9 +118,10 @@ def test_kill_9_and_the_same_command_finishes_it(
     outputs = tmp_path / "multirun_outputs"
     moments = random.Random(5)
     before: dict[str, float] = {}
-    for target in (2, 7, 15):  # finished artifacts after which the sweep is killed
+    results_before: dict[str, float] = {}
+    for target in (2, 9, 19):  # finished artifacts, of 28, after which the sweep is killed
         process = subprocess.Popen(
-            command(*QUICKSTART),
+            command(*TWELVE),
             cwd=tmp_path,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -115,14 +132,94 @@ def test_kill_9_and_the_same_command_finishes_it(
             assert process.poll() is None, "the sweep ended before it could be killed"
             time.sleep(0.05)
         time.sleep(moments.uniform(0, 0.5))
-        now = built(outputs)
-        assert before.items() <= now.items(), "something finished was made again"
-        before = now
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    finished = plan_tuning(*QUICKSTART)
+        now, results_now = built(outputs), completed(outputs / "twelve")
+        assert before.items() <= now.items(), "something finished was made again"
+        assert results_before.items() <= results_now.items(), "a finished job ran again"
+        before, results_before = now, results_now
+    assert results_before, "no job was finished when the sweep was killed"
+    finished = plan_tuning(*TWELVE)
     assert finished.returncode == 0, finished.stderr
-    after = built(outputs)
-    assert before.items() <= after.items(), "something finished was made again"
-    assert {row["status"] for row in results(outputs / "quickstart")} == {"completed"}
-    assert len(results(outputs / "quickstart")) == 8
+    assert before.items() <= built(outputs).items(), "something finished was made again"
+    results_after = completed(outputs / "twelve")
+    assert results_before.items() <= results_after.items(), "a finished job ran again"
+    assert len(results_after) == len(results(outputs / "twelve")) == 12
+    answers = {row["seed"]: row["corpus"]["teacher_answers"] for row in results(outputs / "twelve")}
+    assert set(answers.values()) == {240}, (
+        "24 problems, whoever bought them and however often killed"
+    )
+
+
+DEADLY = """
+import importlib.abc, importlib.machinery, os, signal, sys
+
+class Killer(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "plan_tuning.experiment":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            run = module.run_job
+            def run_job(config, context):
+                if config.seed == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return run(config, context)
+            module.run_job = run_job
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Killer())
+"""
+
+
+@pytest.mark.parametrize(
+    ("seeds", "launcher"),
+    [
+        ("0,1,2", ("hydra/launcher=parallel", "hydra.launcher.n_jobs=2")),
+        ("1,2", ("hydra/launcher=submitit_local",)),
+    ],
+)
+@needs_joblib
+def test_a_job_whose_process_is_killed_is_a_hole_like_any_other(
+    plan_tuning: Run, tmp_path: Path, environment: dict[str, str], seeds: str, launcher: tuple[str, ...]
+) -> None:
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "sitecustomize.py").write_text(DEADLY)
+    known = os.environ.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(tmp_path / "faults"), known)))
+    ran = plan_tuning(
+        "-m", f"seed={seeds}", "debug=fast", "logger=csv",
+        "evaluation.benchmarks=[microworld]", "sweep_name=deadly", "method=sft", *launcher,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    rows = {row["seed"]: row for row in results(tmp_path / "multirun_outputs" / "deadly")}
+    assert {seed: row["status"] for seed, row in rows.items()} == {
+        seed: "failed" if seed == 1 else "completed" for seed in map(int, seeds.split(","))
+    }
+    assert rows[1]["error"]["type"] == "WorkerDiedError"
+    assert f"1 of {len(rows)} jobs failed" in ran.stdout + ran.stderr
+    assert "failed" in (tmp_path / "multirun_outputs" / "deadly" / "comparison.md").read_text()
+
+
+def test_a_failing_comparison_hides_nothing_of_the_sweep(plan_tuning: Run, tmp_path: Path) -> None:
+    blocker = tmp_path / "multirun_outputs" / "blocked" / "comparison.md"
+    blocker.mkdir(parents=True)  # nothing can be written there
+    ran = plan_tuning(
+        "-m", "method=sft", "seed=0", "debug=fast", "logger=csv", "sweep_name=blocked",
+        "evaluation.benchmarks=[microworld]",
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "the comparison failed, the jobs' results are kept" in ran.stdout + ran.stderr
+    assert [row["status"] for row in results(blocker.parent)] == ["completed"]
+
+
+def test_a_logger_that_fails_is_in_the_result(plan_tuning: Run, tmp_path: Path) -> None:
+    ran = plan_tuning("-m", "method=sft", "seed=0", "debug=fast", "logger=wandb", "sweep_name=log")
+    assert ran.returncode == 1
+    (row,) = results(tmp_path / "multirun_outputs" / "log")
+    assert row["status"] == "failed"
+    assert "logger=wandb_offline" in row["error"]["message"]
