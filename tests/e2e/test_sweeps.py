@@ -96,13 +96,14 @@ def test_a_bad_job_stops_the_sweep_before_it_starts(plan_tuning: Run, tmp_path: 
 
 
 TWELVE = (
-    "-m", "method=sft,sft_teacher_cot,m1,m2", "seed=0,1,2", "debug=fast", "logger=csv",
-    "hydra/launcher=parallel", "sweep_name=twelve",
+    "-m", "method=m1", "filter=none,plan_only,answer_only,two_stage", "seed=0,1,2", "debug=fast",
+    "logger=csv", "evaluation.benchmarks=[microworld]", "sweep_name=twelve",
+    "hydra/launcher=parallel",
 )  # fmt: skip
 
 
 def completed(sweep: Path) -> dict[str, float]:
-    """Completed jobs, and when their results were written."""
+    """Jobs with a finished result, and when it was written."""
     return {
         path.parent.name: path.stat().st_mtime
         for path in sweep.glob("*/result.json")
@@ -111,15 +112,14 @@ def completed(sweep: Path) -> dict[str, float]:
 
 
 @needs_joblib
-def test_kill_9_of_a_sweep_of_twelve_jobs_and_the_same_command_finishes_it(
+def test_kill_9_and_the_same_command_finishes_it(
     plan_tuning: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     outputs = tmp_path / "multirun_outputs"
-    sweep = outputs / "twelve"
     moments = random.Random(5)
-    artifacts: dict[str, float] = {}
-    jobs: dict[str, float] = {}
-    for target in (3, 9, 20):  # finished artifacts after which the sweep is killed
+    before: dict[str, float] = {}
+    results_before: dict[str, float] = {}
+    for target in (2, 9, 19):  # finished artifacts, of 28, after which the sweep is killed
         process = subprocess.Popen(
             command(*TWELVE),
             cwd=tmp_path,
@@ -134,42 +134,96 @@ def test_kill_9_of_a_sweep_of_twelve_jobs_and_the_same_command_finishes_it(
         time.sleep(moments.uniform(0, 0.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert artifacts.items() <= built(outputs).items(), "something finished was made again"
-        assert jobs.items() <= completed(sweep).items(), "a finished job was run again"
-        artifacts, jobs = built(outputs), completed(sweep)
-    assert 0 < len(jobs) < 12
+        now, results_now = built(outputs), completed(outputs / "twelve")
+        assert before.items() <= now.items(), "something finished was made again"
+        assert results_before.items() <= results_now.items(), "a finished job ran again"
+        before, results_before = now, results_now
+    assert results_before, "no job was finished when the sweep was killed"
     finished = plan_tuning(*TWELVE)
     assert finished.returncode == 0, finished.stderr
-    assert artifacts.items() <= built(outputs).items(), "something finished was made again"
-    assert jobs.items() <= completed(sweep).items(), "a finished job was run again"
-    assert len(completed(sweep)) == 12
-
-
-@needs_joblib
-def test_a_worker_that_is_killed_costs_no_job(tmp_path: Path, environment: dict[str, str]) -> None:
-    """As the kernel kills a worker that takes too much memory."""
-    import psutil
-
-    words = ("-m", "method=sft,m1", "seed=0,1", *TWELVE[3:6], "sweep_name=lost")
-    sweep = tmp_path / "multirun_outputs" / "lost"
-    process = subprocess.Popen(
-        command(*words),
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    assert before.items() <= built(outputs).items(), "something finished was made again"
+    results_after = completed(outputs / "twelve")
+    assert results_before.items() <= results_after.items(), "a finished job ran again"
+    assert len(results_after) == len(results(outputs / "twelve")) == 12
+    answers = {row["seed"]: row["corpus"]["teacher_answers"] for row in results(outputs / "twelve")}
+    assert set(answers.values()) == {240}, (
+        "24 problems, whoever bought them and however often killed"
     )
-    while not completed(sweep):
-        assert process.poll() is None, "the sweep ended before a worker could be killed"
-        time.sleep(0.05)
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if any("LokyProcess" in word for word in child.cmdline())
-    ]
-    workers[0].kill()
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert "a worker process was lost" in output
-    assert len(completed(sweep)) == 4
+
+
+DEADLY = """
+import importlib.abc, importlib.machinery, os, signal, sys
+
+class Killer(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "plan_tuning.experiment":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            run = module.run_job
+            def run_job(config, context):
+                if config.seed == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return run(config, context)
+            module.run_job = run_job
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Killer())
+"""
+
+
+@pytest.mark.parametrize(
+    ("seeds", "launcher"),
+    [
+        ("0,1,2", ("hydra/launcher=parallel", "hydra.launcher.n_jobs=2")),
+        ("1,2", ("hydra/launcher=submitit_local",)),
+    ],
+)
+@needs_joblib
+def test_a_job_whose_process_is_killed_is_a_hole_like_any_other(
+    plan_tuning: Run,
+    tmp_path: Path,
+    environment: dict[str, str],
+    seeds: str,
+    launcher: tuple[str, ...],
+) -> None:
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "sitecustomize.py").write_text(DEADLY)
+    known = os.environ.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(tmp_path / "faults"), known)))
+    ran = plan_tuning(
+        "-m", f"seed={seeds}", "debug=fast", "logger=csv",
+        "evaluation.benchmarks=[microworld]", "sweep_name=deadly", "method=sft", *launcher,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    rows = {row["seed"]: row for row in results(tmp_path / "multirun_outputs" / "deadly")}
+    assert {seed: row["status"] for seed, row in rows.items()} == {
+        seed: "failed" if seed == 1 else "completed" for seed in map(int, seeds.split(","))
+    }
+    assert rows[1]["error"]["type"] == "WorkerDiedError"
+    assert f"1 of {len(rows)} jobs failed" in ran.stdout + ran.stderr
+    assert "failed" in (tmp_path / "multirun_outputs" / "deadly" / "comparison.md").read_text()
+
+
+def test_a_failing_comparison_hides_nothing_of_the_sweep(plan_tuning: Run, tmp_path: Path) -> None:
+    blocker = tmp_path / "multirun_outputs" / "blocked" / "comparison.md"
+    blocker.mkdir(parents=True)  # nothing can be written there
+    ran = plan_tuning(
+        "-m", "method=sft", "seed=0", "debug=fast", "logger=csv", "sweep_name=blocked",
+        "evaluation.benchmarks=[microworld]",
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "the comparison failed, the jobs' results are kept" in ran.stdout + ran.stderr
+    assert [row["status"] for row in results(blocker.parent)] == ["completed"]
+
+
+def test_a_logger_that_fails_is_in_the_result(plan_tuning: Run, tmp_path: Path) -> None:
+    ran = plan_tuning("-m", "method=sft", "seed=0", "debug=fast", "logger=wandb", "sweep_name=log")
+    assert ran.returncode == 1
+    (row,) = results(tmp_path / "multirun_outputs" / "log")
+    assert row["status"] == "failed"
+    assert "logger=wandb_offline" in row["error"]["message"]
