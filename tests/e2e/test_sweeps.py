@@ -185,7 +185,11 @@ sys.meta_path.insert(0, Killer())
 )
 @needs_joblib
 def test_a_job_whose_process_is_killed_is_a_hole_like_any_other(
-    plan_tuning: Run, tmp_path: Path, environment: dict[str, str], seeds: str, launcher: tuple[str, ...]
+    plan_tuning: Run,
+    tmp_path: Path,
+    environment: dict[str, str],
+    seeds: str,
+    launcher: tuple[str, ...],
 ) -> None:
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "sitecustomize.py").write_text(DEADLY)
