@@ -3,8 +3,12 @@
     python experiments/benchmarks/sweep_overhead.py --jobs 50
 
 Launches one sweep of cheap jobs (a few training steps of the micro student, W&B offline) and
-watches its process from outside: memory, open files, threads. Afterwards it counts W&B runs and log
-lines and repeats the last job alone in a fresh process, where it must find the same numbers.
+watches its process from outside: processor time, memory, open files, threads. Afterwards it counts
+W&B runs and log lines (a handler that stays behind writes a job's lines twice) and repeats the last
+job alone in a fresh process, where it must find the same numbers: no seed leaks. Ends with exit
+code 1 where something leaks; the overhead is checked as well with ``--max-overhead-s``.
+
+On a busy machine compare processor time, not wall time.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ COMMAND = (
     "method=sft", "debug=fast", "evaluation.benchmarks=[microworld]", "hydra/launcher=basic",
 )  # fmt: skip
 POLL_S = 0.02
+MAX_GROWTH = {"rss_mb": 3.0, "files": 0.5, "threads": 0.5, "children": 0.2}  # a job
+ENOUGH_JOBS = 30  # for those; with fewer the fluctuation of each counts for more
 
 
 def launch(outputs: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -49,6 +55,7 @@ def watch(process: subprocess.Popen[bytes], sweep: Path) -> list[dict[str, float
                 seen.append(
                     {
                         "at": time.time(),
+                        "cpu_s": sum(watched.cpu_times()[:2]),
                         "rss_mb": watched.memory_info().rss / 2**20,
                         "files": watched.num_fds(),
                         "threads": watched.num_threads(),
@@ -82,10 +89,32 @@ def slope(values: list[float]) -> float:
     return statistics.linear_regression(range(len(half)), half).slope
 
 
+def leaks(report: dict[str, Any]) -> list[str]:
+    """Say what a job leaves behind for the next one; nothing is right."""
+    jobs = report["jobs_asked_for"]
+    found = []
+    if report["exit_code"] != 0 or report["jobs"] != jobs:
+        found.append(f"{report['jobs']} of {jobs} jobs, exit code {report['exit_code']}")
+    for key, most in MAX_GROWTH.items():
+        if key != "children":  # a process too many is one too many
+            most *= max(1.0, ENOUGH_JOBS / jobs)
+        if report[f"{key}_growth_per_job"] > most:
+            found.append(f"{key} grow by {report[f'{key}_growth_per_job']:.2f} a job")
+    if report["logger"] == "wandb_offline" and report["wandb_runs"] != jobs:
+        found.append(f"{report['wandb_runs']} W&B runs of {jobs} jobs")
+    second, last = report["log_lines_of_job_2_and_last"]
+    if second != last:
+        found.append(f"the second job logs {second} lines, the last one {last}")
+    if not report["last_job_alone_finds_the_same"]:
+        found.append("the last job finds other numbers than alone in a fresh process")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=50)
     parser.add_argument("--logger", default="wandb_offline", choices=("wandb_offline", "csv"))
+    parser.add_argument("--max-overhead-s", type=float, help="wall seconds a job beyond its work")
     arguments = parser.parse_args()
     jobs, logger = arguments.jobs, f"logger={arguments.logger}"
     with tempfile.TemporaryDirectory() as name:
@@ -105,10 +134,12 @@ def main() -> None:
         alone.wait()
         (again,) = results(outputs / "alone" / "one")
         report = {
+            "jobs_asked_for": jobs,
             "jobs": len(done),
             "logger": arguments.logger,
             "load_average": os.getloadavg()[0],
             "exit_code": process.returncode,
+            "cpu_s_per_job": (seen[-1]["cpu_s"] - seen[1]["cpu_s"]) / max(1, len(seen) - 2),
             "work_s_median": statistics.median(work[1:]),
             "beyond_s_median": statistics.median(beyond),
             "beyond_s_max": max(beyond),
@@ -126,6 +157,15 @@ def main() -> None:
         }
     print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in report.items()},
                      indent=1))  # fmt: skip
+    found = leaks(report)
+    if (
+        arguments.max_overhead_s is not None
+        and report["beyond_s_median"] > arguments.max_overhead_s
+    ):
+        found.append(f"{report['beyond_s_median']:.2f} s a job beyond its work")
+    for text in found:
+        print(f"LEAK: {text}", file=sys.stderr)
+    sys.exit(1 if found else 0)
 
 
 if __name__ == "__main__":
