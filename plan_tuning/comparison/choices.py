@@ -97,6 +97,8 @@ def can_matter(run: Run, key: str) -> bool:
         return run.settings.get("method.problems") == "kept"
     if method != "grpo" and group in _OF_GRPO:
         return False
+    if method == "grpo" and key == "method.continued_steps":  # of supervised training alone
+        return False
     if method not in ("m1", "m2", "grpo") and key in _OF_PLANS:
         return False
     if method != "m2" and group == "executor":

@@ -92,7 +92,8 @@ def build_table(
     Args:
         results: what was loaded; failed runs appear as counts beside the row they belong to.
         baseline: a method, or ``key=value`` pairs joined by commas; ``None``: method sft where
-            there is one, else the answer's reward where rewards are swept, else the first row.
+            there is one, else the answer's reward where nothing but rewards and starts of GRPO
+            is compared, else the first row.
         reader: shared with other parts of a comparison, so that no file is read twice.
 
     Raises:
@@ -250,7 +251,8 @@ def _baselines(table: Table, baseline: str | None) -> list[int]:
         answer = [i for i in measured if _has(table, table.rows[i], "reward", "answer")]
         if sft and varies:
             return sft
-        return answer if answer and "reward" in table.swept else measured[:1]
+        # Beside other methods a reward's rows are compared with what they began from.
+        return answer if answer and "reward" in table.swept and not varies else measured[:1]
     wanted = _wanted(baseline)
     found = [
         i

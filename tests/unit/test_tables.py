@@ -280,6 +280,16 @@ def test_the_baseline_can_be_chosen(tmp_path: Path, baseline: str | None, expect
     assert [table.label(row) for row in table.rows if row.baseline is None] == [expected]
 
 
+def test_grpo_is_compared_with_the_method_that_it_began_from(tmp_path: Path) -> None:
+    make_job(tmp_path, method="m1", accuracies=ONE)
+    for reward in ("plan", "answer"):
+        make_job(tmp_path, method="grpo", reward=reward, accuracies=ONE)
+    table = build_table(load([tmp_path]))
+    labels = {table.label(row): row.baseline for row in table.rows}
+    (start,) = [index for index, row in enumerate(table.rows) if "m1" in table.label(row)]
+    assert [base for label, base in labels.items() if "grpo" in label] == [start, start]
+
+
 def test_where_rewards_are_swept_each_start_has_its_own_baseline(tmp_path: Path) -> None:
     for start in ("base", "m1"):
         for reward in ("plan", "answer"):
