@@ -184,7 +184,7 @@ def test_hanging_requests_time_out_and_leave_no_task(shared: Path, tmp_path: Pat
     problems = gsm8k(shared, 4)
 
     async def run(base_url: str) -> tuple[int, int]:
-        config = teacher_config(base_url, timeout_s=0.4)
+        config = teacher_config(base_url, timeout_s=2.0)
         count = 0
         with Grader(GradingConfig()) as grader:
             async with open_caller(config, tmp_path / "calls") as caller:
