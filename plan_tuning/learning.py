@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plan_tuning.artifacts import canonical
-from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.records import Problem
@@ -148,7 +147,6 @@ def learn(
     from plan_tuning.training.fit import train_student
     from plan_tuning.training.rows import training_rows
 
-    assert not isinstance(config.method, GRPOConfig)
     rows, selection = training_rows(
         method=config.method,
         prompt=config.prompt,

@@ -119,9 +119,9 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
                     break
         except KeyboardInterrupt:
             logger.warning("stopped by the user; the same command goes on where it stopped")
-            self._compare(folder, len(jobs))
             raise SystemExit(INTERRUPTED) from None
-        is_compared = self._compare(folder, len(jobs))
+        finally:  # whatever ended the sweep, a launcher's own failure too
+            is_compared = self._compare(folder, len(jobs))
         if first.logger.name == "wandb_offline":
             print_sync_command(folder)
         failed = failed_returns(survivor.returns)

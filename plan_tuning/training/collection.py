@@ -11,6 +11,7 @@ import torch
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.students.loading import Student
+from plan_tuning.training.collectives import Ranks
 from plan_tuning.training.experience import (
     Experience,
     add_penalties,
@@ -21,7 +22,6 @@ from plan_tuning.training.experience import (
 )
 from plan_tuning.training.phases import Phases
 from plan_tuning.training.policy import completion_scores, reference_policy
-from plan_tuning.training.ranks import Ranks
 from plan_tuning.training.rollouts import (
     GoldenProblem,
     PolicyBatch,

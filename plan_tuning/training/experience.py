@@ -19,7 +19,7 @@ from plan_tuning.training.advantages import (
     kl_to_go,
     token_advantages,
 )
-from plan_tuning.training.ranks import Ranks
+from plan_tuning.training.collectives import Ranks
 from plan_tuning.training.rollouts import Rollout
 
 

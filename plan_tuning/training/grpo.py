@@ -21,12 +21,12 @@ from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.training.collapse import DeadGroupWarning, collapse
 from plan_tuning.training.collection import Collector
+from plan_tuning.training.collectives import Ranks
 from plan_tuning.training.completions import CompletionLog, completion_rows
 from plan_tuning.training.experience import Experience
 from plan_tuning.training.log_probs import check_projection
 from plan_tuning.training.phases import Phases, peak_memory_gib
 from plan_tuning.training.policy_loss import PassStatistics
-from plan_tuning.training.ranks import Ranks
 from plan_tuning.training.rollouts import GoldenProblem
 from plan_tuning.training.sampler import sampler_dtype
 from plan_tuning.training.schedule import learning_rate_factor

@@ -14,11 +14,11 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.training.collection import Collector
+from plan_tuning.training.collectives import Ranks
 from plan_tuning.training.experience import Experience
 from plan_tuning.training.phases import Phases
 from plan_tuning.training.policy import completion_scores
 from plan_tuning.training.policy_loss import Normaliser, PassStatistics, pass_loss
-from plan_tuning.training.ranks import Ranks
 from plan_tuning.training.sft import TrainingError
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from plan_tuning.evaluation.solve import solve
 from plan_tuning.evaluation.writers import Writer
 from plan_tuning.records import Prediction, Problem
 from plan_tuning.tasks.grading import Grader
+from plan_tuning.training.collectives import Ranks
 from plan_tuning.training.completions import CompletionLog
 
 logger = logging.getLogger(__name__)
@@ -70,13 +71,13 @@ class GeneratedAccuracy(pl.Callback):
     def measure(self, module: Any) -> float:
         """Solve the held-out problems with the module's student as it is now."""
         exam, step = self.exam, module.finished_steps
-        world = module.trainer.world_size
+        ranks = Ranks(module.trainer)
         # In the precision of the training. The weights stand still meanwhile, so that what autocast
         # keeps of them is right until this context, the outermost one, forgets it.
         with module.trainer.precision_plugin.forward_context():
             predictions = solve(
                 module.student,
-                exam.problems[module.global_rank :: world],
+                exam.problems[ranks.rank :: ranks.world],
                 method=exam.method,
                 prompt=exam.prompt,
                 evaluation=self.evaluation,
@@ -87,22 +88,13 @@ class GeneratedAccuracy(pl.Callback):
         right = torch.tensor(
             float(sum(row.is_correct for row in predictions)), device=module.device
         )
-        if world > 1:
-            torch.distributed.all_reduce(right)
-        self.accuracies[step] = float(right) / len(exam.problems)
+        self.accuracies[step] = float(ranks.reduce(right, "sum")) / len(exam.problems)
         logger.info("step %d: held-out accuracy %.3f", step, self.accuracies[step])
         if self.samples is not None:
-            self._write(module, step, predictions)
+            shares = ranks.gather([_sample_row(step, prediction) for prediction in predictions])
+            if ranks.rank == 0:
+                self.samples.add([row for share in shares for row in share])
         return self.accuracies[step]
-
-    def _write(self, module: Any, step: int, predictions: Sequence[Prediction]) -> None:
-        rows = [_sample_row(step, prediction) for prediction in predictions]
-        ranks: list[Any] = [rows]
-        if module.trainer.world_size > 1:
-            ranks = [None] * module.trainer.world_size
-            torch.distributed.all_gather_object(ranks, rows)
-        if self.samples is not None and module.global_rank == 0:
-            self.samples.add([row for share in ranks for row in share])
 
     def state_dict(self) -> dict[str, Any]:
         """Store what was measured."""

@@ -16,10 +16,10 @@ import torch
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.records import Completion, Problem
 from plan_tuning.training import policy_loss
+from plan_tuning.training.collectives import Ranks
 from plan_tuning.training.experience import Experience, assign_advantages, subtract_kl
 from plan_tuning.training.policy import PolicyScores
 from plan_tuning.training.policy_loss import Normaliser, PassStatistics, pass_loss
-from plan_tuning.training.ranks import Ranks
 from plan_tuning.training.rollouts import GoldenProblem, PolicyBatch, Rollout, policy_batches
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
