@@ -48,7 +48,7 @@ class ArtifactError(ValueError):
     """An artifact that was asked for is absent, half-written or of another kind."""
 
 
-def canonical(value: Any) -> Any:
+def hashed_values(value: Any) -> Any:
     """Reduce a Spec to the plain values that are hashed.
 
     A field of a dataclass that equals the default it had when it was introduced is left out, so a
@@ -68,16 +68,16 @@ def canonical(value: Any) -> Any:
             default: Any = f.metadata.get("hash_default", f.default)
             if f.default_factory is not dataclasses.MISSING and default is dataclasses.MISSING:
                 default = f.default_factory()
-            if default is not dataclasses.MISSING and canonical(item) == canonical(default):
+            if default is not dataclasses.MISSING and hashed_values(item) == hashed_values(default):
                 continue
-            out[f.name] = canonical(item)
+            out[f.name] = hashed_values(item)
         return out
     if isinstance(value, Enum):
-        return canonical(value.value)
+        return hashed_values(value.value)
     if isinstance(value, Mapping):
-        return {str(key): canonical(item) for key, item in value.items()}
+        return {str(key): hashed_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [canonical(item) for item in value]
+        return [hashed_values(item) for item in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)  # 1 and 1.0 on a command line mean the same
     if value is None or isinstance(value, str | int | float | bool):
@@ -85,16 +85,16 @@ def canonical(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no canonical form: {value!r}")
 
 
-def fingerprint(spec: Any, *, stage: str, version: int) -> str:
+def fingerprint_of(spec: Any, *, stage: str, version: int) -> str:
     """Address the content that ``spec`` determines: 16 hex digits.
 
     Args:
-        spec: dataclass or mapping of plain values; see :func:`canonical`.
+        spec: dataclass or mapping of plain values; see :func:`hashed_values`.
         stage: name of the stage, so that equal specs of two stages differ.
         version: the stage's hand-bumped STAGE_VERSION.
     """
     text = json.dumps(
-        {"stage": stage, "version": version, "spec": canonical(spec)},
+        {"stage": stage, "version": version, "spec": hashed_values(spec)},
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=False,
@@ -103,13 +103,13 @@ def fingerprint(spec: Any, *, stage: str, version: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
 
 
-def file_digest(path: Path) -> str:
+def file_fingerprint(path: Path) -> str:
     """Hash a data file's bytes: 16 hex digits of SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_FINGERPRINT_LENGTH]
 
 
-def folder_digest(folder: Path) -> str:
+def folder_fingerprint(folder: Path) -> str:
     """Hash what lies in a folder that is no artifact: 16 hex digits, the same after a move.
 
     Of large files (weights) the size, the beginning and the end count, so that this stays quick.
@@ -230,7 +230,7 @@ def build(
             "schema": MANIFEST_SCHEMA,
             "kind": kind,
             "fingerprint": key,
-            "spec": canonical(spec),
+            "spec": hashed_values(spec),
             "upstream": dict(upstream or {}),
             "facts": dict(facts),
             "provenance": provenance(),

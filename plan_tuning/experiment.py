@@ -25,7 +25,7 @@ from typing import Any
 from plan_tuning.artifacts import (
     ArtifactError,
     build,
-    fingerprint,
+    fingerprint_of,
     is_complete,
     read_manifest,
     write_atomic,
@@ -34,14 +34,14 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
-from plan_tuning.examining import examination
-from plan_tuning.expenses import describe
-from plan_tuning.inputs import load_benchmark, load_problems
-from plan_tuning.learning import learn, training_provenance
-from plan_tuning.ranks import train_in_ranks
-from plan_tuning.records import Problem, to_json
-from plan_tuning.reinforcing import reinforce, start_config
-from plan_tuning.result import (
+from plan_tuning.job.costs import describe
+from plan_tuning.job.examining import examination
+from plan_tuning.job.graph import JobGraph, Stage
+from plan_tuning.job.inputs import load_benchmark, load_problems
+from plan_tuning.job.learning import learn, training_provenance
+from plan_tuning.job.models import Roles
+from plan_tuning.job.reinforcing import reinforce, start_config
+from plan_tuning.job.result import (
     CURVES_FILE,
     DECONTAMINATED,
     PREDICTIONS_FILE,
@@ -56,10 +56,10 @@ from plan_tuning.result import (
     write_predictions,
     write_result,
 )
-from plan_tuning.roles import Roles
-from plan_tuning.specs import artifacts_root, calls_folder, plan_job
-from plan_tuning.stages import JobPlan, StagePlan
+from plan_tuning.job.specs import artifacts_root, calls_folder, job_graph
+from plan_tuning.records import Problem, to_json
 from plan_tuning.tracking import Tracker, track
+from plan_tuning.training.processes import train_in_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +73,13 @@ def run_job(config: Config, context: JobContext) -> float | None:
         ConfigError: an input is missing or contradicts the configuration.
         ArtifactError: a stage that the job may not build has no artifact.
     """
-    plan = plan_job(config)
+    graph = job_graph(config)
     if config.dry_run:
-        describe(config, plan)
+        describe(config, graph)
         return None
-    check_overwritten(context.folder, plan.key)
-    finished = read_result(context.folder, plan.key)
-    if finished is not None and plan.is_done:
+    check_overwritten(context.folder, graph.fingerprint)
+    finished = read_result(context.folder, graph.fingerprint)
+    if finished is not None and graph.is_done:
         logger.info("already done: %s", context.folder / "result.json")
         objective: float | None = finished["objective"]
         return objective
@@ -88,11 +88,13 @@ def run_job(config: Config, context: JobContext) -> float | None:
     values = {
         "settings": to_json(config),
         "choices": dict(context.choices),
-        "key": plan.key,
-        "fingerprints": fingerprints(plan),
+        "key": graph.fingerprint,
+        "fingerprints": fingerprints(graph),
     }
     result: dict[str, Any] | None = None
-    run_id = fingerprint([plan.key, context.sweep_name, context.name], stage="run", version=1)
+    run_id = fingerprint_of(
+        [graph.fingerprint, context.sweep_name, context.name], stage="run", version=1
+    )
     try:
         with track(
             config.logger,
@@ -105,16 +107,16 @@ def run_job(config: Config, context: JobContext) -> float | None:
             values=values,
         ) as tracker:
             with ExitStack() as resources:
-                Job(config, plan, context, outcome, tracker, resources).run()
+                Job(config, graph, context, outcome, tracker, resources).run()
             wall_s = time.perf_counter() - started
-            result = write_result(config, plan, context, outcome, wall_s=wall_s)
+            result = write_result(config, graph, context, outcome, wall_s=wall_s)
             tracker.log_summary(
                 {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
             )
     except BaseException as error:
         if result is None:  # else all is done, and only its report to W&B failed
             wall_s = time.perf_counter() - started
-            write_result(config, plan, context, outcome, wall_s=wall_s, error=error)
+            write_result(config, graph, context, outcome, wall_s=wall_s, error=error)
         is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
         if context.sweep_name is not None or not is_mistake:
             logger.error("job failed: %s", error, exc_info=not is_mistake)
@@ -130,38 +132,38 @@ class Job:
     def __init__(
         self,
         config: Config,
-        plan: JobPlan,
+        graph: JobGraph,
         context: JobContext,
         outcome: Outcome,
         tracker: Tracker,
         resources: ExitStack,
     ) -> None:
         self.config = config
-        self.plan = plan
+        self.graph = graph
         self.context = context
         self.outcome = outcome
         self.tracker = tracker
-        self.roles = Roles(config, plan, outcome, resources)
+        self.roles = Roles(config, graph, outcome, resources)
 
     def run(self) -> None:
         """Build the job's stages in the order of the flow."""
         self.roles.check_machine()  # before anything is paid for
-        corpus, student, stages = self.plan.corpus, self.plan.student, self.config.stages
+        corpus, student, stages = self.graph.corpus, self.graph.student, self.config.stages
         is_trained = student is not None and student.is_available
         may_build = "train" in stages or set(stages) == {"distill"}
         if corpus is not None and (corpus.is_available or (may_build and not is_trained)):
             self._distil(corpus)
         if student is not None:
-            start = self.plan.start
+            start = self.graph.start
             if start is not None and not is_trained:
                 self._train(start, start_config(self.config))
             self._train(student, self.config)
-        for place, entry in enumerate(self.config.benchmarks[: len(self.plan.predictions)]):
+        for place, entry in enumerate(self.config.benchmarks[: len(self.graph.predictions)]):
             self._evaluate(entry, place)
         del self.roles  # the next job of this process gets the memory
         gc.collect()
 
-    def _distil(self, stage: StagePlan) -> None:
+    def _distil(self, stage: Stage) -> None:
         """Problems → plans → scores → executions → corpus."""
         folder, is_cached = self._build_corpus(stage, lambda: load_problems(self.config))
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
@@ -180,9 +182,7 @@ class Job:
         )
         self.tracker.log_table("trajectories", rows)
 
-    def _build_corpus(
-        self, stage: StagePlan, load: Callable[[], list[Problem]]
-    ) -> tuple[Path, bool]:
+    def _build_corpus(self, stage: Stage, load: Callable[[], list[Problem]]) -> tuple[Path, bool]:
         """Distil problems, of the training set or of a test set, where that is not done yet."""
         config = self.config
 
@@ -202,7 +202,7 @@ class Job:
 
         return self._obtain(stage, "distill", make)
 
-    def _train(self, stage: StagePlan, config: Config) -> None:
+    def _train(self, stage: Stage, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
         folder, is_cached = self._obtain(
@@ -221,7 +221,7 @@ class Job:
         self._track(stage, is_input=is_cached)
 
     def _learn(
-        self, config: Config, corpus: Mapping[str, Any] | None, stage: StagePlan, folder: Path
+        self, config: Config, corpus: Mapping[str, Any] | None, stage: Stage, folder: Path
     ) -> Mapping[str, Any]:
         """Train into ``folder``, here or in several processes."""
         inputs: dict[str, Any] = {
@@ -235,7 +235,7 @@ class Job:
                 raise ArtifactError(
                     "method=grpo needs a corpus of golden plans: corpus.path=FOLDER"
                 )
-            start = self.plan.start
+            start = self.graph.start
             inputs["start"] = self.roles.base if start is None else start.folder
             inputs |= {"corpus": corpus["path"], "calls": calls_folder(config)}
             train = partial(reinforce, folder, config, config.method, **inputs)
@@ -244,14 +244,14 @@ class Job:
             inputs["corpus"] = None if corpus is None else corpus["path"]
             inputs["problems"] = load_problems(config) if corpus is None else ()
             inputs["base"] = self.roles.base
-            if config.method.continued_steps and self.plan.start is not None:
-                inputs["base"] = self.plan.start.folder
+            if config.method.continued_steps and self.graph.start is not None:
+                inputs["base"] = self.graph.start.folder
                 steps = config.method.continued_steps
                 config = replace(config, trainer=replace(config.trainer, max_steps=steps))
             train = partial(learn, folder, config, **inputs)
         curves = folder / CURVES_FILE
         if config.trainer.devices == 1:
-            from plan_tuning.training.curves import CurveFile
+            from plan_tuning.training.logs import CurveFile
 
             if not isinstance(config.method, GRPOConfig):
                 shared["exam"] = examination(config, self.roles, inputs["corpus"])
@@ -260,37 +260,38 @@ class Job:
         facts = train_in_ranks(train, config.trainer, curves)
         self.tracker.log_curves(curves)
         if isinstance(config.method, GRPOConfig):
-            from plan_tuning.training.grpo_fit import COMPLETIONS_FILE
+            from plan_tuning.training.grpo.fit import COMPLETIONS_FILE
 
             self.tracker.log_rows("completions", folder / COMPLETIONS_FILE)
         return facts
 
-    def _track(self, stage: StagePlan, *, is_input: bool) -> None:
+    def _track(self, stage: Stage, *, is_input: bool) -> None:
         """Record a finished artifact with its lineage; one given by path has none."""
         if is_complete(stage.folder):
             self.tracker.log_artifact(
                 stage.folder,
                 kind=stage.kind,
-                key=stage.key,
+                key=stage.fingerprint,
                 upstream=stage.upstream,
                 is_input=is_input,
             )
 
     def _evaluate(self, entry: str, place: int) -> None:
         """Student → predictions → metrics, for one benchmark."""
-        config, stage = self.config, self.plan.predictions[place]
+        config, stage = self.config, self.graph.predictions[place]
         is_alone = config.method.name == "m2" and config.evaluation.plan == "none"
         corpus = None
-        if self.plan.plans:
+        if self.graph.plan_corpora:
             corpus, _ = self._build_corpus(
-                self.plan.plans[place], lambda: load_benchmark(entry, config, is_tagged=False)
+                self.graph.plan_corpora[place],
+                lambda: load_benchmark(entry, config, is_tagged=False),
             )
         self._obtain(stage, "evaluate", partial(self._solve, entry, stage.label, is_alone, corpus))
         path = stage.folder / PREDICTIONS_FILE
         self.outcome.metrics[stage.label] = read_manifest(stage.folder)["facts"]["metrics"]
         self.outcome.predictions[stage.label] = path
-        if self.plan.alone:  # what the executor can do without a plan
-            alone = self.plan.alone[place]
+        if self.graph.executor_predictions:  # what the executor can do without a plan
+            alone = self.graph.executor_predictions[place]
             make = partial(self._solve, entry, alone.label, True, None)
             folder, _ = self._obtain(alone, "evaluate", make)
             metrics = read_manifest(folder)["facts"]["metrics"]
@@ -305,7 +306,7 @@ class Job:
         self, entry: str, benchmark: str, is_alone: bool, corpus: Path | None, folder: Path
     ) -> Mapping[str, Any]:
         """Answer one benchmark into ``folder``; ``is_alone``: M2's executor, without any plan."""
-        from plan_tuning.evaluation.metrics import summarize
+        from plan_tuning.evaluation.accuracy import summarize
         from plan_tuning.evaluation.plans import teacher_plans
         from plan_tuning.evaluation.progress import shown
         from plan_tuning.evaluation.solve import solve
@@ -338,7 +339,7 @@ class Job:
 
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""
-        from plan_tuning.evaluation.metrics import summarize
+        from plan_tuning.evaluation.accuracy import summarize
         from plan_tuning.tasks.contamination import contaminated_ids, covers
 
         if benchmark not in covers(report.expanduser()):
@@ -355,7 +356,7 @@ class Job:
         self.outcome.metrics[name] = summarize(clean)
 
     def _obtain(
-        self, stage: StagePlan, name: str, make: Callable[[Path], Mapping[str, Any]]
+        self, stage: Stage, name: str, make: Callable[[Path], Mapping[str, Any]]
     ) -> tuple[Path, bool]:
         """Return the stage's folder, built if need be; and whether it was there already."""
         started = time.perf_counter()
@@ -375,6 +376,13 @@ class Job:
                 return make(folder)
 
             root = artifacts_root(self.config)
-            build(root, stage.kind, stage.key, make_here, spec=stage.spec, upstream=stage.upstream)
+            build(
+                root,
+                stage.kind,
+                stage.fingerprint,
+                make_here,
+                spec=stage.spec,
+                upstream=stage.upstream,
+            )
         self.outcome.add_stage(name, time.perf_counter() - started, is_cached=is_cached)
         return stage.folder, is_cached

@@ -23,9 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
-from plan_tuning.launching import check_processes, claim_card, launcher_facts
-from plan_tuning.searching import Search
-from plan_tuning.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
+from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
+from plan_tuning.sweep.external import Search
+from plan_tuning.sweep.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
@@ -45,9 +45,9 @@ class Preflight(Callback):  # type: ignore[misc]
             checked = typed(config)
             check_outputs(checked)
             check_processes(checked)
-            from plan_tuning.specs import plan_job
+            from plan_tuning.job.specs import job_graph
 
-            plan_job(checked)
+            job_graph(checked)
         except ValueError as error:
             stop(error)
 
@@ -78,7 +78,7 @@ def stop(error: Exception) -> None:
 def job(config: DictConfig) -> float | None:
     """Run one job and return its objective: accuracy on the first benchmark."""
     from plan_tuning.experiment import run_job
-    from plan_tuning.result import JobContext, job_choices
+    from plan_tuning.job.result import JobContext, job_choices
 
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN

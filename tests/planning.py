@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from plan_tuning import main  # noqa: F401 - registers schemas, experiments and the sweeper
 from plan_tuning.config.registration import resource_folder
-from plan_tuning.expenses import teacher_line
-from plan_tuning.planned import Job
-from plan_tuning.sweeper import AblationSweeper
+from plan_tuning.job.costs import teacher_line
+from plan_tuning.sweep.jobs import Job
+from plan_tuning.sweep.sweeper import AblationSweeper
 
 FOLDER = resource_folder("experiments")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -56,4 +56,4 @@ def jobs_of(outputs: Path, *arguments: str, first_only: bool = False) -> list[Jo
 
 def calls_of(jobs: list[Job]) -> str:
     """What the sweep's plan says about teacher calls."""
-    return teacher_line((job.config, job.plan) for job in jobs)
+    return teacher_line((job.config, job.graph) for job in jobs)

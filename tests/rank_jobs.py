@@ -60,9 +60,9 @@ def train(
 ) -> Mapping[str, Any]:
     """Train three steps on rows of very different lengths; the last step has a single row."""
     from plan_tuning.text.formats import render_completion, student_messages
-    from plan_tuning.training.batches import TrainingRow
-    from plan_tuning.training.fit import train_student
-    from plan_tuning.training.sft import SFTModule, TrainingError
+    from plan_tuning.training.sft.batches import TrainingRow
+    from plan_tuning.training.sft.fit import train_student
+    from plan_tuning.training.sft.module import SFTModule, TrainingError
 
     if dies_after is not None:
         step = SFTModule.training_step

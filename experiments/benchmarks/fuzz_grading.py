@@ -17,10 +17,10 @@ import sys
 import time
 
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.answers import extract
+from plan_tuning.grading.equivalence import gold_defect
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.text.answers import extract
-from plan_tuning.text.equivalence import gold_defect
 
 STYLES = ("gsm8k", "math", "olympiadbench", "aime", "strategyqa", "microworld")
 TEXT_S = 1.0  # of extraction and text comparison of 200,000 characters on a busy core

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem
-from plan_tuning.tasks.grading import Grader
 
 
 def math_verify_one(case: dict[str, Any]) -> bool:

@@ -47,14 +47,14 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     from plan_tuning.config.grpo import GRPOConfig
     from plan_tuning.config.reward import RewardConfig
     from plan_tuning.config.training import PromptConfig, TrainerConfig
+    from plan_tuning.grading.grader import Grader
     from plan_tuning.records import Problem
     from plan_tuning.students.adapters import PROJECTIONS
     from plan_tuning.students.loading import Student
-    from plan_tuning.tasks.grading import Grader
     from plan_tuning.training.completions import CompletionLog
-    from plan_tuning.training.grpo import GRPOModule, GRPOSteps
-    from plan_tuning.training.rollouts import GoldenProblem, Rollout
-    from plan_tuning.training.scoring import Scorer
+    from plan_tuning.training.grpo.module import GRPOModule, GRPOSteps
+    from plan_tuning.training.grpo.reward import Scorer
+    from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
 
     torch.set_num_threads(threads)
 

@@ -45,10 +45,10 @@ from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.loading import without_bars
 from plan_tuning.students.templates import turn_end_ids
 from plan_tuning.students.tiny import build_tokenizer
-from plan_tuning.training import batches
-from plan_tuning.training.batches import TrainingRow
-from plan_tuning.training.fit import train_student
-from plan_tuning.training.throughput import utilisation
+from plan_tuning.training.sft import batches
+from plan_tuning.training.sft.batches import TrainingRow
+from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.throughput import utilisation
 
 METHOD = MethodConfig(name="m1")
 BATCH = 8

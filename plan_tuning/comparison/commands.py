@@ -53,7 +53,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
     Returns:
         The command that uploads an offline run; None for one that was logged online.
     """
-    from plan_tuning.artifacts import fingerprint
+    from plan_tuning.artifacts import fingerprint_of
     from plan_tuning.comparison.formats import accuracy_table, finding_table
     from plan_tuning.config.run import LoggerConfig
     from plan_tuning.tracking import track
@@ -64,7 +64,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
     with track(
         LoggerConfig(project=project),
         folder=folder,
-        run_id=f"compare-{fingerprint(keys, stage='comparison', version=1)}",
+        run_id=f"compare-{fingerprint_of(keys, stage='comparison', version=1)}",
         name=f"compare {' '.join(sweeps) or folder.name}",
         group=sweeps[0] if len(sweeps) == 1 else None,
         job_type="compare",

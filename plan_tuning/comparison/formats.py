@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from plan_tuning.comparison.claims import NOT_PUBLIC, VERDICTS, Finding
 from plan_tuning.comparison.differences import Difference
 from plan_tuning.comparison.tables import Cell, Row, Table
-from plan_tuning.statistics import mean_interval
+from plan_tuning.statistics.intervals import mean_interval
 
 _SIGNS = {"higher": "▲", "lower": "▼", "undecided": "="}
 LEGEND = (

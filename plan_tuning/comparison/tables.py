@@ -17,7 +17,7 @@ from plan_tuning.comparison.choices import (
 )
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
 from plan_tuning.comparison.results import ComparisonError, Results, Run
-from plan_tuning.statistics import mean_interval, wilson
+from plan_tuning.statistics.intervals import mean_interval, wilson
 
 
 @dataclass(frozen=True)

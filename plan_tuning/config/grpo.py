@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from plan_tuning.artifacts import canonical
+from plan_tuning.artifacts import hashed_values
 from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.evaluation import DECODINGS
 from plan_tuning.config.filter import FilterConfig
@@ -313,12 +313,12 @@ def grpo_content(
         parts = dataclasses.replace(parts, plan=PlanRewardConfig(weight=0.0))
     start_only = {"plan_weight", "solution_weight", "problems"}
     content: dict[str, Any] = {
-        "method": {k: v for k, v in canonical(method).items() if k not in start_only},
-        "reward": canonical(parts),
+        "method": {k: v for k, v in hashed_values(method).items() if k not in start_only},
+        "reward": hashed_values(parts),
         "optimizer": {
             key: getattr(trainer, key) for key in ("weight_decay", "beta1", "beta2", "precision")
         },
     }
     if reward.uses_judge:
-        content["judge"] = judge.identity()
+        content["judge"] = judge.spec()
     return content

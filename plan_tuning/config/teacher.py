@@ -56,7 +56,7 @@ class TeacherConfig:
     """Who answers, at what price, and how fast it may be asked.
 
     The identity of a teacher is ``backend kind``, ``model`` and ``label``: neither its URL nor its
-    key, so a new port buys nothing again (see :meth:`identity`).
+    key, so a new port buys nothing again (see :meth:`spec`).
     """
 
     backend: str = "scripted"
@@ -127,7 +127,7 @@ class TeacherConfig:
                 "teacher.api_base=http://127.0.0.1:8000/v1",
             )
 
-    def identity(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, Any]:
         """What determines its answers, for fingerprints and store keys."""
         kind = {"litellm": "api", "http": "api", "replay": "api"}.get(self.backend, self.backend)
         identity: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}

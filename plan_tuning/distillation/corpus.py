@@ -15,20 +15,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.artifacts import canonical, write_atomic
+from plan_tuning.artifacts import hashed_values, write_atomic
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.card import write_card
 from plan_tuning.distillation.live import Monitor
 from plan_tuning.distillation.report import Tally
 from plan_tuning.distillation.synthesize import distil
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Trajectory, from_json, to_json
-from plan_tuning.tasks.grading import Grader
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import HolesError
-from plan_tuning.teachers.opening import open_caller
+from plan_tuning.teachers.factory import open_caller
 from plan_tuning.teachers.usage import Usage
-from plan_tuning.text.prompts import STAGES, digest
+from plan_tuning.text.prompts import STAGES, prompt_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ class CorpusError(ValueError):
     """A folder is no corpus."""
 
 
-def corpus_identity(
-    problems_identity: Mapping[str, Any],
+def corpus_spec(
+    problems_spec: Mapping[str, Any],
     teacher: TeacherConfig,
     distillation: DistillationConfig,
     grading: GradingConfig,
@@ -64,20 +64,20 @@ def corpus_identity(
     """Say what determines a corpus, for its fingerprint: plain values, no file is read but prompts.
 
     Args:
-        problems_identity: what determines the problems and their order.
+        problems_spec: what determines the problems and their order.
         teacher: only its identity counts, and whether samples are seeded.
         distillation: sampling, limits, parsers; the window and the breaker do not count.
         grading: the Answer Verifier's policy.
     """
-    identity = dict(teacher.identity())
+    identity = dict(teacher.spec())
     if not teacher.seeded:
         identity["seeded"] = False
     return {
-        "problems": dict(problems_identity),
+        "problems": dict(problems_spec),
         "teacher": identity,
-        "distillation": canonical(distillation),
-        "grading": canonical(grading),
-        "prompts": {name: digest(name) for name in STAGES},
+        "distillation": hashed_values(distillation),
+        "grading": hashed_values(grading),
+        "prompts": {name: prompt_fingerprint(name) for name in STAGES},
     }
 
 
@@ -165,7 +165,7 @@ async def _make(
         },
         "tokens": {"prompt": usage.prompt_tokens, "completion": usage.completion_tokens},
         "cost_usd": {"corpus": _rounded(usage.total_usd), "this_run": _rounded(usage.usd)},
-        "teacher": teacher.identity(),
+        "teacher": teacher.spec(),
         "served_models": sorted(usage.served_models),
         "distil_s": round(time.perf_counter() - started, 3),
     }

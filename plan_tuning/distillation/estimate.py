@@ -17,8 +17,8 @@ from plan_tuning.distillation.requests import (
 )
 from plan_tuning.records import Message, Problem, Reply, Request
 from plan_tuning.teachers.pricing import Price, estimate_prompt_tokens, price_of
-from plan_tuning.teachers.samples import peek
-from plan_tuning.teachers.store import FILE_NAME, CallStore, teacher_digest
+from plan_tuning.teachers.resampling import peek
+from plan_tuning.teachers.store import FILE_NAME, CallStore, teacher_fingerprint
 from plan_tuning.text.parsing import SCORE_PARSERS, parse_plan
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def dry_run(
         with CallStore(calls) as store:
             for problem in problems:
                 walk.visit(problem, store)
-            known = store.mean_tokens(teacher_digest(teacher.identity()))
+            known = store.mean_tokens(teacher_fingerprint(teacher.spec()))
             for role in ROLES:
                 if role in known:
                     prompts[role], replies[role] = int(known[role][0]), int(known[role][1])

@@ -20,8 +20,8 @@ from plan_tuning.distillation.requests import (
     plan_request,
     verify_request,
 )
+from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Ask, Problem, Reply, Trajectory, Verdict
-from plan_tuning.tasks.grading import Grade, Grader
 from plan_tuning.text.parsing import PARSED, SCORE_PARSERS, UNPARSED, Score, parse_plan
 
 MISSING = "missing"

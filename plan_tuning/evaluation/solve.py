@@ -15,9 +15,9 @@ from plan_tuning.evaluation.writers import (
     Writer,
     Written,
 )
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem
 from plan_tuning.students.loading import Student
-from plan_tuning.tasks.grading import Grader
 from plan_tuning.text import formats
 
 Case = tuple[Problem, int]  # a problem and the number of the sample

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.artifacts import file_digest
+from plan_tuning.artifacts import file_fingerprint
+from plan_tuning.grading.equivalence import gold_defect
 from plan_tuning.records import Problem
 from plan_tuning.tasks.schemas import RowError, RowReader
 from plan_tuning.tasks.schemas import aime as aime_row
@@ -23,7 +24,6 @@ from plan_tuning.tasks.schemas import gsm8k as gsm8k_row
 from plan_tuning.tasks.schemas import math as math_row
 from plan_tuning.tasks.schemas import olympiadbench as olympiadbench_row
 from plan_tuning.tasks.schemas import strategyqa as strategyqa_row
-from plan_tuning.text.equivalence import gold_defect
 
 logger = logging.getLogger(__name__)
 
@@ -245,10 +245,10 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
     if num_rows == 0:
         raise DataError(f"{where} holds no rows: give a file with one problem per row")
     _report(where, name, split, num_rows, left_out, spec)
-    return Reading(problems, left_out, data_identity(name, split, path, revision))
+    return Reading(problems, left_out, source_spec(name, split, path, revision))
 
 
-def data_identity(
+def source_spec(
     name: str, split: str, path: str | None = None, revision: str | None = None
 ) -> dict[str, Any]:
     """Name what determines the rows, without reading them: a file's digest or a Hub revision.
@@ -259,7 +259,7 @@ def data_identity(
     spec = spec_of(name)
     identity: dict[str, Any] = {"name": name, "split": split, "reader": READER_VERSION}
     if path is not None:
-        return identity | {"digest": file_digest(_file_of(spec, split, Path(path)))}
+        return identity | {"digest": file_fingerprint(_file_of(spec, split, Path(path)))}
     source = _source_of(spec, split, revision)
     identity |= {"repository": source.repository, "revision": source.revision}
     without = spec.without.get(split)

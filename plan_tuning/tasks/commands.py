@@ -1,7 +1,7 @@
 """``plan-tuning grade`` and ``plan-tuning contamination``: the rooms of tasks/ on the command line.
 
 Plain functions with typer annotations; cli.py registers them. They add files, a progress bar and a
-summary to :mod:`plan_tuning.tasks.grading` and :mod:`plan_tuning.tasks.contamination`, no rules.
+summary to :mod:`plan_tuning.grading.grader` and :mod:`plan_tuning.tasks.contamination`, no rules.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from rich.table import Table
 
 from plan_tuning.artifacts import write_atomic
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem, Verdict
 from plan_tuning.tasks.benchmarks import DataError, read
 from plan_tuning.tasks.contamination import NGRAM, THRESHOLD, report
-from plan_tuning.tasks.grading import Grade, Grader
 
 STYLES = ("gsm8k", "math", "olympiadbench", "aime", "strategyqa", "microworld")
 _CHUNK = 512  # rows between two steps of the progress bar

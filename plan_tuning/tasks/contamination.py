@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.equivalence import compare
+from plan_tuning.grading.scalars import Criteria
 from plan_tuning.records import Problem
-from plan_tuning.text.equivalence import compare
-from plan_tuning.text.scalars import Criteria
 
 NGRAM = 13  # Brown et al. 2020, appendix C, and most reports since
 THRESHOLD = 0.5

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from plan_tuning.config.microworld import MicroworldConfig
-from plan_tuning.tasks.microworld import draw_relation, draw_story
+from plan_tuning.tasks.microworld_problems import draw_relation, draw_story
 from plan_tuning.tasks.microworld_text import (
     EXECUTE_REQUEST,
     ITEMS,

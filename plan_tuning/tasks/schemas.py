@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from plan_tuning.grading.answers import extract
 from plan_tuning.records import Problem
-from plan_tuning.text.answers import extract
 
 Row = Mapping[str, Any]
 RowReader = Callable[[Row, str, str], Problem]

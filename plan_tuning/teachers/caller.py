@@ -34,8 +34,8 @@ from plan_tuning.teachers.pricing import (
     estimate_prompt_tokens,
     estimate_tokens,
 )
-from plan_tuning.teachers.samples import next_sample, seeded, status_of, storable
-from plan_tuning.teachers.store import CallStore, Receipt, call_key, teacher_digest
+from plan_tuning.teachers.resampling import next_sample, seeded, status_of, storable
+from plan_tuning.teachers.store import CallStore, Receipt, call_fingerprint, teacher_fingerprint
 from plan_tuning.teachers.usage import Usage
 
 logger = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ class Caller:
         self._price: Price | None = None
         self._role_seed = role_seed
         self._backend: Backend | None = None
-        identity = config.identity()
-        self.teacher = teacher_digest(identity)
+        identity = config.spec()
+        self.teacher = teacher_fingerprint(identity)
         store.add_teacher(self.teacher, identity)
         self._is_instant = config.backend in ("scripted", "replay")
         self._gate = Gate(
@@ -130,7 +130,7 @@ class Caller:
             asked = following
 
     async def _answer(self, request: Request) -> Reply:
-        key = call_key(self.teacher, request)
+        key = call_fingerprint(self.teacher, request)
         stored = self._store.get(key)
         if stored is not None:
             self.usage.on_stored(stored)

@@ -1,7 +1,7 @@
 """Every paid answer, once: an append-only SQLite file that all roles and all processes share.
 
-A reply is addressed by the hash of what determines it (:func:`call_key`); it is committed as it
-arrives, so a kill loses at most what was in flight. ``calls`` holds the replies with everything
+A reply is addressed by the hash of what determines it (:func:`call_fingerprint`); it is committed
+as it arrives, so a kill loses at most what was in flight. ``calls`` holds the replies with everything
 needed to explain them, ``attempts`` every failed try, ``spend`` the running total by teacher.
 """
 
@@ -96,7 +96,7 @@ class Receipt:
     requested_model: str
 
 
-def teacher_digest(identity: Mapping[str, Any]) -> str:
+def teacher_fingerprint(identity: Mapping[str, Any]) -> str:
     """Shorten a teacher's identity to 16 hex digits."""
     return hashlib.sha256(_canonical(identity).encode()).hexdigest()[:16]
 
@@ -105,7 +105,7 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def call_key(teacher: str, request: Request) -> str:
+def call_fingerprint(teacher: str, request: Request) -> str:
     """Address a request's reply: teacher, messages, sampling parameters, sample and salt.
 
     Not in it: the stage, the problem's id, ports, keys, pace, thresholds. The order of problems

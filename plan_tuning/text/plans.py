@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
-from plan_tuning.text.words import number_of
+from plan_tuning.grading.words import number_of
 
 _NUMBERING = re.compile(
     r"(?im)^\s*(?:[-*•]\s+)?(?:(?:step|goal|sub-?goal)\s*\d+\s*[.:)]?|\(?\d+[.):])\s*"

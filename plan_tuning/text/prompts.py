@@ -83,7 +83,7 @@ def _fill(parts: tuple[str, ...], fields: dict[str, str]) -> str:
 
 
 @functools.cache
-def digest(name: str) -> str:
+def prompt_fingerprint(name: str) -> str:
     """Hash a prompt's file: 16 hex digits of SHA-256, part of a corpus's fingerprint.
 
     Only what reaches a model counts, so a comment in the file orphans nothing.

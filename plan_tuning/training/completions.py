@@ -10,7 +10,7 @@ from typing import Any
 
 from plan_tuning.artifacts import write_atomic
 from plan_tuning.text.formats import parse_output
-from plan_tuning.training.experience import Experience
+from plan_tuning.training.grpo.experience import Experience
 
 LogTable = Callable[[str, Sequence[Mapping[str, Any]]], None]
 

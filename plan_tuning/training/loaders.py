@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from plan_tuning.training.batches import MicroBatch
+from plan_tuning.training.sft.batches import MicroBatch
 
 
 class Stepping(Protocol):

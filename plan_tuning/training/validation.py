@@ -14,10 +14,10 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.evaluation.solve import solve
 from plan_tuning.evaluation.writers import Writer
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.training.collectives import Ranks
 from plan_tuning.training.completions import CompletionLog
+from plan_tuning.training.distributed import Ranks
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import load_student, without_bars
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.training import grpo_fit
-from plan_tuning.training.curves import CurveFile
-from plan_tuning.training.rollouts import GoldenProblem, Rollout
-from plan_tuning.training.scoring import Scorer
+from plan_tuning.training.grpo import fit as grpo_fit
+from plan_tuning.training.grpo.reward import Scorer
+from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+from plan_tuning.training.logs import CurveFile
 
 CASES = [
     GoldenProblem(

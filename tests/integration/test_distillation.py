@@ -102,18 +102,18 @@ def test_another_verifier_prompt_buys_verifications_only(
         config = teacher_config(server.base_url)
         distil_corpus(tmp_path / "corpus", problems, config, tmp_path / "calls")
         server.reset()
-        before = prompts.digest("verify")
+        before = prompts.prompt_fingerprint("verify")
         read = prompts._read
         monkeypatch.setattr(
             prompts, "_read", lambda name: read(name).replace("Be critical", "Be very critical")
         )
-        for cached in (prompts._load, prompts._field_names, prompts.digest):
+        for cached in (prompts._load, prompts._field_names, prompts.prompt_fingerprint):
             cached.cache_clear()
         try:
-            assert prompts.digest("verify") != before
+            assert prompts.prompt_fingerprint("verify") != before
             distil_corpus(tmp_path / "corpus", problems, config, tmp_path / "calls")
         finally:
-            for cached in (prompts._load, prompts._field_names, prompts.digest):
+            for cached in (prompts._load, prompts._field_names, prompts.prompt_fingerprint):
                 cached.cache_clear()
         assert server.stats()["by_stage"] == {"verify": 20}
 

@@ -17,15 +17,15 @@ from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.synthesize import distil
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Request
-from plan_tuning.tasks.grading import Grader
 from plan_tuning.teachers.errors import (
     BreakerError,
     BudgetError,
     FatalTeacherError,
     HolesError,
 )
-from plan_tuning.teachers.opening import open_caller
+from plan_tuning.teachers.factory import open_caller
 
 from .teacher_server import distil_corpus, gsm8k, known_to, load_server, teacher_config
 

@@ -25,14 +25,14 @@ from plan_tuning.evaluation.writers import (
     SolveError,
     TeacherWriter,
 )
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem, Reply, Request
-from plan_tuning.students.generation import generate
+from plan_tuning.students.generation.native import generate
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.tasks.microworld import load_microworld
-from plan_tuning.teachers.opening import open_caller
+from plan_tuning.tasks.microworld_problems import load_microworld
+from plan_tuning.teachers.factory import open_caller
 
 pytestmark = pytest.mark.integration
 

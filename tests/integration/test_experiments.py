@@ -55,7 +55,7 @@ def test_every_grid_composes_without_a_network_or_a_key(
     assert 1 <= len(jobs) <= len(content["hydra"]["sweeper"]["grids"])
     for job in jobs:
         assert job.config.sweep_name == name
-        assert job.plan.predictions
+        assert job.graph.predictions
         assert (job.config.model.kind == "micro") == name.startswith(("micro_", "quickstart"))
 
 
@@ -63,9 +63,9 @@ def test_out_of_domain_evaluates_the_very_students_of_main(tmp_path: Path) -> No
     for pair in (("main", "out_of_domain"), ("micro_main", "micro_out_of_domain")):
         students = [
             {
-                job.plan.student.key
+                job.graph.student.fingerprint
                 for job in jobs_of(tmp_path, f"experiment={name}", "method=m1", first_only=True)
-                if job.plan.student
+                if job.graph.student
             }
             for name in pair
         ]

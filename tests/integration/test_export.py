@@ -14,7 +14,7 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.adapters import wrap
 from plan_tuning.students.export import export_student
-from plan_tuning.students.generation import generate
+from plan_tuning.students.generation.native import generate
 from plan_tuning.students.loading import (
     StudentError,
     cast_weights,
@@ -24,8 +24,8 @@ from plan_tuning.students.loading import (
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
-from plan_tuning.training.batches import TrainingRow
-from plan_tuning.training.fit import train_student
+from plan_tuning.training.sft.batches import TrainingRow
+from plan_tuning.training.sft.fit import train_student
 
 pytestmark = [
     pytest.mark.integration,

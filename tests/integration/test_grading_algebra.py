@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks.grading import Grader
 
 pytestmark = pytest.mark.integration
 

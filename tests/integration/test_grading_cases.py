@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import load
 from plan_tuning.tasks.contamination import overlaps
-from plan_tuning.tasks.grading import Grader
 
 pytestmark = pytest.mark.integration
 

@@ -19,11 +19,11 @@ import typer
 from typer.testing import CliRunner
 
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.grader import Grader
+from plan_tuning.grading.workers import WorkerError
 from plan_tuning.records import Problem, Verdict
 from plan_tuning.tasks import commands
 from plan_tuning.tasks.benchmarks import DataError, load
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.tasks.workers import WorkerError
 
 pytestmark = pytest.mark.integration
 
@@ -131,7 +131,7 @@ def test_a_forked_child_gets_its_own_workers() -> None:
     script = (
         "import os, sys\n"
         "from plan_tuning.records import Problem\n"
-        "from plan_tuning.tasks.grading import Grader\n"
+        "from plan_tuning.grading.grader import Grader\n"
         "problem = Problem('p', '', r'2\\sqrt{2}')\n"
         "with Grader() as grader:\n"
         "    assert grader.grade_many([(r'\\boxed{\\sqrt{8}}', problem)])[0].is_correct\n"
@@ -155,7 +155,7 @@ def test_a_forked_child_gets_its_own_workers() -> None:
 PARENT = (
     "import sys, time\n"
     "from plan_tuning.records import Problem\n"
-    "from plan_tuning.tasks.grading import Grader\n"
+    "from plan_tuning.grading.grader import Grader\n"
     "with Grader() as grader:\n"
     "    grader.grade(r'\\boxed{\\sqrt{8}}', Problem('p', '', r'2\\sqrt{2}'))\n"
     "    print(*grader.pool.pids, flush=True)\n"

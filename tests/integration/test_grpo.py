@@ -16,13 +16,13 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.grading.grader import Grader
 from plan_tuning.students.loading import load_student
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.training import grpo_fit
-from plan_tuning.training.grpo_fit import train_grpo
-from plan_tuning.training.rollouts import Rollout
-from plan_tuning.training.sampler import Sampler
-from plan_tuning.training.sft import TrainingError
+from plan_tuning.training.grpo import fit as grpo_fit
+from plan_tuning.training.grpo.fit import train_grpo
+from plan_tuning.training.grpo.policy import Sampler
+from plan_tuning.training.grpo.rollout import Rollout
+from plan_tuning.training.sft.module import TrainingError
 
 from .grpo_world import (
     CASES,
@@ -97,7 +97,7 @@ def test_the_first_step_from_a_trained_adapter_has_ratio_one_and_no_kl(
 def test_a_reference_that_is_not_the_start_stops_the_run(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plan_tuning.training import collection
+    from plan_tuning.training.grpo import collection
 
     copied = collection.frozen_copy
 
@@ -195,7 +195,7 @@ class LateScorer(DigitScorer):
 def test_the_policies_are_checked_at_the_first_update_whenever_it_comes(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plan_tuning.training import collection
+    from plan_tuning.training.grpo import collection
 
     copied = collection.frozen_copy
 

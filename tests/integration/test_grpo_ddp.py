@@ -30,11 +30,12 @@ from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Problem
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.training import collection, grpo_fit
-from plan_tuning.training.rollouts import GoldenProblem
-from plan_tuning.training.sampler import Sampler
-from plan_tuning.training.scoring import Scorer
+from plan_tuning.grading.grader import Grader
+from plan_tuning.training.grpo import collection
+from plan_tuning.training.grpo import fit as grpo_fit
+from plan_tuning.training.grpo.rollout import GoldenProblem
+from plan_tuning.training.grpo.policy import Sampler
+from plan_tuning.training.grpo.reward import Scorer
 
 class Digits(Scorer):
     async def _score(self, rollout):

@@ -13,12 +13,12 @@ import pytest
 
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Ask, Completion, Problem, Reply, Request
-from plan_tuning.tasks.grading import Grader
 from plan_tuning.teachers.errors import TeacherError
-from plan_tuning.teachers.opening import open_caller
-from plan_tuning.training.rollouts import GoldenProblem, Rollout
-from plan_tuning.training.scoring import Scorer, ScoringError
+from plan_tuning.teachers.factory import open_caller
+from plan_tuning.training.grpo.reward import Scorer, ScoringError
+from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
 
 from .teacher_server import load_server
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from plan_tuning.teachers.errors import BudgetError, TeacherError
-from plan_tuning.training import grpo_fit
-from plan_tuning.training.grpo import GRPOModule
-from plan_tuning.training.rollouts import Rollout
-from plan_tuning.training.updates import Updates
+from plan_tuning.training.grpo import fit as grpo_fit
+from plan_tuning.training.grpo.module import GRPOModule
+from plan_tuning.training.grpo.rollout import Rollout
+from plan_tuning.training.grpo.update import Updates
 
 from .grpo_world import (
     DigitScorer,

@@ -12,9 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
-from plan_tuning.expenses import teacher_line
-from plan_tuning.specs import plan_job
-from plan_tuning.stages import JobPlan
+from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.specs import job_graph
 
 pytestmark = pytest.mark.integration
 
@@ -28,14 +28,14 @@ def hydra_app() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
-def plan(*overrides: str) -> JobPlan:
-    return plan_job(typed(compose("config", [*overrides, "paths.outputs=nowhere"])))
+def plan(*overrides: str) -> JobGraph:
+    return job_graph(typed(compose("config", [*overrides, "paths.outputs=nowhere"])))
 
 
 def key(*overrides: str) -> str:
     student = plan("method=grpo", *overrides).student
     assert student is not None
-    return student.key
+    return student.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str])
     start, student = plan("method=grpo", *grpo).start, plan(*plain).student
     assert start is not None
     assert student is not None
-    assert start.key == student.key
+    assert start.fingerprint == student.fingerprint
 
 
 def test_a_continued_training_begins_from_the_plain_jobs_artifact() -> None:
@@ -62,9 +62,9 @@ def test_a_continued_training_begins_from_the_plain_jobs_artifact() -> None:
     assert plain.student is not None
     assert longer.student is not None
     assert longer.start is not None
-    assert longer.start.key == plain.student.key
-    assert longer.student.upstream["start"] == plain.student.key
-    keys = {plan(*words, f"method.continued_steps={n}").student.key for n in (0, 5, 6)}  # type: ignore[union-attr]
+    assert longer.start.fingerprint == plain.student.fingerprint
+    assert longer.student.upstream["start"] == plain.student.fingerprint
+    keys = {plan(*words, f"method.continued_steps={n}").student.fingerprint for n in (0, 5, 6)}  # type: ignore[union-attr]
     assert len(keys) == 3
     with pytest.raises(ConfigError, match=r"method\.continued_steps"):
         plan("method=grpo", "method.continued_steps=5")
@@ -107,7 +107,7 @@ def judgements(*overrides: str, priced: bool = False) -> str:
     price = ["teacher.price={input: 1.0, output: 2.0}"] if priced else []
     words = ["method=grpo", *overrides, *price, "paths.outputs=nowhere"]
     configs = [typed(compose("config", [*words, f"seed={seed}"])) for seed in (0, 0, 1)]
-    return teacher_line((config, plan_job(config)) for config in configs)
+    return teacher_line((config, job_graph(config)) for config in configs)
 
 
 def test_a_plan_counts_what_the_judge_may_be_asked() -> None:

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
 from plan_tuning.config.model import MicroModelConfig
 from plan_tuning.students.templates import prompt_ids, turn_end_ids
-from plan_tuning.tasks.microworld import load_microworld
+from plan_tuning.tasks.microworld_problems import load_microworld
 from plan_tuning.text.formats import executor_messages, render_completion, student_messages
-from plan_tuning.training.base import BaseTrainingError, train_base
+from plan_tuning.training.microworld_base import BaseTrainingError, train_base
 
 pytestmark = pytest.mark.integration
 

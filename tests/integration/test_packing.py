@@ -12,11 +12,11 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.loading import Student, load_student
+from plan_tuning.students.log_probs import token_scores
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.training import batches
-from plan_tuning.training.batches import EncodedRow, MicroBatch, TrainingRow
-from plan_tuning.training.fit import train_student
-from plan_tuning.training.log_probs import token_scores
+from plan_tuning.training.sft import batches
+from plan_tuning.training.sft.batches import EncodedRow, MicroBatch, TrainingRow
+from plan_tuning.training.sft.fit import train_student
 
 pytestmark = pytest.mark.integration
 

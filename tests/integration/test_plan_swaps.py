@@ -15,9 +15,9 @@ from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
 from plan_tuning.evaluation.plans import teacher_plans
 from plan_tuning.evaluation.solve import SolveError, other_problems
+from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.specs import job_graph
 from plan_tuning.records import Trajectory
-from plan_tuning.specs import plan_job
-from plan_tuning.stages import JobPlan
 
 pytestmark = pytest.mark.integration
 
@@ -31,12 +31,12 @@ def hydra_app() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
-def plan(*overrides: str) -> JobPlan:
-    return plan_job(typed(compose("config", ["method=m2", *overrides])))
+def plan(*overrides: str) -> JobGraph:
+    return job_graph(typed(compose("config", ["method=m2", *overrides])))
 
 
-def keys(job: JobPlan) -> list[str]:
-    return [stage.key for stage in job.predictions]
+def keys(job: JobGraph) -> list[str]:
+    return [stage.fingerprint for stage in job.predictions]
 
 
 SWAPS = [
@@ -50,16 +50,16 @@ SWAPS = [
 
 
 def test_every_executor_and_plan_has_predictions_of_its_own() -> None:
-    found = [plan("executor=base", override).predictions[0].key for override in SWAPS[4:]]
-    found += [plan(override).predictions[0].key for override in SWAPS[:4]]
+    found = [plan("executor=base", override).predictions[0].fingerprint for override in SWAPS[4:]]
+    found += [plan(override).predictions[0].fingerprint for override in SWAPS[:4]]
     assert len(set(found)) == len(found)
 
 
 def test_an_executor_alone_is_the_untrained_student() -> None:
-    zero_shot = plan_job(typed(compose("config", ["method=zero_shot"])))
-    assert [stage.key for stage in plan().alone] == keys(zero_shot)
+    zero_shot = job_graph(typed(compose("config", ["method=zero_shot"])))
+    assert [stage.fingerprint for stage in plan().executor_predictions] == keys(zero_shot)
     assert keys(plan("evaluation.plan=none")) == keys(zero_shot)
-    assert not plan("executor.zero_shot=false").alone
+    assert not plan("executor.zero_shot=false").executor_predictions
     assert keys(plan("executor.zero_shot=false")) == keys(plan())
 
 
@@ -82,11 +82,11 @@ def test_a_teachers_identity_counts_and_its_address_does_not() -> None:
 
 def test_teacher_plans_come_from_one_distilled_test_set_a_benchmark() -> None:
     job = plan("evaluation.plan=teacher")
-    assert [stage.label for stage in job.plans] == [stage.label for stage in job.predictions]
-    assert len({stage.key for stage in job.plans}) == len(job.plans)
-    for corpus, predictions in zip(job.plans, job.predictions, strict=True):
+    assert [stage.label for stage in job.plan_corpora] == [stage.label for stage in job.predictions]
+    assert len({stage.fingerprint for stage in job.plan_corpora}) == len(job.plan_corpora)
+    for corpus, predictions in zip(job.plan_corpora, job.predictions, strict=True):
         assert corpus.spec["problems"]["split"] == "test"
-        assert predictions.upstream["plan_corpus"] == corpus.key
+        assert predictions.upstream["plan_corpus"] == corpus.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_nobody_trains_on_a_distilled_test_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.plan_corpus"):
         plan(f"corpus.path={tmp_path}")
     job = plan("evaluation.plan=teacher", f"evaluation.plan_corpus={tmp_path}")
-    assert {stage.key for stage in job.plans} == {"f"}
+    assert {stage.fingerprint for stage in job.plan_corpora} == {"f"}
 
 
 def row(candidate: int, plan: str, score: int | None, status: str = "ok") -> Trajectory:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import rank_jobs
 
-from plan_tuning.ranks import RankError, train_in_ranks
 from plan_tuning.teachers.errors import BreakerError
+from plan_tuning.training.processes import RankError, train_in_ranks
 
 pytestmark = pytest.mark.integration
 
@@ -57,7 +57,7 @@ def test_a_failing_rank_ends_the_others_and_says_why(
 def test_ranks_end_with_a_job_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import sys; from functools import partial; from pathlib import Path; import rank_jobs\n"
-        "from plan_tuning.ranks import train_in_ranks\n"
+        "from plan_tuning.training.processes import train_in_ranks\n"
         "if __name__ == '__main__':\n"
         "    job = partial(rank_jobs.wait, Path(sys.argv[1]))\n"
         "    train_in_ranks(job, rank_jobs.trainer(2), Path(sys.argv[1]) / 'metrics.csv')\n"

@@ -19,11 +19,11 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
-from plan_tuning.training import batches
-from plan_tuning.training.batches import RowError, TrainingRow
 from plan_tuning.training.checkpoints import latest_checkpoint
-from plan_tuning.training.fit import train_student
-from plan_tuning.training.sft import SFTModule, TrainingError
+from plan_tuning.training.sft import batches
+from plan_tuning.training.sft.batches import RowError, TrainingRow
+from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.module import SFTModule, TrainingError
 
 pytestmark = pytest.mark.integration
 

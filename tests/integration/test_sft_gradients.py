@@ -17,8 +17,8 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
-from plan_tuning.training.batches import TrainingRow
-from plan_tuning.training.fit import train_student
+from plan_tuning.training.sft.batches import TrainingRow
+from plan_tuning.training.sft.fit import train_student
 
 pytestmark = pytest.mark.integration
 

@@ -13,10 +13,10 @@ from rank_jobs import train, trainer
 from safetensors.torch import load_file
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.ranks import train_in_ranks
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.training.curves import CurveFile
-from plan_tuning.training.sft import TrainingError
+from plan_tuning.training.logs import CurveFile
+from plan_tuning.training.processes import train_in_ranks
+from plan_tuning.training.sft.module import TrainingError
 
 pytestmark = pytest.mark.integration
 

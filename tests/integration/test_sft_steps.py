@@ -14,10 +14,10 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
-from plan_tuning.training import sft
-from plan_tuning.training.batches import MicroBatch, TrainingRow
-from plan_tuning.training.fit import train_student
-from plan_tuning.training.sft import SFTModule, TrainingError
+from plan_tuning.training.sft import module as sft
+from plan_tuning.training.sft.batches import MicroBatch, TrainingRow
+from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.module import SFTModule, TrainingError
 
 pytestmark = pytest.mark.integration
 

@@ -9,13 +9,13 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.evaluation.solve import SolveError, solve
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Message, Problem, Segment, SegmentKind, Verdict
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.tasks.grading import Grader
 from plan_tuning.text.formats import executor_messages, render_completion, student_messages
-from plan_tuning.training.batches import TrainingRow
-from plan_tuning.training.fit import train_student
+from plan_tuning.training.sft.batches import TrainingRow
+from plan_tuning.training.sft.fit import train_student
 
 pytestmark = pytest.mark.integration
 

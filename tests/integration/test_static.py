@@ -24,10 +24,12 @@ from transformers import (
 
 from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
 from plan_tuning.records import Completion
-from plan_tuning.students import decoders, graphs, micro, static, static_cache
-from plan_tuning.students.generation import generate
+from plan_tuning.students import micro
+from plan_tuning.students.generation import cuda_graphs as graphs
+from plan_tuning.students.generation import decoders, static, static_cache
+from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.rows import GenerationError
 from plan_tuning.students.loading import Student
-from plan_tuning.students.rows import GenerationError
 from plan_tuning.students.tiny import build_tiny, build_tokenizer
 
 pytestmark = pytest.mark.integration

@@ -9,13 +9,13 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
-from plan_tuning.students.generation import generate
+from plan_tuning.students.generation.native import generate
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import build_tiny
 from plan_tuning.text.formats import render_completion, student_messages
-from plan_tuning.training.batches import TrainingRow
-from plan_tuning.training.fit import train_student
+from plan_tuning.training.sft.batches import TrainingRow
+from plan_tuning.training.sft.fit import train_student
 
 pytestmark = pytest.mark.integration
 

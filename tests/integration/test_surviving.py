@@ -11,7 +11,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from planning import jobs_of
 
-from plan_tuning.surviving import Survivor, failed_returns
+from plan_tuning.sweep.launch import Survivor, failed_returns
 
 pytestmark = pytest.mark.integration
 

@@ -13,12 +13,12 @@ import filelock
 import pytest
 from planning import calls_of, jobs_of, sweeper_of
 
-from plan_tuning import launching
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
-from plan_tuning.launching import check_processes, claim_card, deal, visible_cards
-from plan_tuning.planned import Job, check_names, plan_table, print_plan
-from plan_tuning.sweeper import grid_arguments
+from plan_tuning.sweep import devices as launching
+from plan_tuning.sweep.devices import check_processes, claim_card, deal, visible_cards
+from plan_tuning.sweep.jobs import Job, check_names, plan_table, print_plan
+from plan_tuning.sweep.sweeper import grid_arguments
 
 pytestmark = pytest.mark.integration
 
@@ -268,7 +268,7 @@ def test_a_finished_result_of_other_settings_is_not_replaced(
     (job,) = jobs_of(tmp_path, "method=sft", "sweep_name=mine")
     path = tmp_path / "mine" / job.name / "result.json"
     path.parent.mkdir(parents=True)
-    for status, key in (("completed", job.plan.key), ("failed", "other")):
+    for status, key in (("completed", job.graph.fingerprint), ("failed", "other")):
         path.write_text(json.dumps({"status": status, "key": key, "sweep": "mine"}))
         assert len(jobs_of(tmp_path, "method=sft", "sweep_name=mine")) == 1
     path.write_text(json.dumps({"status": "completed", "key": "other", "sweep": "mine"}))

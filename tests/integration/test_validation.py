@@ -13,13 +13,13 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
 from plan_tuning.evaluation.solve import solve
 from plan_tuning.evaluation.writers import LocalWriter
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.tasks.grading import Grader
 from plan_tuning.text.formats import render_completion, student_messages
-from plan_tuning.training.batches import TrainingRow
-from plan_tuning.training.fit import SAMPLES_FILE, train_student
+from plan_tuning.training.sft.batches import TrainingRow
+from plan_tuning.training.sft.fit import SAMPLES_FILE, train_student
 from plan_tuning.training.validation import Examination
 
 pytestmark = pytest.mark.integration

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plan_tuning.rewards.combination import summarize
-from plan_tuning.training.advantages import group_advantages, kl_to_go, token_advantages
+from plan_tuning.training.grpo.advantages import group_advantages, kl_to_go, token_advantages
 
 CORRECT = np.array([[1.0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]])
 PLAN = np.array([[0.9, 0.8, 0.1, 0.5], [0.2, 0.2, 0.2, 0.2], [0.3, 0.6, 0.6, 0.6]])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plan_tuning.text.answers import MAX_CHARACTERS, extract
+from plan_tuning.grading.answers import MAX_CHARACTERS, extract
 
 FOUND = [
     # text, style, answer, rule

@@ -15,9 +15,9 @@ import pytest
 from plan_tuning.artifacts import (
     ArtifactError,
     build,
-    canonical,
-    fingerprint,
+    fingerprint_of,
     folder_of,
+    hashed_values,
     is_complete,
     read_manifest,
     write_atomic,
@@ -34,31 +34,31 @@ class Spec:
 
 
 def test_defaults_and_runtime_fields_are_left_out() -> None:
-    assert canonical(Spec("a")) == {"name": "a", "changed": 7}
-    assert canonical(Spec("a", changed=3, threads=8)) == {"name": "a"}
-    assert canonical(Spec("a", rate=1.0, changed=3)) == {"name": "a", "rate": 1}
+    assert hashed_values(Spec("a")) == {"name": "a", "changed": 7}
+    assert hashed_values(Spec("a", changed=3, threads=8)) == {"name": "a"}
+    assert hashed_values(Spec("a", rate=1.0, changed=3)) == {"name": "a", "rate": 1}
 
 
 @pytest.mark.parametrize("other", [Spec("b"), Spec("a", rate=0.25), Spec("a", changed=3)])
 def test_content_changes_the_fingerprint(other: Spec) -> None:
-    first = fingerprint(Spec("a"), stage="corpora", version=1)
-    assert first != fingerprint(other, stage="corpora", version=1)
-    assert first != fingerprint(Spec("a"), stage="students", version=1)
-    assert first != fingerprint(Spec("a"), stage="corpora", version=2)
-    assert first == fingerprint(Spec("a", threads=4), stage="corpora", version=1)
+    first = fingerprint_of(Spec("a"), stage="corpora", version=1)
+    assert first != fingerprint_of(other, stage="corpora", version=1)
+    assert first != fingerprint_of(Spec("a"), stage="students", version=1)
+    assert first != fingerprint_of(Spec("a"), stage="corpora", version=2)
+    assert first == fingerprint_of(Spec("a", threads=4), stage="corpora", version=1)
 
 
 def test_golden_fingerprint() -> None:
     """The address of stored artifacts: a change here orphans everything that users built."""
     spec = {"b": [1, 2.0, None, True], "a": {"text": "größer", "rate": 0.1}}
-    assert fingerprint(spec, stage="corpora", version=1) == "046dcfbf8d758cde"
+    assert fingerprint_of(spec, stage="corpora", version=1) == "046dcfbf8d758cde"
 
 
 def test_what_has_no_canonical_form_is_refused() -> None:
     with pytest.raises(TypeError, match="no canonical form"):
-        fingerprint({"path": Path("x")}, stage="corpora", version=1)
+        fingerprint_of({"path": Path("x")}, stage="corpora", version=1)
     with pytest.raises(ValueError, match="JSON"):
-        fingerprint({"rate": float("nan")}, stage="corpora", version=1)
+        fingerprint_of({"rate": float("nan")}, stage="corpora", version=1)
 
 
 def test_build_once_and_read_the_manifest(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.templates import prompt_ids, turn_end_ids
 from plan_tuning.students.tiny import build_tokenizer
 from plan_tuning.text.formats import render_completion, student_messages
-from plan_tuning.training import batches
-from plan_tuning.training.batches import EncodedRow, RowError, TrainingRow
+from plan_tuning.training.sft import batches
+from plan_tuning.training.sft.batches import EncodedRow, RowError, TrainingRow
 
 M1 = MethodConfig(name="m1")
 

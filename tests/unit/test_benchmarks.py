@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from plan_tuning.tasks.benchmarks import BENCHMARKS, DataError, data_identity, load, read
+from plan_tuning.tasks.benchmarks import BENCHMARKS, DataError, load, read, source_spec
 
 
 def write(folder: Path, *rows: Any, name: str = "test.jsonl") -> Path:
@@ -203,12 +203,12 @@ def test_identity_is_the_file_s_content(tmp_path: Path) -> None:
     first = write(tmp_path / "a", {"problem": "p", "answer": "1"})
     second = write(tmp_path / "b", {"problem": "p", "answer": "1"})
     third = write(tmp_path / "c", {"problem": "p", "answer": "2"})
-    identities = [data_identity("gsm8k", "test", str(path)) for path in (first, second, third)]
+    identities = [source_spec("gsm8k", "test", str(path)) for path in (first, second, third)]
     assert identities[0] == identities[1] != identities[2]
-    assert data_identity("gsm8k", "test", str(tmp_path / "a")) == identities[0]
-    hub = data_identity("gsm8k", "train")
+    assert source_spec("gsm8k", "test", str(tmp_path / "a")) == identities[0]
+    hub = source_spec("gsm8k", "train")
     assert hub["repository"] == "openai/gsm8k"
-    assert data_identity("gsm8k", "train", revision="main")["revision"] == "main"
+    assert source_spec("gsm8k", "train", revision="main")["revision"] == "main"
 
 
 def test_every_hub_source_is_pinned() -> None:

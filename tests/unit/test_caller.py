@@ -24,7 +24,7 @@ from plan_tuning.teachers.errors import (
     Transient,
 )
 from plan_tuning.teachers.pricing import Price
-from plan_tuning.teachers.samples import peek
+from plan_tuning.teachers.resampling import peek
 from plan_tuning.teachers.store import CallStore
 
 REQUEST = Request(

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.training.collapse import DeadGroupWarning, collapse
+from plan_tuning.training.grpo.collapse import DeadGroupWarning, collapse
 
 
 def test_reasons_to_stop() -> None:

@@ -16,8 +16,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from plan_tuning.students.cache import FAMILIES
-from plan_tuning.students.generation import generate
+from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.shared_prefix import FAMILIES
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tokenizer
 

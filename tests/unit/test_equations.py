@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.equivalence import compare
+from plan_tuning.grading.grader import Grader
+from plan_tuning.grading.scalars import Criteria
+from plan_tuning.grading.votes import vote_key
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.text.canonical import canonical_answer
-from plan_tuning.text.equivalence import compare
-from plan_tuning.text.scalars import Criteria
 
 GIVE_FIVE = [
     "x=5", "5=x", "x = 2+3 = 5", "m+n=5", "m - n = 5", "a+b+c=5", r"\frac{m}{n}=5", "a^2+b^2=5",
@@ -111,7 +111,7 @@ def test_an_equation_in_one_unknown_gives_no_value(n: int, a: int, x: str, form:
     ],
 )
 def test_answers_that_vote_together(answers: tuple[str, ...]) -> None:
-    assert len({canonical_answer(answer) for answer in answers}) == 1
+    assert len({vote_key(answer) for answer in answers}) == 1
 
 
 def test_answers_that_do_not_vote_together() -> None:
@@ -130,4 +130,4 @@ def test_answers_that_do_not_vote_together() -> None:
         "3x=3",
         "x+1=3",
     ]
-    assert len({canonical_answer(answer) for answer in answers}) == len(answers)
+    assert len({vote_key(answer) for answer in answers}) == len(answers)

@@ -19,7 +19,7 @@ from plan_tuning.teachers.errors import (
 )
 from plan_tuning.teachers.failures import classify, retry_after
 from plan_tuning.teachers.http_backend import _read
-from plan_tuning.teachers.samples import storable
+from plan_tuning.teachers.resampling import storable
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from plan_tuning.students import decoders, sampling
-from plan_tuning.students.generation import generate
+from plan_tuning.students.generation import decoders, sampling
+from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.rows import GenerationError
 from plan_tuning.students.loading import Student
-from plan_tuning.students.rows import GenerationError
 from plan_tuning.students.tiny import build_tiny
 
 FAMILIES = ("qwen3", "gemma3", "llama")

@@ -11,7 +11,7 @@ import pytest
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import PROBLEMS, TRAJECTORIES, _write, write_trajectories
 from plan_tuning.records import Problem, Trajectory, Verdict
-from plan_tuning.training.golden import golden_problems
+from plan_tuning.training.grpo.data import golden_problems
 
 NAMES = ("a", "b", "c", "d")
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.arithmetic import evaluate
+from plan_tuning.grading.equivalence import compare, gold_defect
+from plan_tuning.grading.grader import Grader
+from plan_tuning.grading.guards import is_safe
+from plan_tuning.grading.normalisation import normalise
+from plan_tuning.grading.scalars import Criteria
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks.grading import Grader
-from plan_tuning.text.arithmetic import evaluate
-from plan_tuning.text.equivalence import compare, gold_defect
-from plan_tuning.text.guards import is_safe
-from plan_tuning.text.normalisation import normalise
-from plan_tuning.text.scalars import Criteria
 
 
 def equal(gold: str, answer: str, style: str = "math", **options: object) -> bool | None:

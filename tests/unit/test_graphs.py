@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from plan_tuning.students.graphs import RepeatedStep
-from plan_tuning.students.rows import GenerationError
+from plan_tuning.students.generation.cuda_graphs import RepeatedStep
+from plan_tuning.students.generation.rows import GenerationError
 
 
 class _Card:

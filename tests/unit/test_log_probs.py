@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, GraniteForCausalLM
 
+from plan_tuning.students.log_probs import ProjectionError, check_projection, token_scores
 from plan_tuning.students.tiny import build_tiny
-from plan_tuning.training.log_probs import ProjectionError, check_projection, token_scores
 
 SMALL = {
     "vocab_size": 96,

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
-from plan_tuning.result import Outcome
-from plan_tuning.roles import Roles
-from plan_tuning.specs import plan_job
+from plan_tuning.job.models import Roles
+from plan_tuning.job.result import Outcome
+from plan_tuning.job.specs import job_graph
 
 register()
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device
 def roles(outputs: Path, *overrides: str) -> Roles:
     with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
         config = typed(compose("config", [f"paths.outputs={outputs}", *overrides]))
-    return Roles(config, plan_job(config), Outcome(), ExitStack())
+    return Roles(config, job_graph(config), Outcome(), ExitStack())
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from plan_tuning.evaluation.metrics import ks_of, majority_at_k, pass_at_k, summarize
+from plan_tuning.evaluation.accuracy import ks_of, majority_at_k, pass_at_k, summarize
 from plan_tuning.records import Prediction, Verdict
-from plan_tuning.statistics import wilson
+from plan_tuning.statistics.intervals import wilson
 
 
 def prediction(

@@ -10,8 +10,10 @@ import pytest
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
-from plan_tuning.tasks import microworld, microworld_text
-from plan_tuning.tasks.microworld import (
+from plan_tuning.tasks import microworld_problems as microworld
+from plan_tuning.tasks import microworld_text
+from plan_tuning.tasks.microworld_documents import document_makers
+from plan_tuning.tasks.microworld_problems import (
     EVALUATION_SEED,
     SPLITS,
     TEST_SPLITS,
@@ -19,7 +21,6 @@ from plan_tuning.tasks.microworld import (
     generate_problems,
     load_microworld,
 )
-from plan_tuning.tasks.microworld_documents import document_makers
 from plan_tuning.tasks.microworld_text import (
     STANDARD_TEMPLATE,
     UNSEEN_TEMPLATES,

@@ -15,11 +15,11 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.mixture import MixingConfig, MixtureDataConfig, SourceConfig
 from plan_tuning.config.run import Config, PathsConfig
 from plan_tuning.config.training import MethodConfig
-from plan_tuning.inputs import load_benchmark, load_problems
-from plan_tuning.specs import plan_job
+from plan_tuning.job.inputs import load_benchmark, load_problems
+from plan_tuning.job.specs import job_graph
 from plan_tuning.tasks.mixture import Item, MixtureError, count_tokens, mix, stages, tempered_counts
-from plan_tuning.training.batches import curriculum_rows
-from plan_tuning.training.rows import training_rows
+from plan_tuning.training.sft.batches import curriculum_rows
+from plan_tuning.training.sft.data import training_rows
 
 ITEMS = [Item("a", f"a{i}", tokens=10) for i in range(20)] + [
     Item("b", f"b{i}", tokens=25) for i in range(40)
@@ -156,7 +156,7 @@ def test_a_source_gives_the_mixture_what_it_gives_a_student_of_its_own(tmp_path:
 
 def test_every_way_of_mixing_shares_one_corpus(tmp_path: Path) -> None:
     plans = [
-        plan_job(job(tmp_path, **mixing))
+        job_graph(job(tmp_path, **mixing))
         for mixing in (
             {},
             {"temperature": 5.0},  # without effect here
@@ -165,9 +165,9 @@ def test_every_way_of_mixing_shares_one_corpus(tmp_path: Path) -> None:
             {"domain_tag": True},
         )
     ]
-    assert len({plan.corpus.key for plan in plans if plan.corpus}) == 1
-    assert len({plan.student.key for plan in plans if plan.student}) == 4
-    assert plans[0].key == plans[1].key
+    assert len({plan.corpus.fingerprint for plan in plans if plan.corpus}) == 1
+    assert len({plan.student.fingerprint for plan in plans if plan.student}) == 4
+    assert plans[0].fingerprint == plans[1].fingerprint
 
 
 def test_a_domain_tag_stands_before_the_test_problems_too(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from plan_tuning.config.grpo import KL_ESTIMATORS, LOSSES
-from plan_tuning.training.objectives import (
+from plan_tuning.training.grpo.loss import (
     Clipping,
     importance_weights,
     kl_terms,

@@ -15,12 +15,12 @@ import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.records import Completion, Problem
-from plan_tuning.training import policy_loss
-from plan_tuning.training.collectives import Ranks
-from plan_tuning.training.experience import Experience, assign_advantages, subtract_kl
-from plan_tuning.training.policy import PolicyScores
-from plan_tuning.training.policy_loss import Normaliser, PassStatistics, pass_loss
-from plan_tuning.training.rollouts import GoldenProblem, PolicyBatch, Rollout, policy_batches
+from plan_tuning.training.distributed import Ranks
+from plan_tuning.training.grpo import policy_loss
+from plan_tuning.training.grpo.experience import Experience, assign_advantages, subtract_kl
+from plan_tuning.training.grpo.policy_log_probs import PolicyScores
+from plan_tuning.training.grpo.policy_loss import Normaliser, PassStatistics, pass_loss
+from plan_tuning.training.grpo.rollout import GoldenProblem, PolicyBatch, Rollout, policy_batches
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 VOCABULARY, GROUP = 5, 4

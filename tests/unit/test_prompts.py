@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plan_tuning.text.prompts import STAGES, PromptError, digest, render
+from plan_tuning.text.prompts import STAGES, PromptError, prompt_fingerprint, render
 
 FIELDS = {
     "constraints": {"problem": "PROBLEM"},
@@ -77,5 +77,5 @@ def test_mistakes_are_named(name: str, fields: dict[str, str], said: str) -> Non
 
 
 def test_digests_tell_prompts_apart() -> None:
-    assert len({digest(name) for name in STAGES}) == len(STAGES)
-    assert all(re.fullmatch(r"[0-9a-f]{16}", digest(name)) for name in STAGES)
+    assert len({prompt_fingerprint(name) for name in STAGES}) == len(STAGES)
+    assert all(re.fullmatch(r"[0-9a-f]{16}", prompt_fingerprint(name)) for name in STAGES)

@@ -15,9 +15,9 @@ from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Problem
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import build_tokenizer, make_tiny
-from plan_tuning.training import rollouts as rollouts_module
-from plan_tuning.training.policy import completion_scores
-from plan_tuning.training.rollouts import (
+from plan_tuning.training.grpo import rollout as rollouts_module
+from plan_tuning.training.grpo.policy_log_probs import completion_scores
+from plan_tuning.training.grpo.rollout import (
     GoldenProblem,
     Rollout,
     plan_length,

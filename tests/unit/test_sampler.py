@@ -14,8 +14,8 @@ from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.training.rollouts import GoldenProblem, sample_groups
-from plan_tuning.training.sampler import Sampler, sampler_dtype
+from plan_tuning.training.grpo.policy import Sampler, sampler_dtype
+from plan_tuning.training.grpo.rollout import GoldenProblem, sample_groups
 
 CASE = GoldenProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
 

@@ -11,7 +11,7 @@ import pytest
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.microworld import MicroworldConfig, ScriptedTeacherConfig
 from plan_tuning.records import Problem, Request
-from plan_tuning.tasks.microworld import load_microworld
+from plan_tuning.tasks.microworld_problems import load_microworld
 from plan_tuning.tasks.microworld_text import (
     execution_text,
     needed_chain,

@@ -13,8 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
-from plan_tuning.specs import plan_job
-from plan_tuning.stages import JobPlan
+from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.specs import job_graph
 
 register()  # once: it reads every experiment
 
@@ -27,13 +27,13 @@ def hydra_app() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
-def plan(*overrides: str) -> JobPlan:
-    return plan_job(typed(compose("config", list(overrides))))
+def plan(*overrides: str) -> JobGraph:
+    return job_graph(typed(compose("config", list(overrides))))
 
 
-def keys(job: JobPlan) -> dict[str, str]:
-    named = {stage.kind: stage.key for stage in job.stages if stage.kind != "predictions"}
-    return named | {stage.label: stage.key for stage in job.predictions}
+def keys(job: JobGraph) -> dict[str, str]:
+    named = {stage.kind: stage.fingerprint for stage in job.stages if stage.kind != "predictions"}
+    return named | {stage.label: stage.fingerprint for stage in job.predictions}
 
 
 def test_golden_fingerprints() -> None:
@@ -129,8 +129,8 @@ def test_only_m2s_plans_depend_on_what_ends_them() -> None:
 def test_a_filter_changes_nothing_for_those_who_do_not_use_it() -> None:
     for method in ("zero_shot", "sft"):
         assert (
-            plan(f"method={method}", "filter=none").key
-            == plan(f"method={method}", "filter=two_stage").key
+            plan(f"method={method}", "filter=none").fingerprint
+            == plan(f"method={method}", "filter=two_stage").fingerprint
         )
 
 
@@ -177,9 +177,11 @@ def test_a_given_student_is_asked_as_it_was_trained(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     words = ["stages=[evaluate]", f"student.path={tmp_path}"]
     first = plan(*words, "method=zero_shot")
-    assert first.key != plan(*words, "method=m1").key, "their prompts may differ"
+    assert first.fingerprint != plan(*words, "method=m1").fingerprint, "their prompts may differ"
     (tmp_path / "config.json").write_text("{ }")
-    assert first.key != plan(*words, "method=zero_shot").key, "the content counts, not the path"
+    assert first.fingerprint != plan(*words, "method=zero_shot").fingerprint, (
+        "the content counts, not the path"
+    )
     manifest = {"schema": 1, "fingerprint": "ab", "spec": {"method": {"name": "m2"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="was trained with m2"):

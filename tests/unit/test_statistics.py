@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plan_tuning.statistics import (
+from plan_tuning.statistics.intervals import (
     benjamini_hochberg,
     crossed,
     holm,

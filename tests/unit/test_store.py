@@ -25,8 +25,8 @@ from plan_tuning.teachers.store import (
     FILE_NAME,
     CallStore,
     Receipt,
-    call_key,
-    teacher_digest,
+    call_fingerprint,
+    teacher_fingerprint,
 )
 
 REQUEST = Request(
@@ -65,14 +65,16 @@ def bought(text: str = "a plan", cost: float | None = 0.25) -> Reply:
     ids=lambda changes: next(iter(changes)),
 )
 def test_what_changes_the_address(changes: dict[str, Any]) -> None:
-    assert call_key(TEACHER, dataclasses.replace(REQUEST, **changes)) != call_key(TEACHER, REQUEST)
+    assert call_fingerprint(TEACHER, dataclasses.replace(REQUEST, **changes)) != call_fingerprint(
+        TEACHER, REQUEST
+    )
 
 
 def test_what_does_not_change_the_address() -> None:
     same = dataclasses.replace(REQUEST, role="judge", problem_id="p2", temperature=0.70)
-    assert call_key(TEACHER, same) == call_key(TEACHER, REQUEST)
+    assert call_fingerprint(TEACHER, same) == call_fingerprint(TEACHER, REQUEST)
     whole = dataclasses.replace(REQUEST, temperature=1)
-    assert call_key(TEACHER, whole) == call_key(
+    assert call_fingerprint(TEACHER, whole) == call_fingerprint(
         TEACHER, dataclasses.replace(REQUEST, temperature=1.0)
     )
 
@@ -80,7 +82,7 @@ def test_what_does_not_change_the_address() -> None:
 def test_a_teachers_identity_is_its_kind_model_and_label() -> None:
     def digest(**values: Any) -> str:
         config = TeacherConfig(backend="http", model="m", api_base="http://127.0.0.1:1/v1")
-        return teacher_digest(dataclasses.replace(config, **values).identity())
+        return teacher_fingerprint(dataclasses.replace(config, **values).spec())
 
     assert digest() == digest(api_base="http://127.0.0.1:2/v1", concurrency=3, api_key_env="KEY")
     assert digest() == digest(backend="litellm") == digest(backend="replay")
@@ -145,11 +147,11 @@ def test_an_address_without_a_secret_passes(address: str) -> None:
 
 
 def test_addresses_do_not_change_between_versions() -> None:
-    assert call_key(TEACHER, REQUEST) == "848bf24888beac4739c95c2762b85f9ece58b89c"
+    assert call_fingerprint(TEACHER, REQUEST) == "848bf24888beac4739c95c2762b85f9ece58b89c"
 
 
 def test_a_reply_comes_back_as_it_was(tmp_path: Path) -> None:
-    key = call_key(TEACHER, REQUEST)
+    key = call_fingerprint(TEACHER, REQUEST)
     text = "garbage \u202e \u0000 é \ud7ff \u2028"
     with CallStore(tmp_path) as store:
         assert store.get(key) is None
@@ -164,7 +166,7 @@ def test_a_reply_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_first_reply_under_an_address_stands(tmp_path: Path) -> None:
-    key = call_key(TEACHER, REQUEST)
+    key = call_fingerprint(TEACHER, REQUEST)
     with CallStore(tmp_path) as store:
         store.add(key, TEACHER, REQUEST, bought("first"), RECEIPT)
         store.add(key, TEACHER, REQUEST, bought("second"), RECEIPT)

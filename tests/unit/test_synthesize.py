@@ -10,8 +10,8 @@ import pytest
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig
 from plan_tuning.distillation.synthesize import distil
+from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Reply, Request, Trajectory
-from plan_tuning.tasks.grading import Grader
 
 REPLIES = {"constraints": "- none", "plan": "1. Add.", "verify": "Poor.\nScore: 10"}
 CONFIG = DistillationConfig(num_candidates=1, execution="retained")

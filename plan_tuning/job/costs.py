@@ -1,0 +1,176 @@
+"""Jobs -> what they may buy of a teacher: calls for corpora, test plans, executions, judgements.
+
+A sweep's plan holds upper bounds from the configuration alone: nothing is read but local data
+files, so it can be printed without a network, a key or a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from plan_tuning.artifacts import hashed_values, read_manifest
+from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.run import Config
+from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.distillation.estimate import (
+    Estimate,
+    count_executions,
+    count_judgements,
+    count_missing_calls,
+    dry_run,
+    render_estimate,
+)
+from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.inputs import count_benchmark, count_problems, load_problems, source_parts
+from plan_tuning.job.specs import calls_folder
+
+
+@dataclass(frozen=True)
+class Expense:
+    """One kind of calls of one sweep."""
+
+    purpose: str
+    estimates: tuple[Estimate, ...]
+
+    @property
+    def calls(self) -> int:
+        """Calls at the most."""
+        return sum(estimate.calls for estimate in self.estimates)
+
+
+def describe(config: Config, graph: JobGraph) -> None:
+    """Show what the job would do (``dry_run=true``): stages, teacher calls, price, prompts."""
+    from rich.console import Console
+
+    console = Console()
+    for stage in graph.stages:
+        state = "done" if stage.is_done else "to build"
+        console.print(
+            f"{stage.kind:<11} {stage.fingerprint} {state:<8} {stage.label}", highlight=False
+        )
+    if graph.corpus is not None and not graph.corpus.is_done and config.uses_teacher:
+        problems = load_problems(config)
+        estimate = dry_run(problems, config.teacher, config.distillation, calls_folder(config))
+        console.print(render_estimate(estimate, config.teacher))
+    if config.uses_judge:
+        console.print(teacher_line([(config, graph)]), soft_wrap=True)
+
+
+def teacher_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str:
+    """Say how many teacher calls a sweep needs at the most, and what they may cost."""
+    listed = list(jobs)
+    expenses = [
+        expense
+        for expense in (
+            _corpora(listed),
+            _test_plans(listed),
+            _executions(listed),
+            _judgements(listed),
+        )
+        if expense.calls
+    ]
+    if not expenses:
+        return "Teacher calls: none."
+    calls = sum(expense.calls for expense in expenses)
+    cost = _cost(estimate for expense in expenses for estimate in expense.estimates)
+    parts = ", ".join(f"{expense.calls:,} for {expense.purpose}" for expense in expenses)
+    return (
+        f"Teacher calls: at most {calls:,} ({cost}): {parts}; "
+        "answers that are already stored are not asked again."
+    )
+
+
+def _cost(estimates: Iterable[Estimate]) -> str:
+    low = high = 0.0
+    for estimate in estimates:
+        if estimate.usd_low is None or estimate.usd_high is None:
+            return "price unknown"
+        low, high = low + estimate.usd_low, high + estimate.usd_high
+    return "free" if high == 0 else f"{low:.2f} to {high:.2f} USD"
+
+
+def _corpora(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
+    """Count each call once: a corpus of fewer problems or candidates is part of a larger one."""
+    needs: dict[str, tuple[int, Config]] = {}
+    keys = set()
+    for config, graph in jobs:
+        if graph.corpus is None or graph.corpus.is_done or not config.uses_teacher:
+            continue
+        keys.add(graph.corpus.fingerprint)
+        for name, part in source_parts(config.data).items():
+            key = _origin(name, part, config)
+            count, largest = needs.get(key, (0, config))
+            most = max(largest, config, key=lambda c: c.distillation.num_candidates)
+            needs[key] = (max(count, count_problems(part)), most)
+    estimates = tuple(
+        count_missing_calls(count, config.teacher, config.distillation)
+        for count, config in needs.values()
+    )
+    return Expense(f"{len(keys)} {'corpus' if len(keys) == 1 else 'corpora'}", estimates)
+
+
+def _origin(name: str, part: DataConfig, config: Config) -> str:
+    """Name the problems, the teacher and the settings that calls are shared by."""
+    world = part.world() if isinstance(part, MicroworldDataConfig) else {}
+    seed = part.seed if world else 0  # other sets are the same problems in another order
+    problems = (world or name, part.path, part.revision, part.split, seed)
+    shared = replace(config.distillation, num_candidates=1, plan_temperature=1.0)
+    settings = (config.distillation.plan_temperature, hashed_values(shared), config.teacher.spec())
+    return repr((problems, settings))
+
+
+def _test_plans(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
+    """Test sets that the jobs distil themselves, for a swap of plans."""
+    needs = {
+        stage.fingerprint: (count_benchmark(entry, config), config)
+        for config, graph in jobs
+        for entry, stage in zip(config.benchmarks, graph.plan_corpora, strict=False)
+        if not stage.is_available
+    }
+    estimates = tuple(
+        count_missing_calls(count, config.teacher, config.distillation)
+        for count, config in needs.values()
+    )
+    return Expense("plans of test sets", estimates)
+
+
+def _executions(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
+    """Answers of a teacher that executes M2's plans, and of the same one without any plan."""
+    needs: dict[str, tuple[int, TeacherConfig]] = {}
+    for config, graph in jobs:
+        if config.method.name != "m2" or config.executor.name != "teacher":
+            continue
+        teacher = config.executor.teacher or config.teacher
+        for stages in (graph.predictions, graph.executor_predictions):
+            for entry, stage in zip(config.benchmarks, stages, strict=False):
+                if not stage.is_done:
+                    count = count_benchmark(entry, config) * config.evaluation.num_samples
+                    needs[stage.fingerprint] = (count, teacher)
+    estimates = tuple(count_executions(count, teacher) for count, teacher in needs.values())
+    return Expense("executions", estimates)
+
+
+def _judgements(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
+    """Replies of the judge while students are trained: one a vote and order of each completion."""
+    needs: dict[str, tuple[int, TeacherConfig]] = {}
+    for config, graph in jobs:
+        method, student = config.method, graph.student
+        if student is None or student.is_available or not config.uses_judge:
+            continue
+        if isinstance(method, GRPOConfig):
+            judged = config.reward.plan
+            prompts = method.total_steps(_count_golden(config, graph)) * method.prompts_per_step
+            completions = prompts * (1 + method.max_redraws) * method.group_size
+            replies = judged.votes * (2 if judged.swap else 1)
+            needs[student.fingerprint] = (completions * replies, config.judge)
+    estimates = tuple(count_judgements(calls, judge) for calls, judge in needs.values())
+    return Expense("judgements of plans", estimates)
+
+
+def _count_golden(config: Config, graph: JobGraph) -> int:
+    """How many problems may have a golden plan: those of the corpus, where it is there already."""
+    if graph.corpus is not None and graph.corpus.is_done:
+        return int(read_manifest(graph.corpus.folder)["facts"]["problems"])
+    return sum(count_problems(part) for part in source_parts(config.data).values())

@@ -1,0 +1,128 @@
+"""What a job reads: its training problems and its test sets, as the configuration names them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.microworld import MicroworldConfig
+from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.run import Config
+from plan_tuning.job.specs import benchmark_of, domain_tag, world_of
+from plan_tuning.records import Problem
+from plan_tuning.tasks.benchmarks import load, spec_of
+from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world, load_microworld
+from plan_tuning.tasks.mixture import tagged
+
+
+def subset(
+    problems: Sequence[Problem], *, fraction: float, limit: int | None, seed: int
+) -> list[Problem]:
+    """Take a share of the problems such that smaller shares are subsets of larger ones.
+
+    The order in which problems are taken depends on ``seed`` and each problem's id alone; the
+    chosen ones keep the order of the data set.
+
+    Args:
+        problems: the whole set.
+        fraction: share in 0..1, at least one problem.
+        limit: at most so many after that; None for no limit.
+        seed: of the order.
+    """
+    count = max(1, round(fraction * len(problems)))
+    count = count if limit is None else min(count, limit)
+    if count >= len(problems):
+        return list(problems)
+
+    def draw(problem: Problem) -> bytes:
+        return hashlib.sha256(f"{seed}\x1f{problem.id}".encode()).digest()
+
+    taken = {problem.id for problem in sorted(problems, key=draw)[:count]}
+    return [problem for problem in problems if problem.id in taken]
+
+
+def source_parts(data: DataConfig) -> dict[str, DataConfig]:
+    """The sources of a mixture, or the one source that the data are."""
+    return data.parts() if isinstance(data, MixtureDataConfig) else {data.name: data}
+
+
+def count_problems(data: DataConfig) -> int:
+    """How many problems of one source a job uses at the most; none is made or fetched for it."""
+    if isinstance(data, MicroworldDataConfig):
+        size = data.train_size if data.split == "train" else data.test_size
+    elif data.path is None and data.split in spec_of(data.name).num_rows:
+        size = spec_of(data.name).num_rows[data.split]
+    else:
+        return len(_load(data))
+    share = max(1, round(data.fraction * size))
+    return share if data.limit is None else min(share, data.limit)
+
+
+def count_benchmark(entry: str, config: Config) -> int:
+    """How many problems a benchmark has at the most; none is made or fetched for it.
+
+    Raises:
+        DataError: a file that holds them cannot be read.
+    """
+    name, path = benchmark_of(entry, config)
+    if name.startswith(MICRO_PREFIX):
+        size = benchmark_world(name, world_of(config))[0].test_size
+    elif path is None and "test" in spec_of(name).num_rows:
+        size = spec_of(name).num_rows["test"]
+    else:
+        size = len(load(name, split="test", path=path))
+    return size if config.evaluation.limit is None else min(size, config.evaluation.limit)
+
+
+def load_problems(config: Config) -> list[Problem]:
+    """Load the training problems (or those of ``data.split=test``).
+
+    Raises:
+        DataError: the data cannot be read; names file, row and field.
+    """
+    return _load(config.data)
+
+
+def _load(data: DataConfig) -> list[Problem]:
+    if isinstance(data, MixtureDataConfig):
+        return _load_mixture(data)
+    if isinstance(data, MicroworldDataConfig):
+        world = MicroworldConfig(**data.world())  # type: ignore[arg-type]
+        return load_microworld(world, data.split, limit=count_problems(data), seed=data.seed)
+    problems = load(data.name, split=data.split, path=data.path, revision=data.revision)
+    return subset(problems, fraction=data.fraction, limit=data.limit, seed=data.seed)
+
+
+def _load_mixture(data: MixtureDataConfig) -> list[Problem]:
+    """Load every source in its order; an id that two sources use is told apart by the source."""
+    problems: dict[str, Problem] = {}
+    for name, part in data.parts().items():
+        for problem in _load(part):
+            key = f"{name}:{problem.id}" if problem.id in problems else problem.id
+            problems[key] = replace(problem, id=key, source=name)
+    return list(problems.values())
+
+
+def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> list[Problem]:
+    """Load a test set by its entry ``NAME`` or ``NAME=PATH``; the first ``evaluation.limit`` rows.
+
+    Args:
+        entry: the benchmark.
+        config: the job.
+        is_tagged: as the student sees the problems, with the tag of a mixture's source.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
+    name, path = benchmark_of(entry, config)
+    if name.startswith(MICRO_PREFIX):
+        problems = load_microworld(*benchmark_world(name, world_of(config)))
+    else:
+        problems = load(name, split="test", path=path)
+    tag = domain_tag(name, config) if is_tagged else ""
+    return [
+        replace(problem, problem=tagged(problem.problem, tag))
+        for problem in problems[: config.evaluation.limit]
+    ]

@@ -1,0 +1,166 @@
+"""A sweep's jobs before they start: what they would replace, and the plan that is printed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.run import Config
+from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.result import check_overwritten, read_result
+
+HIDDEN = ("experiment=", "paths.", "dry_run=", "logger=", "sweep_name=")  # in the plan
+# What is one for a whole sweep, and how several are run.
+_ONE_A_SWEEP = {
+    "experiment": "one experiment, for each brings its own grids and folder: run them one after "
+    "another, then compare them together (plan-tuning compare multirun_outputs/main "
+    "multirun_outputs/filtering)",
+    "sweep_name": "one name, that of the sweep's folder",
+    "paths.outputs": "one folder for all jobs of a sweep",
+    "dry_run": "true or false for the whole sweep",
+}
+_EXAMPLES = {
+    "experiment": "experiment=main",
+    "sweep_name": "sweep_name=mine",
+    "paths.outputs": "paths.outputs=/tmp/plan_tuning",
+    "dry_run": "dry_run=true",
+}
+_PIPED_WIDTH = 80  # columns, where nobody's terminal says
+_STAGES = ("base", "corpus", "start", "student")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep."""
+
+    overrides: tuple[str, ...]
+    config: Config
+    graph: JobGraph
+    name: str = ""  # of its folder
+    choices: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_finished(self, folder: Path) -> bool:
+        """Whether the job's result lies in the sweep's ``folder`` and nothing is left to build."""
+        return (
+            self.graph.is_done
+            and read_result(folder / self.name, self.graph.fingerprint) is not None
+        )
+
+
+def check_swept(overrides: Sequence[Any]) -> None:
+    """Refuse to sweep what a sweep has one of.
+
+    Args:
+        overrides: of the command line, parsed by Hydra.
+
+    Raises:
+        ConfigError: several experiments, names or folders in one sweep.
+    """
+    for override in overrides:
+        key = override.get_key_element()
+        if key in _ONE_A_SWEEP and override.is_sweep_override():
+            value = override.input_line.partition("=")[2]
+            raise ConfigError(key, value, _ONE_A_SWEEP[key], _EXAMPLES[key])
+
+
+def check_names(jobs: Sequence[Job]) -> None:
+    """Refuse two jobs of one folder: the second would replace the first one's result.
+
+    Raises:
+        ConfigError: two jobs have the same name.
+    """
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        other = seen.setdefault(job.name, job)
+        if other is not job:
+            raise ConfigError(
+                "hydra.job.config.override_dirname.exclude_keys",
+                "…",
+                f"names that keep jobs apart: '{' '.join(other.overrides)}' and "
+                f"'{' '.join(job.overrides)}' are both called {job.name}",
+                "the list in conf/config.yaml",
+            )
+
+
+def check_overwriting(jobs: Sequence[Job], folder: Path) -> None:
+    """Refuse a sweep that would replace finished results of other settings.
+
+    Raises:
+        ConfigError: a job's folder holds such a result.
+    """
+    for job in jobs:
+        check_overwritten(folder / job.name, job.graph.fingerprint)
+
+
+def plan_table(jobs: Sequence[Job], title: str) -> Table:
+    """Tabulate a sweep's jobs: what each one builds, shares with another one, or finds done."""
+    shown = [name for name in _STAGES if name != "start" or any(job.graph.start for job in jobs)]
+    table = Table(title=title, title_justify="left")
+    table.add_column("job", overflow="fold", ratio=1)
+    common = common_words(jobs)
+    for column in (*shown, "predictions"):
+        table.add_column(column, no_wrap=True)
+    claimed: set[str] = set()
+    for job in jobs:
+        stages = (job.graph.base, job.graph.corpus, job.graph.start, job.graph.student)
+        by_name = dict(zip(_STAGES, stages, strict=True))
+        cells = [_state([by_name[name]], claimed) for name in shown]
+        cells.append(_state(job.graph.predictions, claimed))
+        table.add_row(" ".join(word for word in _shown(job) if word not in common), *cells)
+    return table
+
+
+def common_words(jobs: Sequence[Job]) -> list[str]:
+    """List the overrides that all jobs of a sweep have: they tell no job from another one."""
+    if len(jobs) < 2:
+        return []
+    return [word for word in _shown(jobs[0]) if all(word in job.overrides for job in jobs)]
+
+
+def _shown(job: Job) -> list[str]:
+    return [word for word in job.overrides if not word.startswith(HIDDEN)]
+
+
+def print_plan(jobs: Sequence[Job], folder: Path) -> None:
+    """Print what a sweep is about to do: jobs, what is done, what the teacher is asked."""
+    console = Console(width=_width())
+    if common := common_words(jobs):
+        console.print("In all jobs:", " ".join(common), highlight=False, soft_wrap=True)
+    console.print(plan_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
+    console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
+
+
+def _width() -> int | None:
+    """Columns of the plan: the terminal's; COLUMNS, or a width that fits anywhere, where piped."""
+    if sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns
+
+
+def print_sync_command(folder: Path) -> None:
+    """Say how a sweep's offline W&B runs are uploaded."""
+    Console().print(
+        f"W&B runs written offline; upload them with: wandb sync {folder}/*/wandb/offline-run-*",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _state(stages: Sequence[Any], claimed: set[str]) -> str:
+    present = [stage for stage in stages if stage is not None]
+    if not present:
+        return "-"
+    new = [stage for stage in present if not stage.is_done and stage.fingerprint not in claimed]
+    claimed.update(stage.fingerprint for stage in present)
+    if new:
+        return "build" if len(present) == 1 else f"build {len(new)}"
+    return "done" if all(stage.is_done for stage in present) else "shared"

@@ -1,0 +1,126 @@
+"""Corpus to training rows: the filter, then each kept trajectory in the method's format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.training import MethodConfig, PromptConfig
+from plan_tuning.distillation.corpus import read_trajectories
+from plan_tuning.distillation.filters import filter_trajectories
+from plan_tuning.records import Problem, Trajectory
+from plan_tuning.tasks.mixture import Item, count_tokens, mix, stages, tagged
+from plan_tuning.text.formats import FormatError, render_completion, student_messages
+from plan_tuning.training.sft.batches import RowError, TrainingRow
+
+
+def training_rows(
+    *,
+    method: MethodConfig,
+    prompt: PromptConfig,
+    chosen: FilterConfig,
+    problems: Sequence[Problem],
+    corpus: Path | None,
+    mixture: MixtureDataConfig | None = None,
+    order: str = "shuffled",
+) -> tuple[list[TrainingRow], dict[str, Any]]:
+    """Write what the student is trained on.
+
+    Args:
+        method: what the student learns.
+        prompt: suffixes of the prompt.
+        chosen: which trajectories become rows; without effect when there is no corpus.
+        problems: the rows of ``sft`` on all problems; ignored when there is a corpus.
+        corpus: folder of the corpus, or None.
+        mixture: how the rows of several sources are mixed; None for a single source.
+        order: the curriculum, see :func:`plan_tuning.tasks.mixture.stages`.
+
+    Returns:
+        The rows, and how they came about: ``rows`` kept and ``reasons`` of what was not.
+
+    Raises:
+        RowError: nothing is left to train on.
+        MixtureError: a source has no rows left, or the data does not allow the order.
+    """
+    write = partial(_row, method.name, prompt, mixture)
+    pairs: list[tuple[Problem | Trajectory, TrainingRow]] = []
+    if corpus is None:
+        for problem in problems:
+            if problem.solution.strip():
+                pairs.append((problem, write(problem, solution=problem.solution)))
+        reasons = {"no_human_rationale": len(problems) - len(pairs)}
+    else:
+        result = filter_trajectories(
+            read_trajectories(corpus), chosen, needs_execution=method.learns_execution
+        )
+        reasons = dict(result.reasons)
+        for kept in result.kept:
+            try:
+                row = write(kept, plan=kept.plan, execution=kept.execution, solution=kept.solution)
+            except FormatError:  # the teacher never wrote the part that this method learns
+                reasons["part_missing"] = reasons.get("part_missing", 0) + 1
+                continue
+            pairs.append((kept, row))
+    if not pairs:
+        raise RowError(
+            f"no row is left for method={method.name} filter={chosen.name}: {reasons}. "
+            "Loosen the filter (filter=none) or distil more problems (data.limit)"
+        )
+    rows, by_source = _mixed(pairs, mixture, order)
+    selection = {"rows": len(rows), "reasons": {k: v for k, v in reasons.items() if v}}
+    return rows, selection | ({} if mixture is None else {"by_source": by_source})
+
+
+def _mixed(
+    pairs: Sequence[tuple[Problem | Trajectory, TrainingRow]],
+    mixture: MixtureDataConfig | None,
+    order: str,
+) -> tuple[list[TrainingRow], dict[str, dict[str, int]]]:
+    """Mix the sources and number the stages of the curriculum; count rows and tokens a source."""
+    items = [
+        Item(
+            source=source.source,
+            key=f"{row.problem_id}/{getattr(source, 'candidate', 0)}",
+            tokens=sum(count_tokens(segment.text) for segment in row.segments),
+            difficulty=source.difficulty,
+        )
+        for source, row in pairs
+    ]
+    chosen = (
+        list(range(len(items))) if mixture is None else mix(items, mixture.sources, mixture.mixing)
+    )
+    numbers = stages(items, order)
+    by_source: dict[str, dict[str, int]] = {}
+    for index in chosen:
+        counts = by_source.setdefault(items[index].source, {"rows": 0, "tokens": 0})
+        counts["rows"] += 1
+        counts["tokens"] += items[index].tokens
+    return [replace(pairs[index][1], stage=numbers[index]) for index in chosen], by_source
+
+
+def _row(
+    method: str,
+    prompt: PromptConfig,
+    mixture: MixtureDataConfig | None,
+    source: Problem | Trajectory,
+    *,
+    plan: str = "",
+    execution: str = "",
+    solution: str = "",
+) -> TrainingRow:
+    """Write one row; problems and trajectories share the fields that are used here."""
+    tag = "" if mixture is None else mixture.tag_of(source.source)
+    return TrainingRow(
+        problem_id=source.id if isinstance(source, Problem) else source.problem_id,
+        messages=student_messages(
+            tagged(source.problem, tag), method=method, prompt=prompt, style=source.style
+        ),
+        segments=render_completion(
+            method, plan=plan, execution=execution, solution=solution, answer=source.answer
+        ),
+    )
