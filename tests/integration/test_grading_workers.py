@@ -153,7 +153,8 @@ def test_a_forked_child_gets_its_own_workers() -> None:
 
 
 PARENT = (
-    "import sys, time\n"
+    "import signal, sys, time\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from plan_tuning.records import Problem\n"
     "from plan_tuning.grading.grader import Grader\n"
     "with Grader() as grader:\n"
@@ -188,6 +189,7 @@ def test_workers_live_under_a_memory_limit() -> None:
     assert line.split()[3] == str(1024 * 2**20)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_leaves_no_half_read_answer() -> None:
     with Grader(GradingConfig(num_workers=1, wall_s=60.0)) as grader:
         assert grader.grade(RIGHT, ROOTS).is_correct

@@ -7,12 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composition import composed
 from typer.testing import CliRunner
 
 from plan_tuning.cli import app
-from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.main import SUBCOMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -50,15 +48,13 @@ def test_the_command_is_understood(page: str, command: str) -> None:
     is_sweep = "-m" in words or "experiment" in command
     # a sweep is composed at the first of its choices
     first = [re.sub(r"=([^\[{,]*),.*", r"=\1", word) if is_sweep else word for word in overrides]
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
-        compose("config", first)
-    GlobalHydra.instance().clear()
+    composed(*first)
 
 
 def test_the_two_commands_stand_alone() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     install = 'python -m pip install -c constraints.txt -e ".[dev,sweep]"'
     assert f"{install} && plan-tuning experiment=quickstart" in text
-    assert f"{install} && python -m pytest" in text
+    tests = "python -m pytest -n 2 --dist=worksteal"
+    assert f"{install} && {tests}" in text
+    assert f"\n{tests}\n" in (ROOT / ".ci" / "run").read_text("utf-8")
