@@ -36,6 +36,17 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tests that compare sums, or run a small model often, compute with one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Python's own handler of SIGINT, which a shell's background job does not start with."""

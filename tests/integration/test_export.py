@@ -28,6 +28,7 @@ from plan_tuning.training.sft.batches import TrainingRow
 from plan_tuning.training.sft.fit import train_student
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.integration,
     # peft reads a property that transformers has renamed
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
@@ -40,14 +41,6 @@ SAMPLES = {"keys": [("p", 0)], "max_new_tokens": 16}
 
 def model_config(family: str) -> ModelConfig:
     return ModelConfig(name=f"tiny_{family}", kind="tiny", family=family)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

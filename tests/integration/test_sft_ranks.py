@@ -18,15 +18,7 @@ from plan_tuning.training.logs import CurveFile
 from plan_tuning.training.processes import train_in_ranks
 from plan_tuning.training.sft.module import TrainingError
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

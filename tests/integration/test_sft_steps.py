@@ -19,7 +19,7 @@ from plan_tuning.training.sft.batches import MicroBatch, TrainingRow
 from plan_tuning.training.sft.fit import train_student
 from plan_tuning.training.sft.module import SFTModule, TrainingError
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 MODEL = ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3")
 
@@ -39,14 +39,6 @@ def make_rows(count: int = 16) -> list[TrainingRow]:
         )
         for index in range(count)
     ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, Granite
 from plan_tuning.students.log_probs import ProjectionError, check_projection, token_scores
 from plan_tuning.students.tiny import build_tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {
     "vocab_size": 96,
     "hidden_size": 32,
@@ -31,14 +33,6 @@ def build(family: str):
     if family.endswith("_cap"):
         model.config.final_logit_softcapping = 5.0
     return model.eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def example(model):
