@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from plan_tuning.comparison.commands import compare
+from plan_tuning.comparison.compare_command import compare
 from plan_tuning.distillation.commands import app as corpus
 from plan_tuning.tasks.commands import contamination, grade
 

@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from plan_tuning.comparison.results import Run
+from plan_tuning.comparison.runs import Run
 
 IRRELEVANT = "-"
 UNTRAINED = frozenset({"zero_shot", "zero_shot_cot"})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plan_tuning.comparison.drawing import Figure, new_canvas, short, style_of, svg_of
-from plan_tuning.comparison.results import read_curves
+from plan_tuning.comparison.runs import read_curves
 from plan_tuning.comparison.tables import Row, Table
 from plan_tuning.text.plans import has_box, leaks
 

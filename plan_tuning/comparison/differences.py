@@ -13,14 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plan_tuning.comparison.choices import is_seedless
-from plan_tuning.comparison.results import Run, read_predictions
-from plan_tuning.statistics.intervals import (
-    crossed,
-    holm,
-    mcnemar,
-    paired_bootstrap,
-    permutation_test,
-)
+from plan_tuning.comparison.runs import Run, read_predictions
+from plan_tuning.statistics.intervals import crossed, paired_bootstrap
+from plan_tuning.statistics.tests import holm, mcnemar, permutation_test
 
 LEVEL = 0.05
 

@@ -11,7 +11,7 @@ from typing import Any
 from plan_tuning.comparison.choices import IRRELEVANT
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding
 from plan_tuning.comparison.differences import Difference
-from plan_tuning.comparison.formats import (
+from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     LEGEND,
     accuracy_table,

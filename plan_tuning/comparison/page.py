@@ -14,7 +14,8 @@ from plan_tuning.comparison.claims import VERDICTS
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
-from plan_tuning.comparison.formats import (
+from plan_tuning.comparison.runs import corpus_file, read_predictions, read_trajectories
+from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     LEGEND,
     REWARDS_LEGEND,
@@ -23,11 +24,10 @@ from plan_tuning.comparison.formats import (
     finding_table,
     reward_table,
 )
-from plan_tuning.comparison.results import corpus_file, read_predictions, read_trajectories
 from plan_tuning.comparison.tables import Table
 
 if TYPE_CHECKING:
-    from plan_tuning.comparison.report import Comparison
+    from plan_tuning.comparison.comparison_files import Comparison
 
 _MAX_CORPORA = 6
 

@@ -16,7 +16,7 @@ from plan_tuning.comparison.choices import (
     swept_choices,
 )
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
-from plan_tuning.comparison.results import ComparisonError, Results, Run
+from plan_tuning.comparison.runs import ComparisonError, Results, Run
 from plan_tuning.statistics.intervals import mean_interval, wilson
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from plan_tuning.comparison.formats import (
+from plan_tuning.comparison.table_text import (
     LEGEND,
     accuracy_table,
     difference_text,
@@ -19,7 +19,7 @@ from plan_tuning.comparison.formats import (
 )
 
 if TYPE_CHECKING:
-    from plan_tuning.comparison.report import Comparison
+    from plan_tuning.comparison.comparison_files import Comparison
 
 _WIDTH_OF_LOGS = 160  # columns where the output is not a terminal
 _SHOWN_HOLES = 20

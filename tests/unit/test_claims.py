@@ -10,8 +10,8 @@ from sweep_builder import make_job
 
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding, findings, read_claims, silence
 from plan_tuning.comparison.differences import OutcomeReader
-from plan_tuning.comparison.formats import finding_summary, finding_table
-from plan_tuning.comparison.results import load
+from plan_tuning.comparison.runs import load
+from plan_tuning.comparison.table_text import finding_summary, finding_table
 from plan_tuning.comparison.tables import build_table
 
 

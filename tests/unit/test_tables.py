@@ -17,10 +17,11 @@ from plan_tuning.comparison.differences import (
     pair_seeds,
 )
 from plan_tuning.comparison.disagreements import disagreements
-from plan_tuning.comparison.formats import difference_text, seeds_text
-from plan_tuning.comparison.results import ComparisonError, load, read_predictions
+from plan_tuning.comparison.runs import ComparisonError, load, read_predictions
+from plan_tuning.comparison.table_text import difference_text, seeds_text
 from plan_tuning.comparison.tables import Row, Table, build_table
-from plan_tuning.statistics.intervals import crossed, holm, mcnemar, mean_interval, permutation_test
+from plan_tuning.statistics.intervals import crossed, mean_interval
+from plan_tuning.statistics.tests import holm, mcnemar, permutation_test
 
 ONE = {"microworld": 0.5}
 

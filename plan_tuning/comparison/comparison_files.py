@@ -16,7 +16,8 @@ from plan_tuning.comparison.claims import Finding, findings, silence
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import Disagreement, disagreements
 from plan_tuning.comparison.exports import to_csv, to_json, to_latex
-from plan_tuning.comparison.formats import (
+from plan_tuning.comparison.runs import ComparisonError, Results, load
+from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     LEGEND,
     REWARDS_LEGEND,
@@ -26,7 +27,6 @@ from plan_tuning.comparison.formats import (
     markdown_table,
     reward_table,
 )
-from plan_tuning.comparison.results import ComparisonError, Results, load
 from plan_tuning.comparison.tables import Table, build_table
 
 _SHOWN_DISAGREEMENTS = 5

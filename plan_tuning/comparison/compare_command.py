@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from plan_tuning.comparison.report import Comparison
+    from plan_tuning.comparison.comparison_files import Comparison
 
 
 def compare(
@@ -29,8 +29,8 @@ def compare(
     wandb_project: Annotated[str, typer.Option(help="W&B project.")] = "plan-tuning",
 ) -> None:
     """Compare finished jobs: a table here, comparison.{md,csv,tex,json} and report.html on disk."""
-    from plan_tuning.comparison.report import compare as run
-    from plan_tuning.comparison.results import ComparisonError
+    from plan_tuning.comparison.comparison_files import compare as run
+    from plan_tuning.comparison.runs import ComparisonError
 
     try:
         comparison = run(folders, out=out, baseline=baseline)
@@ -54,7 +54,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
         The command that uploads an offline run; None for one that was logged online.
     """
     from plan_tuning.artifacts import fingerprint_of
-    from plan_tuning.comparison.formats import accuracy_table, finding_table
+    from plan_tuning.comparison.table_text import accuracy_table, finding_table
     from plan_tuning.config.run import LoggerConfig
     from plan_tuning.tracking import track
 
