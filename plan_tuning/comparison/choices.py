@@ -78,7 +78,7 @@ def is_seedless(run: Run) -> bool:
         return False
     if method_of(run) in UNTRAINED or run.settings.get("student.path"):
         return True
-    return run.fingerprints.get("student", "unknown") is None
+    return run.result.fingerprints.student is None
 
 
 def can_matter(run: Run, key: str) -> bool:
@@ -150,7 +150,7 @@ def swept_choices(runs: Sequence[Run]) -> list[str]:
     overridden = {
         text.lstrip("+~").partition("=")[0].partition("@")[0]
         for run in runs
-        for text in run.overrides
+        for text in run.result.overrides
     }
     groups = {key for run in runs for key in run.choices}
     keys = {key for flat in values for key in flat}
@@ -210,17 +210,17 @@ def group_runs(runs: Sequence[Run], swept: Sequence[str]) -> dict[tuple[str, ...
 
 
 def _newest_first(run: Run) -> tuple[int, list[int]]:
-    return (run.seed, [-ord(c) for c in str(run.facts.get("created") or "")])
+    return (run.seed, [-ord(c) for c in run.result.created])
 
 
 def conflicts(runs: Sequence[Run]) -> int:
     """Count the results that disagree with another one of the same benchmark and seed."""
     found: dict[tuple[str, int], set[str]] = {}
     for run in runs:
-        for benchmark in run.metrics:
-            identity = run.prediction_key(benchmark) or str(run.folder)
-            found.setdefault((benchmark, seed_of(run)), set()).add(identity)
-    return sum(len(identities) - 1 for identities in found.values())
+        for benchmark in run.result.metrics:
+            key = run.result.fingerprints.predictions.get(benchmark) or str(run.folder)
+            found.setdefault((benchmark, seed_of(run)), set()).add(key)
+    return sum(len(keys) - 1 for keys in found.values())
 
 
 def seed_of(run: Run) -> int:

@@ -59,8 +59,8 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
     from plan_tuning.tracking import track
 
     runs = comparison.results.completed
-    sweeps = sorted({run.sweep for run in runs if run.sweep})
-    keys = sorted(str(run.facts.get("key")) for run in runs)
+    sweeps = sorted({run.result.sweep for run in runs if run.result.sweep})
+    keys = sorted(run.result.key for run in runs)
     with track(
         LoggerConfig(project=project),
         folder=folder,

@@ -138,7 +138,7 @@ def warnings(comparison: Comparison) -> list[str]:
     lines = list(comparison.table.notes)
     if not comparison.results.completed:
         lines.append("No job has completed: there is nothing to compare yet.")
-    elif any(run.is_debug for run in comparison.results.completed):
+    elif any(run.result.debug for run in comparison.results.completed):
         lines.append("These are debug runs: their figures say that the code runs, nothing else.")
     return lines
 

@@ -130,10 +130,10 @@ def length_figure(
 
 def _mean_metric(table: Table, row: Row, name: str) -> float | None:
     values = [
-        float(value)
+        value
         for benchmark in table.benchmarks
         for run in row.runs_for(benchmark)
-        if isinstance(value := run.metrics[benchmark].get(name), int | float)
+        if (value := getattr(run.result.metrics[benchmark], name)) is not None
     ]
     return sum(values) / len(values) if values else None
 

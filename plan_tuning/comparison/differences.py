@@ -169,17 +169,14 @@ def _mean(values: Sequence[float]) -> float:
 def _recorded(
     pairs: Sequence[tuple[Run, Run]], benchmark: str, num_possible: int
 ) -> Difference | None:
-    used = [
-        pair
-        for pair in pairs
-        if all(run.metrics.get(benchmark, {}).get("accuracy") is not None for run in pair)
-    ]
+    used, values = [], []
+    for base, run in pairs:
+        first, second = base.accuracy(benchmark), run.accuracy(benchmark)
+        if first is not None and second is not None:
+            used.append((base, run))
+            values.append(second - first)
     if not used:
         return None
-    values = [
-        run.metrics[benchmark]["accuracy"] - base.metrics[benchmark]["accuracy"]
-        for base, run in used
-    ]
     nan = math.nan
     return Difference(
         value=_mean(values),

@@ -166,7 +166,7 @@ def _numeric(table: Table, rows: Sequence[Row], key: str) -> Figure:
 
 
 def _training_rows(row: Row) -> float:
-    counts = [run.corpus.get("rows") or run.training.get("rows") or 0 for run in row.runs]
+    counts = [run.training_rows for run in row.runs]
     return sum(counts) / len(counts) if counts else 0.0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plan_tuning.comparison.browser import browser_payload
 from plan_tuning.comparison.claims import VERDICTS
@@ -155,12 +155,12 @@ def _funnels(comparison: Comparison) -> str:
     """One funnel per row that learned from a corpus, summed over its seeds."""
     blocks = []
     for row in comparison.table.rows:
-        corpora = [run.corpus for run in row.runs if run.corpus]
+        corpora = [run.result.corpus for run in row.runs if run.result.corpus]
         if not corpora:
             continue
-        counts = _sums([corpus["funnel"] for corpus in corpora])
-        counts |= {"training rows": sum(corpus["rows"] for corpus in corpora)}
-        reasons = _sums([corpus["reasons"] for corpus in corpora])
+        counts = _sums([corpus.funnel for corpus in corpora])
+        counts |= {"training rows": sum(corpus.rows or 0 for corpus in corpora)}
+        reasons = _sums([corpus.reasons or {} for corpus in corpora])
         reasons.pop("kept", None)
         label = escape(comparison.table.label(row))
         blocks.append(
@@ -173,12 +173,11 @@ def _funnels(comparison: Comparison) -> str:
     return f'<div class="funnels">{"".join(blocks)}</div>'
 
 
-def _sums(mappings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _sums(mappings: Sequence[Mapping[str, int]]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for mapping in mappings:
         for key, value in mapping.items():
-            if isinstance(value, int) and not isinstance(value, bool):
-                totals[str(key)] = totals.get(str(key), 0) + value
+            totals[key] = totals.get(key, 0) + value
     return totals
 
 

@@ -10,12 +10,12 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-RESULT = "result.json"
-SCHEMA = 1
+from plan_tuning.job_record import RESULT_FILE, JobError, JobResult, ResultError, parse_result
+
 _NOT_JOBS = frozenset({"artifacts", "calls"})
 _JOB_MARKS = (".hydra", "run.log")
 _SHOWN_SWEEPS = 12
@@ -32,42 +32,43 @@ class ComparisonError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One job as its result.json tells it; paths are resolved against the job's folder."""
+    """One job with its result.json; paths are resolved against the job's folder."""
 
     folder: Path
     name: str
-    sweep: str
-    status: str  # completed, failed
-    error: str
-    is_debug: bool
+    result: JobResult  # its metrics and costs are such that can be computed with
     choices: Mapping[str, str]
     settings: Mapping[str, Any]  # flat: "filter.plan_score_threshold" -> 80
-    overrides: tuple[str, ...]
-    seed: int
-    metrics: Mapping[str, Mapping[str, Any]]  # benchmark -> figures
     predictions: Mapping[str, Path]
-    fingerprints: Mapping[str, Any]
-    corpus: Mapping[str, Any]  # empty where the job needs none
-    training: Mapping[str, Any]
     curves: Path | None
-    stages: Mapping[str, Mapping[str, Any]]
-    wall_s: float
-    teacher_calls: int
-    cost_usd: float | None  # None: the price is unknown
-    corpus_calls: int  # that the corpus rests on, whoever bought them
-    corpus_usd: float | None  # None: the price is unknown
-    facts: Mapping[str, Any] = field(default_factory=dict)  # versions, device, created, tags, key
     defects: tuple[str, ...] = ()  # figures that cannot be used, and why
+
+    @property
+    def seed(self) -> int:
+        """The job's seed."""
+        return self.result.seed
 
     @property
     def is_completed(self) -> bool:
         """Whether the job ended and its figures count."""
-        return self.status == "completed"
+        return self.result.status == "completed"
 
-    def prediction_key(self, benchmark: str) -> str:
-        """Fingerprint of the predictions on ``benchmark``, empty where none is recorded."""
-        keys = self.fingerprints.get("predictions")
-        return str(keys.get(benchmark, "")) if isinstance(keys, Mapping) else ""
+    @property
+    def error(self) -> str:
+        """What ended a failed job, empty where nothing is recorded."""
+        error = self.result.error or JobError()
+        return ": ".join(text for text in (error.type, error.message) if text)
+
+    @property
+    def training_rows(self) -> int:
+        """How many rows of the corpus, or else of the data, the student learned from."""
+        corpus, training = self.result.corpus, self.result.training or {}
+        return (corpus.rows if corpus else None) or training.get("rows") or 0
+
+    def accuracy(self, benchmark: str) -> float | None:
+        """The run's accuracy on ``benchmark``, 0..1; None where it has none."""
+        metrics = self.result.metrics.get(benchmark)
+        return None if metrics is None else metrics.accuracy
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Results:
     def completed(self) -> tuple[Run, ...]:
         """Runs whose figures are compared: debug runs count only where there are no others."""
         done = [run for run in self.runs if run.is_completed]
-        real = [run for run in done if not run.is_debug]
+        real = [run for run in done if not run.result.debug]
         return tuple(real or done)
 
     @property
@@ -123,7 +124,7 @@ def load(folders: Sequence[Path]) -> Results:
                 f"{folder} is not a folder; a sweep or a job is needed, "
                 "for example: plan-tuning compare multirun_outputs/mine"
             )
-        inside = [folder] if (folder / RESULT).exists() else _jobs_below(folder)
+        inside = [folder] if (folder / RESULT_FILE).exists() else _jobs_below(folder)
         if not inside and (sweeps := [path for path in _subfolders(folder) if _jobs_below(path)]):
             shown = ", ".join(str(path) for path in sweeps[:_SHOWN_SWEEPS])
             more = f" and {len(sweeps) - _SHOWN_SWEEPS} more" if sweeps[_SHOWN_SWEEPS:] else ""
@@ -152,7 +153,7 @@ def _jobs_below(folder: Path) -> list[Path]:
     return [
         path
         for path in _subfolders(folder)
-        if (path / RESULT).exists() or any((path / mark).exists() for mark in _JOB_MARKS)
+        if (path / RESULT_FILE).exists() or any((path / mark).exists() for mark in _JOB_MARKS)
     ]
 
 
@@ -162,94 +163,51 @@ def read_run(folder: Path) -> Run:
     Raises:
         ComparisonError: the file is absent, not JSON, or not a result of this schema.
     """
-    path = folder / RESULT
+    path = folder / RESULT_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return _run(folder, parse_result(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         raise ComparisonError("no result.json: the job was killed, or is still running") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ComparisonError(f"result.json cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise ComparisonError(f"result.json is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ComparisonError("result.json holds no object")
-    if content.get("schema") != SCHEMA:
-        raise ComparisonError(
-            f"result.json has schema {content.get('schema')!r}, this version reads {SCHEMA}"
-        )
-    try:
-        return _run(folder, content)
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise ComparisonError(f"result.json does not have the expected fields: {error}") from error
+    except ResultError as error:
+        raise ComparisonError(str(error)) from error
 
 
-def _run(folder: Path, content: Mapping[str, Any]) -> Run:
-    error = content.get("error") or {}
-    curves = content.get("curves")
-    cost = content.get("cost_usd")
-    metrics = {
-        str(name): _figures(figures)
-        for name, figures in (content.get("metrics") or {}).items()
-        if figures
-    }
-    defects = [
-        f"{name}: an accuracy of {figures['accuracy']} is no share, left out"
-        for name, figures in metrics.items()
-        if not _is_share(figures.get("accuracy"))
-    ]
+def _run(folder: Path, result: JobResult) -> Run:
+    sound = {name: item for name, item in result.metrics.items() if _is_share(item.accuracy)}
+    corpus = result.corpus and replace(result.corpus, cost_usd=_finite(result.corpus.cost_usd))
     return Run(
         folder=folder,
-        name=str(content.get("job") or folder.name),
-        sweep=str(content.get("sweep") or ""),
-        status=str(content.get("status") or "failed"),
-        error=": ".join(str(error[key]) for key in ("type", "message") if error.get(key)),
-        is_debug=bool(content.get("debug")),
-        choices={k: str(v) for k, v in (content.get("choices") or {}).items() if v is not None},
-        settings=flatten(content.get("settings") or {}),
-        overrides=tuple(str(text) for text in content.get("overrides") or ()),
-        seed=int(content.get("seed") or 0),
-        metrics={k: v for k, v in metrics.items() if _is_share(v.get("accuracy"))},
-        predictions={
-            str(name): folder / str(where)
-            for name, where in (content.get("predictions") or {}).items()
-        },
-        fingerprints=dict(content.get("fingerprints") or {}),
-        corpus=_corpus(content.get("corpus") or {}),
-        training=dict(content.get("training") or {}),
-        curves=folder / str(curves) if curves else None,
-        stages={str(k): dict(v) for k, v in (content.get("stages") or {}).items()},
-        wall_s=_finite(content.get("wall_s")) or 0.0,
-        teacher_calls=int(content.get("teacher_calls") or 0),
-        cost_usd=_finite(cost),
-        corpus_calls=int((content.get("corpus") or {}).get("teacher_answers") or 0),
-        corpus_usd=_finite((content.get("corpus") or {}).get("cost_usd")),
-        facts={key: content.get(key) for key in ("versions", "device", "created", "tags", "key")},
-        defects=tuple(defects),
+        name=result.job or folder.name,
+        result=replace(
+            result,
+            metrics=sound,
+            corpus=corpus,
+            wall_s=_finite(result.wall_s) or 0.0,
+            cost_usd=_finite(result.cost_usd),
+        ),
+        choices={key: name for key, name in result.choices.items() if name is not None},
+        settings=flatten(result.settings),
+        predictions={name: folder / where for name, where in result.predictions.items()},
+        curves=folder / result.curves if result.curves else None,
+        defects=tuple(
+            f"{name}: an accuracy of {item.accuracy} is no share, left out"
+            for name, item in result.metrics.items()
+            if name not in sound
+        ),
     )
 
 
-def _finite(value: Any) -> float | None:
-    number = None if value is None else float(value)
-    return number if number is None or math.isfinite(number) else None
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
 
 
 def _is_share(accuracy: float | None) -> bool:
     """Whether an accuracy can be computed with; that of nothing is None, and no defect."""
     return accuracy is None or 0.0 <= accuracy <= 1.0
-
-
-def _figures(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the figures that are computed with; an accuracy of nothing is None."""
-    checked = dict(figures)
-    if checked.get("accuracy") is not None:
-        checked["accuracy"] = float(checked["accuracy"])
-    checked["n"] = int(checked.get("n") or 0)
-    return checked
-
-
-def _corpus(corpus: Mapping[str, Any]) -> dict[str, Any]:
-    counts = {key: dict(corpus.get(key) or {}) for key in ("funnel", "reasons")}
-    return {**corpus, **counts, "rows": int(corpus.get("rows") or 0)} if corpus else {}
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -288,8 +246,8 @@ def read_predictions(run: Run, benchmark: str) -> list[dict[str, Any]]:
 
 def corpus_file(run: Run) -> Path | None:
     """Find the trajectories that the run's student learned from."""
-    where = run.corpus.get("path")
-    path = run.folder / str(where) / TRAJECTORIES if where else None
+    where = run.result.corpus.path if run.result.corpus else ""
+    path = run.folder / where / TRAJECTORIES if where else None
     return path.resolve() if path is not None and path.is_file() else None
 
 

@@ -229,8 +229,8 @@ def reward_table(table: Table) -> tuple[list[str], list[list[str]]]:
         pairs = [
             (float(first), float(final))
             for run in row.runs
-            if isinstance(first := run.training.get("first_reward"), int | float)
-            and isinstance(final := run.training.get("final_reward"), int | float)
+            if isinstance(first := (run.result.training or {}).get("first_reward"), int | float)
+            and isinstance(final := (run.result.training or {}).get("final_reward"), int | float)
         ]
         if pairs:
             firsts, finals = zip(*pairs, strict=True)

@@ -17,13 +17,18 @@ FLOORS = {
     "teachers": 3, "students": 3, "rewards": 3,
     "tasks": 2,
     "text": 1, "grading": 1,
-    "records": 0, "config": 0, "artifacts": 0, "tracking": 0, "statistics": 0,
+    "records": 0, "job_record": 0, "config": 0, "artifacts": 0, "tracking": 0, "statistics": 0,
 }  # fmt: skip
 # Rooms of one floor that may use each other, in this order.
-ORDER = ["records", "artifacts", "statistics", "config", "tracking", "grading", "text",
-         "job", "experiment", "sweep", "cli", "main"]  # fmt: skip
+ORDER = ["records", "job_record", "artifacts", "statistics", "config", "tracking", "grading",
+         "text", "job", "experiment", "sweep", "cli", "main"]  # fmt: skip
 HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")
-PURE_ROOMS = ("text", "records", "statistics")  # grading: its pool of processes is a file apart
+PURE_ROOMS = (
+    "text",
+    "records",
+    "job_record",
+    "statistics",
+)  # grading: its pool of processes is a file apart
 IMPURE = ("pytorch_lightning", "hydra", "omegaconf", "litellm", "wandb", "aiohttp", "sqlite3")
 
 

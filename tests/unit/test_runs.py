@@ -70,7 +70,7 @@ def test_an_accuracy_that_is_no_share_is_left_out_and_said_so(
     (folder / "result.json").write_text(json.dumps(result | {"wall_s": math.nan}))
     results = load([tmp_path])
     (run,) = results.runs
-    assert (set(run.metrics), run.wall_s) == ({"gsm8k"}, 0.0)
+    assert (set(run.result.metrics), run.result.wall_s) == ({"gsm8k"}, 0.0)
     (hole,) = holes(results, None)
     assert f"microworld: an accuracy of {accuracy} is no share" in hole
 

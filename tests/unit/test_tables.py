@@ -32,7 +32,7 @@ def _row(table: Table, label: str) -> Row:
 
 def _accuracies(folder: Path, method: str) -> list[float]:
     runs = [run for run in load([folder]).runs if run.choices["method"] == method]
-    return [run.metrics["microworld"]["accuracy"] for run in sorted(runs, key=lambda r: r.seed)]
+    return [run.accuracy("microworld") for run in sorted(runs, key=lambda r: r.seed)]
 
 
 def test_mean_and_interval_over_seeds_and_over_problems(tmp_path: Path) -> None:
