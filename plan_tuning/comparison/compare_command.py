@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from plan_tuning.comparison.comparison_files import Comparison
+    from plan_tuning.comparison.comparison import Comparison
 
 
 def compare(

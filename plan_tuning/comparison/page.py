@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING
 
 from plan_tuning.comparison.browser import browser_payload
 from plan_tuning.comparison.claims import VERDICTS
+from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
@@ -26,29 +26,19 @@ from plan_tuning.comparison.table_text import (
 )
 from plan_tuning.comparison.tables import Table
 
-if TYPE_CHECKING:
-    from plan_tuning.comparison.comparison_files import Comparison
-
 _MAX_CORPORA = 6
 
 
-def report_page(
-    comparison: Comparison, *, title: str, summary: str, warnings: Sequence[str]
-) -> str:
-    """Render the page.
-
-    Args:
-        comparison: what to show.
-        title: of the page.
-        summary: one line about the jobs.
-        warnings: what a reader must know before believing the table.
-    """
+def report_page(comparison: Comparison, *, title: str) -> str:
+    """Render the page."""
     table = comparison.table
     payload = browser_payload(table, comparison.results.runs)
     parts = {
         "title": escape(title),
-        "summary": escape(summary),
-        "warnings": "".join(f'<p class="warning">{escape(line)}</p>' for line in warnings),
+        "summary": escape(comparison.summary),
+        "warnings": "".join(
+            f'<p class="warning">{escape(line)}</p>' for line in comparison.warnings
+        ),
         "table": _accuracies(table),
         "claims": _claims(comparison),
         "figures": "".join(_figure(figure) for figure in _figures(comparison)),

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from plan_tuning.comparison.claims import NOT_PUBLIC, VERDICTS, Finding
 from plan_tuning.comparison.differences import Difference
+from plan_tuning.comparison.disagreements import Disagreement
 from plan_tuning.comparison.tables import Cell, Row, Table
 from plan_tuning.statistics.intervals import mean_interval
 
 _SIGNS = {"higher": "▲", "lower": "▼", "undecided": "="}
+_SHOWN_PROBLEMS = 5
 LEGEND = (
     "Accuracy in percent: mean over seeds [95 % interval over seeds, Student's t]. † one seed "
     "only: interval, p and ▲ ▼ are over problems and say nothing about other seeds, by which "
@@ -214,6 +216,28 @@ def _finding_text(finding: Finding) -> str:
     interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
     figures = f"{percent(item.value, sign=True)} {interval} {p_text(item.p_holm)}"
     return f"{finding.verdict}{mark}: {figures}, {seeds}"
+
+
+DISAGREEMENTS_LEGEND = (
+    "In more than half of the shared seeds; the full lists are in comparison.json."
+)
+
+
+def disagreement_table(found: Sequence[Disagreement]) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the problems that only a row or only its baseline solves."""
+    rows = [
+        [item.row, item.baseline, item.benchmark]
+        + [_listed(problems) for problems in (item.only_row, item.only_baseline)]
+        for item in found
+    ]
+    return ["row", "baseline", "benchmark", "only the row", "only the baseline"], rows
+
+
+def _listed(problems: Sequence[str]) -> str:
+    if not problems:
+        return "0"
+    more = ", …" if len(problems) > _SHOWN_PROBLEMS else ""
+    return f"{len(problems)}: {', '.join(problems[:_SHOWN_PROBLEMS])}{more}"
 
 
 REWARDS_LEGEND = (

@@ -11,7 +11,8 @@ import pytest
 from sweep_builder import make_corpus, make_job, trajectories
 
 from plan_tuning.comparison.choices import conflicts, group_runs, row_values, swept_choices
-from plan_tuning.comparison.comparison_files import compare, holes
+from plan_tuning.comparison.comparison import holes
+from plan_tuning.comparison.comparison_files import compare
 from plan_tuning.comparison.runs import (
     ComparisonError,
     corpus_file,
