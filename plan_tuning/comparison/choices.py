@@ -13,10 +13,11 @@ from functools import cache
 from typing import Any
 
 from plan_tuning.comparison.runs import Run
+from plan_tuning.config.training import METHODS, NEEDS_CORPUS, TRAINED
 
 IRRELEVANT = "-"
-UNTRAINED = frozenset({"zero_shot", "zero_shot_cot"})
-_TEACHER_FREE = frozenset({*UNTRAINED, "sft"})
+UNTRAINED = frozenset(METHODS) - frozenset(TRAINED)
+_TEACHER_FREE = frozenset(METHODS) - frozenset(NEEDS_CORPUS)
 _NEVER_SWEPT = frozenset(
     {"seed", "experiment", "logger", "debug", "paths", "sweep_name", "stages", "tags", "dry_run"}
 )

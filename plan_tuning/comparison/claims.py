@@ -31,9 +31,9 @@ class Finding:
     row: str
     against: str
     benchmark: str
-    difference: Difference
     direction: str  # what the paper claims: higher, lower or inconsistent
     published: str  # the paper's number, or NOT_PUBLIC
+    difference: Difference
     verdict: str = "undecided"
 
 

@@ -12,7 +12,8 @@ from plan_tuning.comparison.diagnostics import (
     length_figure,
     verifier_figure,
 )
-from plan_tuning.comparison.drawing import Figure, new_canvas, short, style_of, svg_of
+from plan_tuning.comparison.drawing import Figure, dress, new_canvas, short, style_of, svg_of
+from plan_tuning.comparison.runs import finite_number
 from plan_tuning.comparison.tables import Cell, Row, Table
 
 _MAX_ROWS = 40
@@ -47,17 +48,9 @@ def numeric_choices(table: Table) -> list[str]:
     found = []
     for i, key in enumerate(table.swept):
         values = {row.values[i] for row in table.rows if row.values[i] != IRRELEVANT}
-        if len(values) >= 3 and all(_as_number(value) is not None for value in values):
+        if len(values) >= 3 and all(finite_number(value) is not None for value in values):
             found.append(key)
     return found
-
-
-def _as_number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _bars(cell: Cell) -> list[list[float]]:
@@ -96,15 +89,12 @@ def _accuracy(table: Table, rows: Sequence[Row]) -> Figure:
             cell = table.rows[base].cells.get(name)
             if cell is not None:
                 axis.axvline(100 * cell.accuracy, color="0.6", ls="--", lw=0.8, zorder=0)
-        axis.set_title(name, fontsize=9)
+        dress(axis, name, "accuracy (%)", grid="x")
         axis.set_xlim(-2, 102)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_yticks(range(len(rows)))
         has_labels = index % columns == 0
         axis.set_yticklabels([short(table.label(row)) for row in rows] if has_labels else [])
-        axis.tick_params(labelsize=8)
-        axis.grid(axis="x", color="0.9", lw=0.6)
-        axis.set_xlabel("accuracy (%)", fontsize=8)
     caption = (
         "Mean over seeds with its 95 % interval. Diamond and dashed line: baseline. White: one "
         "seed only, the interval is over problems."
@@ -120,7 +110,7 @@ def _numeric(table: Table, rows: Sequence[Row], key: str) -> Figure:
     at = table.swept.index(key)
     lines: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
-        value = _as_number(row.values[at])
+        value = finite_number(row.values[at])
         if value is not None:
             others = (*row.values[:at], IRRELEVANT, *row.values[at + 1 :])
             label = table.label(Row(others, row.runs, row.cells))

@@ -274,17 +274,18 @@ def read_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
         return {}
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        step = _number(row.get("step"))
+        step = finite_number(row.get("step"))
         for name, text in row.items():
             if not name or name in ("step", "epoch") or step is None:
                 continue
-            value = _number(text)
+            value = finite_number(text)
             if value is not None:
                 curves.setdefault(name, []).append((step, value))
     return curves
 
 
-def _number(text: str | None) -> float | None:
+def finite_number(text: str | None) -> float | None:
+    """Read a number; None where the text is none, or not finite."""
     try:
         value = float(text or "")
     except ValueError:

@@ -16,7 +16,8 @@ from plan_tuning.comparison.choices import (
     swept_choices,
 )
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
-from plan_tuning.comparison.runs import ComparisonError, Results, Run
+from plan_tuning.comparison.runs import ComparisonError, Results, Run, finite_number
+from plan_tuning.config.training import METHODS
 from plan_tuning.statistics.intervals import mean_interval, wilson
 
 
@@ -113,7 +114,7 @@ def build_table(
 
 
 _SHOWN_ROWS = 6
-_METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2", "grpo")
+_METHODS = (*METHODS, "grpo")
 _FILTERS = ("none", "plan_only", "answer_only", "two_stage")
 
 
@@ -121,16 +122,10 @@ def _order(swept: Sequence[str], values: Sequence[str]) -> list[tuple[float, str
     order = []
     for key, value in zip(swept, values, strict=True):
         known = {"method": _METHODS, "filter": _FILTERS}.get(key, ())
-        rank = float(known.index(value)) if value in known else _numeric(value)
-        order.append((-math.inf if value == IRRELEVANT else rank, value))
+        rank = known.index(value) if value in known else finite_number(value)
+        rank = -math.inf if value == IRRELEVANT else rank
+        order.append((math.inf if rank is None else rank, value))
     return order
-
-
-def _numeric(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.inf
 
 
 def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]) -> Row:
