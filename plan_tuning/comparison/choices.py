@@ -33,7 +33,7 @@ _OF_PLANS = frozenset(
         "method.plan_weight",
     }
 )
-_TEACHER_IDENTITY = frozenset(
+_TEACHER_SPEC = frozenset(
     {"teacher", "teacher.backend", "teacher.model", "teacher.label", "teacher.seeded"}
 )
 _COLUMNS = frozenset({"evaluation.benchmarks", "data.benchmarks"})
@@ -88,7 +88,7 @@ def can_matter(run: Run, key: str) -> bool:
     method = method_of(run)
     if group in _NEVER_SWEPT or key in _COLUMNS or key in _runtime_keys():
         return False
-    if group == "teacher" and not _is_of_identity(key):
+    if group == "teacher" and not _is_of_spec(key):
         return False
     if method in UNTRAINED and (
         group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA or key.startswith(_MIXING)
@@ -111,9 +111,9 @@ def can_matter(run: Run, key: str) -> bool:
     return not _repeats_seed(run, key)
 
 
-def _is_of_identity(key: str) -> bool:
-    """Whether a teacher's key is part of its identity; its address, price and pace are not."""
-    return key in _TEACHER_IDENTITY or key.startswith("teacher.scripted.")
+def _is_of_spec(key: str) -> bool:
+    """Whether a teacher's key is part of its spec; its address, price and pace are not."""
+    return key in _TEACHER_SPEC or key.startswith("teacher.scripted.")
 
 
 def _repeats_seed(run: Run, key: str) -> bool:

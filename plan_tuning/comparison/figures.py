@@ -17,6 +17,8 @@ from plan_tuning.comparison.runs import finite_number
 from plan_tuning.comparison.tables import Cell, Row, Table
 
 _MAX_ROWS = 40
+_MIN_POINTS = 3  # of a curve
+_DARK = 65  # percent: from here on a cell of the transfer figure is labelled in white
 
 
 def draw_figures(
@@ -44,11 +46,11 @@ def draw_figures(
 
 
 def numeric_choices(table: Table) -> list[str]:
-    """Swept choices with at least three numeric values: they are drawn as curves."""
+    """Swept choices with enough numeric values to be drawn as curves, and no other ones."""
     found = []
     for i, key in enumerate(table.swept):
         values = {row.values[i] for row in table.rows if row.values[i] != IRRELEVANT}
-        if len(values) >= 3 and all(finite_number(value) is not None for value in values):
+        if len(values) >= _MIN_POINTS and all(finite_number(value) is not None for value in values):
             found.append(key)
     return found
 
@@ -173,7 +175,7 @@ def _transfer(table: Table, rows: Sequence[Row]) -> Figure:
     for y, line in enumerate(grid):
         for x, value in enumerate(line):
             text = "–" if math.isnan(value) else f"{value:.1f}"
-            color = "white" if value > 65 else "black"  # on grey neither is read well
+            color = "white" if value > _DARK else "black"  # on grey neither is read well
             axis.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
     names = [short(name).replace("_", "\n", 1) for name in table.benchmarks]
     axis.set_xticks(range(len(names)), names, fontsize=7)

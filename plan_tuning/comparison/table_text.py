@@ -13,6 +13,7 @@ from plan_tuning.statistics.intervals import mean_interval
 
 _SIGNS = {"higher": "▲", "lower": "▼", "undecided": "="}
 _SHOWN_PROBLEMS = 5
+_SMALLEST_P = 0.001  # that is printed
 LEGEND = (
     "Accuracy in percent: mean over seeds [95 % interval over seeds, Student's t]. † one seed "
     "only: interval, p and ▲ ▼ are over problems and say nothing about other seeds, by which "
@@ -79,7 +80,7 @@ def p_text(p: float) -> str:
     """``p=0.031``, or ``p<0.001``."""
     if math.isnan(p):
         return "p –"
-    return "p<0.001" if p < 0.001 else f"p={p:.3f}"
+    return "p<0.001" if p < _SMALLEST_P else f"p={p:.3f}"
 
 
 def seeds_text(row: Row) -> str:

@@ -24,7 +24,7 @@ class Interval:
 
 
 def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
-    """Estimate a proportion with Wilson's score interval (Wilson 1927).
+    """Estimate a proportion with Wilson's interval (Wilson 1927).
 
     Args:
         successes: 0..n; a sum of per-problem means need not be whole.
