@@ -337,7 +337,7 @@ class Job:
                 progress=progress,
             )
         write_predictions(folder / PREDICTIONS_FILE, predictions)
-        return {"metrics": summarize(predictions), "problems": len(problems)}
+        return {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
 
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""
@@ -355,7 +355,7 @@ class Job:
         name = benchmark + DECONTAMINATED
         self.outcome.predictions[name] = self.context.folder / f"{name}.jsonl"
         write_predictions(self.outcome.predictions[name], clean)
-        self.outcome.metrics[name] = parse_metrics(summarize(clean))
+        self.outcome.metrics[name] = summarize(clean)
 
     def _obtain(
         self, stage: Stage, name: str, make: Callable[[Path], Mapping[str, Any]]
