@@ -7,8 +7,8 @@ import sys
 import typer
 
 from plan_tuning.comparison.commands import compare
-from plan_tuning.distillation.commands import app as corpus
-from plan_tuning.tasks.commands import contamination, grade
+from plan_tuning.distillation.corpus_commands import app as corpus
+from plan_tuning.tasks.audit_commands import contamination, grade
 
 app = typer.Typer(
     help="Subcommands of plan-tuning; everything else on its command line is a Hydra override.",

@@ -19,9 +19,9 @@ from plan_tuning.artifacts import hashed_values, write_atomic
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.card import write_card
-from plan_tuning.distillation.live import Monitor
-from plan_tuning.distillation.report import Tally
-from plan_tuning.distillation.synthesize import distil
+from plan_tuning.distillation.funnel import Tally
+from plan_tuning.distillation.monitor import Monitor
+from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Trajectory, from_json, to_json
 from plan_tuning.teachers.caller import Caller

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
-from plan_tuning.distillation.requests import (
+from plan_tuning.distillation.teacher_requests import (
     constraints_request,
     execute_request,
     plan_request,

@@ -17,7 +17,7 @@ from plan_tuning.config.evaluation import EvaluationConfig, ServerConfig
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.teacher import TeacherConfig
-from plan_tuning.evaluation.solve import solve
+from plan_tuning.evaluation.predictions import solve
 from plan_tuning.evaluation.writers import (
     AskAll,
     LocalWriter,

@@ -22,7 +22,7 @@ from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.grading.workers import WorkerError
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks import commands
+from plan_tuning.tasks import audit_commands
 from plan_tuning.tasks.benchmarks import DataError, load
 
 pytestmark = pytest.mark.integration
@@ -212,8 +212,8 @@ def test_the_hub_out_of_reach_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    app.command()(commands.grade)
-    app.command()(commands.contamination)
+    app.command()(audit_commands.grade)
+    app.command()(audit_commands.contamination)
     return app
 
 

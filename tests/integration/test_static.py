@@ -28,7 +28,7 @@ from plan_tuning.students import micro
 from plan_tuning.students.generation import cuda_graphs as graphs
 from plan_tuning.students.generation import decoders, static, static_cache
 from plan_tuning.students.generation.native import generate
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tiny, build_tokenizer
 

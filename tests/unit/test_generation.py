@@ -7,7 +7,7 @@ from scipy import stats
 
 from plan_tuning.students.generation import decoders, sampling
 from plan_tuning.students.generation.native import generate
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tiny
 

@@ -9,7 +9,7 @@ import pytest
 
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.estimate import count_missing_calls, dry_run
-from plan_tuning.distillation.report import Tally
+from plan_tuning.distillation.funnel import Tally
 from plan_tuning.records import Problem, Trajectory, Verdict
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plan_tuning.records import Completion
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from plan_tuning.records import Completion
 from plan_tuning.students.generation import sampling
 from plan_tuning.students.generation.decoders import decoder_for
-from plan_tuning.students.generation.rows import GenerationError, Row, Settings, has_ended
+from plan_tuning.students.generation.sequences import GenerationError, Row, Settings, has_ended
 from plan_tuning.students.generation.static import StaticDecoder, is_static
 from plan_tuning.students.loading import Student
 

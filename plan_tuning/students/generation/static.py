@@ -29,7 +29,7 @@ from transformers import DynamicCache
 
 from plan_tuning.students.generation import sampling
 from plan_tuning.students.generation.cuda_graphs import RepeatedStep
-from plan_tuning.students.generation.rows import GenerationError, Row, Settings, has_ended
+from plan_tuning.students.generation.sequences import GenerationError, Row, Settings, has_ended
 from plan_tuning.students.generation.shared_prefix import FAMILIES, shared_attention
 from plan_tuning.students.generation.static_cache import StaticPrefixCache
 from plan_tuning.students.loading import Student

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
@@ -16,7 +16,7 @@ from plan_tuning.evaluation.writers import (
     Written,
 )
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Prediction, Problem
+from plan_tuning.records import Prediction, Problem, Trajectory
 from plan_tuning.students.loading import Student
 from plan_tuning.text import formats
 
@@ -107,6 +107,32 @@ def _check_plans(plans: Mapping[str, str], problems: Sequence[Problem], method: 
             f"{missing[0]}: the plans belong to another test set. With evaluation.plan_corpus=null "
             "the job distils this one"
         )
+
+
+def teacher_plans(trajectories: Iterable[Trajectory]) -> dict[str, str]:
+    """Choose the teacher's plan of each problem: the best scored one, the earliest among equals.
+
+    The Plan Verifier chooses, for it knows no gold answer; the Answer Verifier does, and choosing
+    by it would let the gold answers of a test set into its plans.
+
+    Args:
+        trajectories: all candidates of a test set.
+
+    Returns:
+        Plans by problem id, empty where the teacher wrote none that can be used.
+    """
+    best: dict[str, tuple[int, int, str]] = {}
+    plans: dict[str, str] = {}
+    for row in trajectories:
+        plans.setdefault(row.problem_id, "")
+        if row.plan_status != "ok" or not row.plan.strip():
+            continue
+        score = row.plan_score if row.plan_score is not None else -101  # below any score
+        rank = (-score, row.candidate, row.plan)
+        if row.problem_id not in best or rank < best[row.problem_id]:
+            best[row.problem_id] = rank
+            plans[row.problem_id] = row.plan
+    return plans
 
 
 def other_problems(ids: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 
 from plan_tuning.config.teacher import DistillationConfig
-from plan_tuning.distillation.requests import (
+from plan_tuning.distillation.teacher_requests import (
     constraints_request,
     execute_request,
     plan_request,

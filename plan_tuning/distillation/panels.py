@@ -10,7 +10,7 @@ from plan_tuning.artifacts import is_complete
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import TRAJECTORIES, CorpusError
 from plan_tuning.distillation.filters import FilterResult
-from plan_tuning.distillation.report import FUNNEL, Checks
+from plan_tuning.distillation.funnel import FUNNEL, Checks
 from plan_tuning.records import Trajectory
 from plan_tuning.teachers.pricing import shown_usd
 from plan_tuning.teachers.store import CallStore

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from plan_tuning.distillation.report import Tally
+from plan_tuning.distillation.funnel import Tally
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.pricing import shown_usd
 
