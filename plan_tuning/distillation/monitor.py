@@ -84,12 +84,12 @@ class Monitor:
 
     def line(self) -> str:
         """The state in one line."""
-        stages = ", ".join(f"{name} {count}" for name, count in self._counts()[1:])
+        counts = ", ".join(f"{name} {count}" for name, count in self._counts()[1:])
         usage = self._caller.usage
         return (
-            f"distillation {self._tally.problems}/{self._total} problems: {stages}; "
+            f"distillation {self._tally.problems}/{self._total} problems: {counts}; "
             f"calls {usage.bought} asked, {usage.cached} from the store, "
-            f"{usage.failed_attempts} failed tries; cost: {shown_usd(usage.usd)}"
+            f"{usage.failed_attempts} failed attempts; cost: {shown_usd(usage.usd)}"
         )
 
     def _counts(self) -> list[tuple[str, int]]:
@@ -109,7 +109,7 @@ class Monitor:
         usage = caller.usage
         table.caption = (
             f"{usage.bought} calls asked ({usage.bought / elapsed:.1f}/s), {caller.in_flight} in "
-            f"flight, {usage.cached} from the store, {usage.failed_attempts} failed tries, "
+            f"flight, {usage.cached} from the store, {usage.failed_attempts} failed attempts, "
             f"cost: {shown_usd(usage.usd)}"
         )
         return table

@@ -1,4 +1,4 @@
-"""Student to predictions: one call, or for M2 two calls; then the grader reads the text."""
+"""Student to predictions: inference in one call, for M2 in two, then the grader's verdict."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def solve(
     Args:
         student: who answers, or for m2 who plans.
         problems: the test problems.
-        method: METHOD.md section 3; m2 plans first and has the executor carry the plan out.
+        method: experiments/METHOD.md section 3; m2 plans first and has the executor follow.
         prompt: matched or paper.
         evaluation: decoding; ``plan=other`` gives the executor another problem's plan.
         benchmark: written into the predictions.
         grader: reads the final text.
-        executor: carries out m2's plans, None: the student itself; not read for other methods.
-        plans: plans to carry out instead of the student's own, by problem id (a plan swap of m2).
+        executor: executes m2's plans, None: the student itself; not read for other methods.
+        plans: plans to execute instead of the student's own, by problem id (a plan swap of m2).
             Where one is empty the executor solves the problem by itself.
         progress: told about every finished batch.
 
@@ -55,22 +55,22 @@ def solve(
         Predictions, problem by problem and sample by sample.
 
     Raises:
-        SolveError: plans are given for a method that carries out none, or not for all problems.
+        SolveError: plans are given for a method that executes none, or not for all problems.
     """
     if plans is not None:
         _check_plans(plans, problems, method)
     cases = [(p, sample) for p in problems for sample in range(evaluation.num_samples)]
-    asks = _Asks(evaluation, prompt, progress)
+    calls = _Calls(evaluation, prompt, progress)
     writer = _writer(student, evaluation)
     if method == "m2":
         executing = writer if executor is None else _writer(executor, evaluation)
         if plans is None:
-            found = asks.plans(writer, cases)
+            found = calls.plans(writer, cases)
         else:
             found = [(plans[problem.id], 0) for problem, _ in cases]
-        asked, written = asks.executions(executing, cases, [plan for plan, _ in found])
+        asked, written = calls.executions(executing, cases, [plan for plan, _ in found])
     else:
-        asked, written = asks.answers(writer, cases, method)
+        asked, written = calls.answers(writer, cases, method)
         # An answer without tags has no plan.
         found = [
             (formats.parse_plan(answer.text) if "<plan>" in answer.text else "", 0)
@@ -155,7 +155,7 @@ def other_problems(ids: Sequence[str]) -> dict[str, str]:
     return dict(zip(order, [*order[1:], order[0]], strict=True))
 
 
-class _Asks:
+class _Calls:
     """The calls of one evaluation."""
 
     def __init__(
@@ -193,7 +193,7 @@ class _Asks:
     def executions(
         self, writer: Writer, cases: Sequence[Case], plans: Sequence[str]
     ) -> tuple[list[Messages], list[Written]]:
-        """Have plans carried out (METHOD.md section 3, M2)."""
+        """Have plans executed (experiments/METHOD.md section 3, M2)."""
         is_swapped = self._evaluation.plan != "own"
         asked = [
             writer.request(problem, "zero_shot", self._prompt)

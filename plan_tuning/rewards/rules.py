@@ -13,11 +13,11 @@ _BOXED = re.compile(r"\\boxed\s*\{\s*[^\s}]")
 
 
 def correct_reward(verdict: Verdict) -> float | None:
-    """Turn a verdict into a reward; METHOD.md section 5 gives it the weight 2.
+    """Turn a verdict into a reward; experiments/METHOD.md section 5 gives it the weight 2.
 
     A comparison that runs into its time limit earns nothing: an answer that nobody can check is no
     answer, and a policy must not learn to write such ones. A failure of the grader itself is
-    nobody's fault and stays unscored.
+    nobody's fault and stays unknown.
 
     >>> correct_reward(Verdict.CORRECT), correct_reward(Verdict.TIMEOUT)
     (1.0, 0.0)

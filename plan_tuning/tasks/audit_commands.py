@@ -1,4 +1,4 @@
-"""``plan-tuning grade`` and ``plan-tuning contamination``: the rooms of tasks/ on the command line.
+"""The subcommands ``plan-tuning grade`` and ``contamination``: audits of files from anywhere.
 
 Plain functions with typer annotations; cli.py registers them. They add files, a progress bar and a
 summary to :mod:`plan_tuning.grading.grader` and :mod:`plan_tuning.tasks.contamination`, no rules.
@@ -96,11 +96,11 @@ def contamination(
     ] = THRESHOLD,
 ) -> None:
     """Find the test problems that training sets contain (13-gram overlap)."""
-    identities: dict[str, Any] = {}
+    specs: dict[str, Any] = {}
     try:
-        train_sets = dict(_problems(argument, "train", identities) for argument in train)
-        test_sets = dict(_problems(argument, "test", identities) for argument in test)
-        found = report(train_sets, test_sets, identities, ngram=ngram, threshold=threshold)
+        train_sets = dict(_problems(argument, "train", specs) for argument in train)
+        test_sets = dict(_problems(argument, "test", specs) for argument in test)
+        found = report(train_sets, test_sets, specs, ngram=ngram, threshold=threshold)
     except ValueError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
@@ -224,8 +224,8 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _problems(argument: str, split: str, identities: dict[str, Any]) -> tuple[str, list[Problem]]:
+def _problems(argument: str, split: str, specs: dict[str, Any]) -> tuple[str, list[Problem]]:
     name, _, path = argument.partition("=")
     reading = read(name, split=split, path=path or None)
-    identities[f"{split}/{name}"] = reading.identity
+    specs[f"{split}/{name}"] = reading.spec
     return name, reading.problems

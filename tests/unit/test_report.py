@@ -94,7 +94,7 @@ PAID = TeacherConfig(
 
 def test_a_sweeps_plan_bounds_the_calls() -> None:
     estimate = count_missing_calls(7473 + 12000, PAID, DistillationConfig())
-    assert estimate.calls == 311_568  # METHOD.md section 2
+    assert estimate.calls == 311_568  # experiments/METHOD.md section 2
     assert estimate.usd_low is not None
     assert estimate.usd_high is not None
     assert 0 < estimate.usd_low < estimate.usd_high
