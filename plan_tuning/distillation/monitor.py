@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from plan_tuning.distillation.funnel import Tally
+from plan_tuning.distillation.funnel import FUNNEL, Tally
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.pricing import shown_usd
 
@@ -20,16 +20,7 @@ logger = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 30.0
 _TABLE_EVERY_S = 0.5
-_COLUMNS = (
-    "problems",
-    "plans",
-    "distinct",
-    "scored",
-    "good score",
-    "executed",
-    "correct",
-    "selected",
-)
+_COLUMNS = tuple(name for name in FUNNEL if name != "candidates")
 
 
 class Monitor:
@@ -95,7 +86,7 @@ class Monitor:
     def _counts(self) -> list[tuple[str, int]]:
         funnel = self._tally.funnel
         values = {"problems": self._tally.problems, "selected": self._tally.kept["two_stage"]}
-        return [(name, values.get(name, funnel[name.replace(" ", "_")])) for name in _COLUMNS]
+        return [(name.replace("_", " "), values.get(name, funnel[name])) for name in _COLUMNS]
 
     def _table(self) -> Table:
         from rich.table import Table

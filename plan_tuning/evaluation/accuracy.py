@@ -1,4 +1,4 @@
-"""predictions -> figures: accuracy, pass@k, maj@k, avg@k and the rates behind them.
+"""Predictions -> an evaluation's figures: accuracy, pass@k, maj@k, avg@k and the rates behind them.
 
 Pure functions of graded predictions. With several samples a problem, accuracy is avg@n: the mean
 over problems of the mean over samples; its interval is Wilson's for one sample and Student's over

@@ -13,7 +13,7 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Message, Problem, Reply, Request
 from plan_tuning.students.generation.continuous_batching import generate_continuously
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import Student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text import formats

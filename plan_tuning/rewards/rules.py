@@ -49,7 +49,7 @@ def format_reward(text: str) -> float:
 def _begins_with_plan(text: str) -> bool:
     """Whether one plan that is not empty comes first and the output follows at once.
 
-    Texts are searched from left to right and never tried again from further on: an unfinished plan
+    Texts are searched once, from left to right: an unfinished plan
     may be as long as a completion can be.
     """
     before, opened, rest = text.partition("<plan>")

@@ -1,4 +1,4 @@
-"""A folder or hub id to a student: model, tokenizer and the ids that end its texts."""
+"""A checkpoint folder or hub id to a student: model, tokenizer and the ids that end its texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StudentError(ValueError):
 
 @dataclass
 class Student:
-    """A small language model with everything that is needed to ask it."""
+    """A small language model with everything that inference and training need."""
 
     model: Any  # PreTrainedModel, or PeftModel around one
     tokenizer: Any
@@ -136,7 +136,7 @@ def merge_for_inference(student: Student) -> Student:
 
 
 def for_inference(student: Student) -> Student:
-    """Make a student that is only asked as cheap as it can be: merged, and in bfloat16 on CUDA.
+    """Make inference as cheap as it can be: adapters merged, and bfloat16 on CUDA.
 
     A token's cost on a card is that of reading the weights once, so half the bytes are half the
     time; on a CPU bfloat16 is slow, and the weights stay as they are.

@@ -1,4 +1,4 @@
-"""data set on disk or on the Hub -> problems: every benchmark and training set, read and checked.
+"""Data set on disk or on the Hub -> problems: every benchmark and training set, read and checked.
 
 ``load`` returns problems; ``read`` also says which rows were left out and why. A set comes from a
 path (JSONL, JSON or parquet, in the set's own published schema or as id/problem/answer/solution

@@ -14,7 +14,7 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.adapters import wrap
 from plan_tuning.students.export import export_student
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import (
     StudentError,
     cast_weights,

@@ -92,7 +92,7 @@ PAID = TeacherConfig(
 )
 
 
-def test_a_sweeps_plan_bounds_the_calls() -> None:
+def test_a_sweep_bounds_its_calls() -> None:
     estimate = count_missing_calls(7473 + 12000, PAID, DistillationConfig())
     assert estimate.calls == 311_568  # experiments/METHOD.md section 2
     assert estimate.usd_low is not None
