@@ -134,3 +134,20 @@ def test_every_ablation_has_an_experiment() -> None:
     files = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
     assert len(rows) == 9
     assert named == files - {"quickstart"}
+
+
+def test_the_program_publishes_what_the_method_page_does() -> None:
+    page = (ROOT / "experiments" / "METHOD.md").read_text("utf-8")
+    table = page.partition("## 6.")[2].partition("## 7.")[0]
+    file = ROOT / "plan_tuning" / "comparison" / "published.yaml"
+    claims = yaml.safe_load(file.read_text("utf-8"))["claims"]
+    numbers = {
+        abs(entry[key])
+        for claim in claims
+        for entry in claim.get("numbers", [])
+        for key in ("row", "against", "gain")
+        if key in entry
+    }
+    shown = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", table)}
+    assert numbers
+    assert numbers <= shown
