@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.registration import register, resource_folder, typed
+from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.typed import typed
 from plan_tuning.evaluation.predictions import SolveError, other_problems, teacher_plans
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.specs import job_graph
