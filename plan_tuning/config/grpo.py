@@ -306,7 +306,7 @@ def grpo_content(
         method: all but what belongs to the hardware.
         reward: parts that are switched on; its name is a label.
         trainer: what GRPO takes from it.
-        judge: its spec counts where it is asked.
+        judge: its identity counts where it is asked.
     """
     parts = dataclasses.replace(reward, name=RewardConfig().name, judge=None)
     if not parts.plan.weight:

@@ -55,8 +55,8 @@ def check_address(key: str, address: str | None) -> None:
 class TeacherConfig:
     """Who answers, at what price, and how fast it may be asked.
 
-    A teacher is told from others by its backend's kind, ``model`` and ``label`` (:meth:`spec`):
-    neither its URL nor its key counts, so a new port buys nothing again.
+    The identity of a teacher is ``backend kind``, ``model`` and ``label``: neither its URL nor its
+    key, so a new port buys nothing again (see :meth:`spec`).
     """
 
     backend: str = "scripted"
@@ -77,7 +77,7 @@ class TeacherConfig:
     max_attempts: int = 6
     max_wait_s: float = 600.0
     seeded: bool = True  # send a seed per sample (providers that reject it: false)
-    # Noise of the scripted teacher (part of its spec)
+    # Noise of the scripted teacher (part of its identity)
     scripted: ScriptedTeacherConfig = field(default_factory=ScriptedTeacherConfig)
 
     def __post_init__(self) -> None:
@@ -130,10 +130,10 @@ class TeacherConfig:
     def spec(self) -> dict[str, Any]:
         """What determines its answers, for fingerprints and store keys."""
         kind = {"litellm": "api", "http": "api", "replay": "api"}.get(self.backend, self.backend)
-        spec: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
+        identity: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
         if self.backend == "scripted":
-            spec["scripted"] = {"version": SCRIPTED_VERSION, **vars(self.scripted)}
-        return spec
+            identity["scripted"] = {"version": SCRIPTED_VERSION, **vars(self.scripted)}
+        return identity
 
 
 @dataclass

@@ -65,16 +65,16 @@ def corpus_spec(
 
     Args:
         problems_spec: what determines the problems and their order.
-        teacher: only its own spec counts, and whether samples are seeded.
+        teacher: only its spec counts, and whether samples are seeded.
         distillation: sampling, limits, parsers; the window and the breaker do not count.
         grading: the Answer Verifier's policy.
     """
-    teacher_spec = teacher.spec()
+    asked = dict(teacher.spec())
     if not teacher.seeded:
-        teacher_spec["seeded"] = False
+        asked["seeded"] = False
     return {
         "problems": dict(problems_spec),
-        "teacher": teacher_spec,
+        "teacher": asked,
         "distillation": hashed_values(distillation),
         "grading": hashed_values(grading),
         "prompts": {name: prompt_fingerprint(name) for name in REQUESTS},

@@ -128,12 +128,12 @@ def _shuffled(rows: Sequence[int], items: Sequence[Item], seed: int) -> list[int
     return sorted(rows, key=lot)
 
 
-def curriculum(items: Sequence[Item], order: str) -> list[int]:
-    """Number the parts of a curriculum, from 0, row by row.
+def stages(items: Sequence[Item], order: str) -> list[int]:
+    """Number the stages of a curriculum, from 0, row by row.
 
     Args:
         items: the rows.
-        order: ``shuffled`` (one part), ``by_source`` (in the order of their first rows),
+        order: ``shuffled`` (one stage), ``by_source`` (in the order of their first rows),
             ``by_difficulty`` (numbers before words, each in its order), or ``by_length``
             (quarters, short completions first).
 

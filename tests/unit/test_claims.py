@@ -197,8 +197,8 @@ def test_claims_whose_other_side_is_missing_are_not_called_absent(tmp_path: Path
     )
 
 
-# experiments/METHOD.md section 6: (claim, benchmarks, model, method, values, certainty), and
-# nothing else
+# experiments/METHOD.md section 6, and nothing else:
+# (claim, benchmarks, model, method, values, certainty)
 _PUBLISHED = {
     ("planning_beats_sft", "gsm8k", None, None, (7,), "abstract"),
     ("planning_beats_sft", "math", None, None, (7,), "abstract"),

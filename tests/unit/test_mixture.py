@@ -17,14 +17,7 @@ from plan_tuning.config.run import Config, PathsConfig
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.specs import job_graph
-from plan_tuning.tasks.mixture import (
-    Item,
-    MixtureError,
-    count_tokens,
-    curriculum,
-    mix,
-    tempered_counts,
-)
+from plan_tuning.tasks.mixture import Item, MixtureError, count_tokens, mix, stages, tempered_counts
 from plan_tuning.training.sft.batches import curriculum_rows
 from plan_tuning.training.sft.data import training_rows
 
@@ -105,12 +98,12 @@ def test_stages_of_a_curriculum(order: str, expected: list[int]) -> None:
         Item("x", "3", 1, "hard"),
         Item("y", "4", 5, "10"),
     ]
-    assert curriculum(items, order) == expected
+    assert stages(items, order) == expected
 
 
 def test_a_curriculum_by_difficulty_needs_difficulties() -> None:
     with pytest.raises(MixtureError, match="by_length"):
-        curriculum(ITEMS, "by_difficulty")
+        stages(ITEMS, "by_difficulty")
 
 
 @pytest.mark.parametrize("epochs", [1, 3])

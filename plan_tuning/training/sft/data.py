@@ -14,7 +14,7 @@ from plan_tuning.config.training import MethodConfig, PromptConfig
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import filter_trajectories
 from plan_tuning.records import Problem, Trajectory
-from plan_tuning.tasks.mixture import Item, count_tokens, curriculum, mix, tagged
+from plan_tuning.tasks.mixture import Item, count_tokens, mix, stages, tagged
 from plan_tuning.text.formats import FormatError, render_completion, student_messages
 from plan_tuning.training.sft.batches import RowError, TrainingRow
 
@@ -81,7 +81,7 @@ def _mixed(
     mixture: MixtureDataConfig | None,
     order: str,
 ) -> tuple[list[TrainingRow], dict[str, dict[str, int]]]:
-    """Mix the sources and number the parts of the curriculum; count rows and tokens a source."""
+    """Mix the sources and number the stages of the curriculum; count rows and tokens a source."""
     items = [
         Item(
             source=source.source,
@@ -94,7 +94,7 @@ def _mixed(
     chosen = (
         list(range(len(items))) if mixture is None else mix(items, mixture.sources, mixture.mixing)
     )
-    numbers = curriculum(items, order)
+    numbers = stages(items, order)
     by_source: dict[str, dict[str, int]] = {}
     for index in chosen:
         counts = by_source.setdefault(items[index].source, {"rows": 0, "tokens": 0})
