@@ -309,9 +309,8 @@ class Job:
     ) -> Mapping[str, Any]:
         """Answer one benchmark into ``folder``; ``is_alone``: M2's executor, without any plan."""
         from plan_tuning.evaluation.accuracy import summarize
-        from plan_tuning.evaluation.plans import teacher_plans
+        from plan_tuning.evaluation.predictions import solve, teacher_plans
         from plan_tuning.evaluation.progress import shown
-        from plan_tuning.evaluation.solve import solve
 
         config = self.config
         problems = load_benchmark(entry, config)

@@ -1,4 +1,4 @@
-"""predictions -> figures: accuracy, pass@k, maj@k, avg@k and the rates behind them.
+"""Predictions -> an evaluation's figures: accuracy, pass@k, maj@k, avg@k and the rates behind them.
 
 Pure functions of graded predictions. With several samples a problem, accuracy is avg@n: the mean
 over problems of the mean over samples; its interval is Wilson's for one sample and Student's over
@@ -49,20 +49,20 @@ def majority_at_k(
     is_correct: Sequence[bool],
     k: int,
     *,
-    canonical: Callable[[str], str] = vote_key,
+    key: Callable[[str], str] = vote_key,
 ) -> float:
     """Grade the most frequent answer among the first k samples.
 
     Samples without an answer (empty text) do not vote. Among answers that are equally frequent one
     is drawn at random, so the expected value is returned: the share of right ones among them.
-    Right answers vote together however they are written; wrong ones by their ``canonical`` key, so
+    Right answers vote together however they are written; wrong ones by their ``key``, so
     that a wrong answer does not lose votes for being written in two ways.
 
     Args:
         answers: extracted answers, empty where none was found.
         is_correct: the verdict on each.
         k: 1..n; the first k samples are exchangeable with any other k.
-        canonical: maps an answer to what it is counted as.
+        key: maps an answer to what it is counted as.
 
     Raises:
         ValueError: k is out of range, or the two sequences differ in length.
@@ -81,7 +81,7 @@ def majority_at_k(
         if right:
             votes[True, ""] += 1
         elif answer.strip():
-            votes[False, canonical(answer)] += 1
+            votes[False, key(answer)] += 1
     if not votes:
         return 0.0
     most = max(votes.values())

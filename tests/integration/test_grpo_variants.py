@@ -16,8 +16,8 @@ from plan_tuning.config.grpo import GRPOConfig, PlanRewardConfig, RewardConfig
 from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.students.encoding import load_encoder
 from plan_tuning.students.loading import load_student, without_bars
+from plan_tuning.students.sentence_encoder import load_encoder
 from plan_tuning.students.tiny import build_tokenizer, make_tiny
 from plan_tuning.training.grpo import fit as grpo_fit
 from plan_tuning.training.grpo.fit import train_grpo

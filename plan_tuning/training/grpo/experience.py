@@ -10,7 +10,7 @@ import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.rewards.combination import summarize
-from plan_tuning.rewards.shaping import overlong_penalty
+from plan_tuning.rewards.rules import overlong_penalty
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.advantages import (
     Advantages,

@@ -174,7 +174,7 @@ def hold_out(
 
 
 def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
-    from plan_tuning.students.encoding import load_encoder
+    from plan_tuning.students.sentence_encoder import load_encoder
 
     return load_encoder(Path(str(reward.plan.encoder)))
 

@@ -101,7 +101,7 @@ def _copied(student: Student, dtype: torch.dtype | None, *, is_merged: bool) -> 
         cast_weights(model, dtype)
     model.requires_grad_(False)
     model.eval()
-    return Student(model, student.tokenizer, student.end_ids, student.turn_end, student.identity)
+    return Student(model, student.tokenizer, student.end_ids, student.turn_end, student.origin)
 
 
 def frozen_copy(student: Student) -> Any:

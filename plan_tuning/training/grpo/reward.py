@@ -21,15 +21,14 @@ import numpy as np
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Ask, Reply, Request
-from plan_tuning.rewards.answer import correct_reward
-from plan_tuning.rewards.plan import (
+from plan_tuning.rewards.plan_similarity import (
     embedding_similarity,
     guarded,
     judge_requests,
     read_similarity,
     step_similarity,
 )
-from plan_tuning.rewards.shaping import format_reward, leak_reward, length_reward
+from plan_tuning.rewards.rules import correct_reward, format_reward, leak_reward, length_reward
 from plan_tuning.text.formats import has_plan
 from plan_tuning.training.grpo.rollout import Rollout
 

@@ -18,7 +18,7 @@ import torch
 from plan_tuning.config.grpo import ASKED_AS, GRPOConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Problem
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import Student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text.formats import has_plan, parse_plan, student_messages

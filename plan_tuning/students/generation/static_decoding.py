@@ -6,7 +6,8 @@ the buffers is a tensor; what lies behind it is masked, not cut off. The host lo
 ``CHECK_EVERY`` steps: it drops finished rows once half of them are, and lets attention reach
 further into the buffers once the tokens fill what it reads. Either gives the step new shapes, so it
 is recorded anew. On a CPU the same step runs as it is, which is how the tests prove it equal to the
-loop of :mod:`plan_tuning.students.generation.native` up to rounding in sums over masked places.
+loop of :mod:`plan_tuning.students.generation.native_engine` up to rounding in sums over masked
+places.
 
 What the step assumes of transformers 5.23, read in the source of ``cache.FAMILIES``: with an
 attention implementation that has no mask function, mask creation returns at once
@@ -29,7 +30,7 @@ from transformers import DynamicCache
 
 from plan_tuning.students.generation import sampling
 from plan_tuning.students.generation.cuda_graphs import RepeatedStep
-from plan_tuning.students.generation.rows import GenerationError, Row, Settings, has_ended
+from plan_tuning.students.generation.sequences import GenerationError, Row, Settings, has_ended
 from plan_tuning.students.generation.shared_prefix import FAMILIES, shared_attention
 from plan_tuning.students.generation.static_cache import StaticPrefixCache
 from plan_tuning.students.loading import Student

@@ -1,4 +1,4 @@
-"""Prompts to completions: batched decoding on the model's own key-value cache.
+"""Prompts to completions: the native inference engine, batched on the model's key-value cache.
 
 Every distinct prompt is read once and its cache is expanded to its samples; rows that are finished
 leave the batch; a row's tokens depend on (seed, problem, sample) and not on its neighbours.
@@ -16,8 +16,8 @@ from transformers import DynamicCache
 from plan_tuning.records import Completion
 from plan_tuning.students.generation import sampling
 from plan_tuning.students.generation.decoders import decoder_for
-from plan_tuning.students.generation.rows import GenerationError, Row, Settings, has_ended
-from plan_tuning.students.generation.static import StaticDecoder, is_static
+from plan_tuning.students.generation.sequences import GenerationError, Row, Settings, has_ended
+from plan_tuning.students.generation.static_decoding import StaticDecoder, is_static
 from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)

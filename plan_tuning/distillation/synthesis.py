@@ -1,7 +1,7 @@
 """Problems -> trajectories: constraints, N plans, verification, execution, answer check.
 
-Each problem runs through its stages on its own and each of its plans as soon as it is written;
-there is no barrier between stages. Only a window of problems is under way at any time, so memory
+Each problem is asked about on its own and each of its plans as soon as it is written; no request
+waits for those of another problem. Only a window of problems is under way at any time, so memory
 does not grow with their number. Plans with the same text share their requests through the store,
 and every candidate stays a row.
 """
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 
 from plan_tuning.config.teacher import DistillationConfig
-from plan_tuning.distillation.requests import (
+from plan_tuning.distillation.teacher_requests import (
     constraints_request,
     execute_request,
     plan_request,
@@ -200,7 +200,7 @@ class _Stages:
         return _with_calls(row, given, plan_reply, verifier, execution.reply if execution else None)
 
     async def _verify(self, plan: str, constraints: Reply) -> tuple[Reply | None, Score]:
-        """Score a plan; a reply that cannot be read is asked for once more, with a reminder."""
+        """Score a plan; a reply that cannot be read is retried once, with a reminder."""
         if constraints.status not in (OK, TRUNCATED):
             return None, Score(None, MISSING)  # the verifier judges against the constraints
         reply, score = None, Score(None, UNPARSED)
@@ -215,7 +215,7 @@ class _Stages:
         return reply, score
 
     async def _execute(self, plan: str) -> Execution:
-        """Carry a plan out; without a final answer it is asked for once more, with a reminder."""
+        """Execute a plan; a reply without a final answer is retried once, with a reminder."""
         reply = Reply("", status=MISSING)
         grade: Grade | None = None
         for is_reminded in (False, True):

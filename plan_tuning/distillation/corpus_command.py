@@ -40,7 +40,7 @@ def status(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
     from rich.console import Console
 
     from plan_tuning.artifacts import read_manifest
-    from plan_tuning.distillation.browse import find_corpus, status_table, store_table
+    from plan_tuning.distillation.panels import find_corpus, status_table, store_table
     from plan_tuning.teachers.store import FILE_NAME, CallStore
 
     console = Console()
@@ -64,8 +64,8 @@ def show(
     """Show one problem: constraints, plans, scores, executions, verdicts and costs."""
     from rich.console import Console
 
-    from plan_tuning.distillation.browse import call_panels, find_corpus, trajectory_panels
     from plan_tuning.distillation.corpus import read_trajectories
+    from plan_tuning.distillation.panels import call_panels, find_corpus, trajectory_panels
     from plan_tuning.teachers.store import FILE_NAME, CallStore
 
     console = Console()
@@ -92,9 +92,9 @@ def refilter(
     """Show what a filter would keep, and why the rest goes; asks the teacher nothing."""
     from rich.console import Console
 
-    from plan_tuning.distillation.browse import filter_table, find_corpus
     from plan_tuning.distillation.corpus import read_trajectories
     from plan_tuning.distillation.filters import filter_trajectories
+    from plan_tuning.distillation.panels import filter_table, find_corpus
 
     config = _filter(name, plan_score_threshold, selection, drop_leaks, max_rows)
     rows = read_trajectories(find_corpus(corpus, outputs))
@@ -120,9 +120,9 @@ def export(
     ] = None,
 ) -> None:
     """Write trajectories to one file, and push them to the Hub where asked to."""
-    from plan_tuning.distillation.browse import find_corpus
     from plan_tuning.distillation.corpus import read_trajectories, write_trajectories
     from plan_tuning.distillation.filters import filter_trajectories
+    from plan_tuning.distillation.panels import find_corpus
 
     folder = find_corpus(corpus, outputs)
     rows = read_trajectories(folder)
@@ -142,8 +142,8 @@ def export(
 @app.command()
 def card(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
     """Print a corpus's dataset card."""
-    from plan_tuning.distillation.browse import find_corpus
     from plan_tuning.distillation.card import CARD
+    from plan_tuning.distillation.panels import find_corpus
 
     typer.echo((find_corpus(corpus, outputs) / CARD).read_text(encoding="utf-8"))
 

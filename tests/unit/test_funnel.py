@@ -9,7 +9,7 @@ import pytest
 
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.estimate import count_missing_calls, dry_run
-from plan_tuning.distillation.report import Tally
+from plan_tuning.distillation.funnel import Tally
 from plan_tuning.records import Problem, Trajectory, Verdict
 
 
@@ -92,9 +92,9 @@ PAID = TeacherConfig(
 )
 
 
-def test_a_sweeps_plan_bounds_the_calls() -> None:
+def test_a_sweep_bounds_its_calls() -> None:
     estimate = count_missing_calls(7473 + 12000, PAID, DistillationConfig())
-    assert estimate.calls == 311_568  # METHOD.md section 2
+    assert estimate.calls == 311_568  # experiments/METHOD.md section 2
     assert estimate.usd_low is not None
     assert estimate.usd_high is not None
     assert 0 < estimate.usd_low < estimate.usd_high

@@ -1,9 +1,9 @@
-"""Student to predictions: one call, or for M2 two calls; then the grader reads the text."""
+"""Student to predictions: inference in one call, for M2 in two, then the grader's verdict."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
@@ -16,7 +16,7 @@ from plan_tuning.evaluation.writers import (
     Written,
 )
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Prediction, Problem
+from plan_tuning.records import Prediction, Problem, Trajectory
 from plan_tuning.students.loading import Student
 from plan_tuning.text import formats
 
@@ -41,13 +41,13 @@ def solve(
     Args:
         student: who answers, or for m2 who plans.
         problems: the test problems.
-        method: METHOD.md section 3; m2 plans first and has the executor carry the plan out.
+        method: experiments/METHOD.md section 3; m2 plans first and has the executor follow.
         prompt: matched or paper.
         evaluation: decoding; ``plan=other`` gives the executor another problem's plan.
         benchmark: written into the predictions.
         grader: reads the final text.
-        executor: carries out m2's plans, None: the student itself; not read for other methods.
-        plans: plans to carry out instead of the student's own, by problem id (a plan swap of m2).
+        executor: executes m2's plans, None: the student itself; not read for other methods.
+        plans: plans to execute instead of the student's own, by problem id (a plan swap of m2).
             Where one is empty the executor solves the problem by itself.
         progress: told about every finished batch.
 
@@ -55,22 +55,22 @@ def solve(
         Predictions, problem by problem and sample by sample.
 
     Raises:
-        SolveError: plans are given for a method that carries out none, or not for all problems.
+        SolveError: plans are given for a method that executes none, or not for all problems.
     """
     if plans is not None:
         _check_plans(plans, problems, method)
     cases = [(p, sample) for p in problems for sample in range(evaluation.num_samples)]
-    asks = _Asks(evaluation, prompt, progress)
+    calls = _Calls(evaluation, prompt, progress)
     writer = _writer(student, evaluation)
     if method == "m2":
         executing = writer if executor is None else _writer(executor, evaluation)
         if plans is None:
-            found = asks.plans(writer, cases)
+            found = calls.plans(writer, cases)
         else:
             found = [(plans[problem.id], 0) for problem, _ in cases]
-        asked, written = asks.executions(executing, cases, [plan for plan, _ in found])
+        asked, written = calls.executions(executing, cases, [plan for plan, _ in found])
     else:
-        asked, written = asks.answers(writer, cases, method)
+        asked, written = calls.answers(writer, cases, method)
         # An answer without tags has no plan.
         found = [
             (formats.parse_plan(answer.text) if "<plan>" in answer.text else "", 0)
@@ -109,6 +109,32 @@ def _check_plans(plans: Mapping[str, str], problems: Sequence[Problem], method: 
         )
 
 
+def teacher_plans(trajectories: Iterable[Trajectory]) -> dict[str, str]:
+    """Choose the teacher's plan of each problem: the best scored one, the earliest among equals.
+
+    The Plan Verifier chooses, for it knows no gold answer; the Answer Verifier does, and choosing
+    by it would let the gold answers of a test set into its plans.
+
+    Args:
+        trajectories: all candidates of a test set.
+
+    Returns:
+        Plans by problem id, empty where the teacher wrote none that can be used.
+    """
+    best: dict[str, tuple[int, int, str]] = {}
+    plans: dict[str, str] = {}
+    for row in trajectories:
+        plans.setdefault(row.problem_id, "")
+        if row.plan_status != "ok" or not row.plan.strip():
+            continue
+        score = row.plan_score if row.plan_score is not None else -101  # below any score
+        rank = (-score, row.candidate, row.plan)
+        if row.problem_id not in best or rank < best[row.problem_id]:
+            best[row.problem_id] = rank
+            plans[row.problem_id] = row.plan
+    return plans
+
+
 def other_problems(ids: Sequence[str]) -> dict[str, str]:
     """Give every problem another one, each one once: the next in an order that is drawn by id.
 
@@ -129,7 +155,7 @@ def other_problems(ids: Sequence[str]) -> dict[str, str]:
     return dict(zip(order, [*order[1:], order[0]], strict=True))
 
 
-class _Asks:
+class _Calls:
     """The calls of one evaluation."""
 
     def __init__(
@@ -167,7 +193,7 @@ class _Asks:
     def executions(
         self, writer: Writer, cases: Sequence[Case], plans: Sequence[str]
     ) -> tuple[list[Messages], list[Written]]:
-        """Have plans carried out (METHOD.md section 3, M2)."""
+        """Have plans executed (experiments/METHOD.md section 3, M2)."""
         is_swapped = self._evaluation.plan != "own"
         asked = [
             writer.request(problem, "zero_shot", self._prompt)

@@ -9,7 +9,7 @@ import pytest
 
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig
-from plan_tuning.distillation.synthesize import distil
+from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Reply, Request, Trajectory
 

@@ -1,13 +1,32 @@
-"""Completion -> small extra rewards: format, length, leak, and the penalty for being cut off."""
+"""Rule-based rewards of one completion: R_ans, then format, length, leak and overlong penalty."""
 
 from __future__ import annotations
 
 import re
 
+from plan_tuning.records import Verdict
 from plan_tuning.text.plans import leaks
 
 _FOLLOWED = re.compile(r"</plan>\s*<output>")
+_UNKNOWN = (Verdict.BAD_GOLD, Verdict.ERROR)  # nothing that the completion could help
 _BOXED = re.compile(r"\\boxed\s*\{\s*[^\s}]")
+
+
+def correct_reward(verdict: Verdict) -> float | None:
+    """Turn a verdict into a reward; experiments/METHOD.md section 5 gives it the weight 2.
+
+    A comparison that runs into its time limit earns nothing: an answer that nobody can check is no
+    answer, and a policy must not learn to write such ones. A failure of the grader itself is
+    nobody's fault and stays unknown.
+
+    >>> correct_reward(Verdict.CORRECT), correct_reward(Verdict.TIMEOUT)
+    (1.0, 0.0)
+    >>> correct_reward(Verdict.BAD_GOLD) is None
+    True
+    """
+    if verdict in _UNKNOWN:
+        return None
+    return 1.0 if verdict is Verdict.CORRECT else 0.0
 
 
 def format_reward(text: str) -> float:
@@ -30,7 +49,7 @@ def format_reward(text: str) -> float:
 def _begins_with_plan(text: str) -> bool:
     """Whether one plan that is not empty comes first and the output follows at once.
 
-    Texts are searched from left to right and never tried again from further on: an unfinished plan
+    Texts are searched once, from left to right: an unfinished plan
     may be as long as a completion can be.
     """
     before, opened, rest = text.partition("<plan>")

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from plan_tuning.distillation.report import Tally
+from plan_tuning.distillation.funnel import FUNNEL, Tally
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.pricing import shown_usd
 
@@ -20,16 +20,7 @@ logger = logging.getLogger(__name__)
 
 _LINE_EVERY_S = 30.0
 _TABLE_EVERY_S = 0.5
-_COLUMNS = (
-    "problems",
-    "plans",
-    "distinct",
-    "scored",
-    "good score",
-    "executed",
-    "correct",
-    "selected",
-)
+_COLUMNS = tuple(name for name in FUNNEL if name != "candidates")
 
 
 class Monitor:
@@ -84,18 +75,18 @@ class Monitor:
 
     def line(self) -> str:
         """The state in one line."""
-        stages = ", ".join(f"{name} {count}" for name, count in self._counts()[1:])
+        counts = ", ".join(f"{name} {count}" for name, count in self._counts()[1:])
         usage = self._caller.usage
         return (
-            f"distillation {self._tally.problems}/{self._total} problems: {stages}; "
+            f"distillation {self._tally.problems}/{self._total} problems: {counts}; "
             f"calls {usage.bought} asked, {usage.cached} from the store, "
-            f"{usage.failed_attempts} failed tries; cost: {shown_usd(usage.usd)}"
+            f"{usage.failed_attempts} failed attempts; cost: {shown_usd(usage.usd)}"
         )
 
     def _counts(self) -> list[tuple[str, int]]:
         funnel = self._tally.funnel
         values = {"problems": self._tally.problems, "selected": self._tally.kept["two_stage"]}
-        return [(name, values.get(name, funnel[name.replace(" ", "_")])) for name in _COLUMNS]
+        return [(name.replace("_", " "), values.get(name, funnel[name])) for name in _COLUMNS]
 
     def _table(self) -> Table:
         from rich.table import Table
@@ -109,7 +100,7 @@ class Monitor:
         usage = caller.usage
         table.caption = (
             f"{usage.bought} calls asked ({usage.bought / elapsed:.1f}/s), {caller.in_flight} in "
-            f"flight, {usage.cached} from the store, {usage.failed_attempts} failed tries, "
+            f"flight, {usage.cached} from the store, {usage.failed_attempts} failed attempts, "
             f"cost: {shown_usd(usage.usd)}"
         )
         return table

@@ -205,7 +205,7 @@ def judge_requests(
         temperature: of the judge.
         max_tokens: of a reply.
         problem_id: for logs.
-        is_reminded: the second try after a reply that could not be read.
+        is_reminded: the retry after a reply that could not be read.
     """
     pair = (_TAG.sub(" ", reference).strip(), _TAG.sub(" ", candidate).strip())
     orders = [pair, pair[::-1]] if swap else [pair]

@@ -1,7 +1,7 @@
-"""``plan-tuning grade`` and ``plan-tuning contamination``: the rooms of tasks/ on the command line.
+"""The subcommand ``plan-tuning grade``: verdicts on the predictions of any system.
 
-Plain functions with typer annotations; cli.py registers them. They add files, a progress bar and a
-summary to :mod:`plan_tuning.grading.grader` and :mod:`plan_tuning.tasks.contamination`, no rules.
+A plain function with typer annotations; cli.py registers it. It adds files, a progress bar and a
+summary to :mod:`plan_tuning.grading.grader`, no rules.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from plan_tuning.artifacts import write_atomic
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks.benchmarks import DataError, read
-from plan_tuning.tasks.contamination import NGRAM, THRESHOLD, report
+from plan_tuning.tasks.benchmarks import DataError
 
 STYLES = ("gsm8k", "math", "olympiadbench", "aime", "strategyqa", "microworld")
 _CHUNK = 512  # rows between two steps of the progress bar
@@ -84,35 +83,6 @@ def grade(
         typer.echo(json.dumps(figures, ensure_ascii=False))
     else:
         _print_summary(figures)
-
-
-def contamination(
-    train: Annotated[list[str], typer.Option(help="Training set: SET or SET=PATH; repeatable.")],
-    test: Annotated[list[str], typer.Option(help="Test set: SET or SET=PATH; repeatable.")],
-    out: Annotated[Path, typer.Option(help="Report, for evaluation.decontaminate=FILE.")],
-    ngram: Annotated[int, typer.Option(help="Words in a sequence that is compared.")] = NGRAM,
-    threshold: Annotated[
-        float, typer.Option(help="Share of a test problem's sequences in one training problem.")
-    ] = THRESHOLD,
-) -> None:
-    """Find the test problems that training sets contain (13-gram overlap)."""
-    identities: dict[str, Any] = {}
-    try:
-        train_sets = dict(_problems(argument, "train", identities) for argument in train)
-        test_sets = dict(_problems(argument, "test", identities) for argument in test)
-        found = report(train_sets, test_sets, identities, ngram=ngram, threshold=threshold)
-    except ValueError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
-    write_atomic(out, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    table = Table("test set", "problems", "contaminated", "exact", "same answer")
-    for name, entry in found["test"].items():
-        share = entry["num_contaminated"] / entry["num_problems"]
-        counts = (entry["num_exact"], entry["num_same_answer"])
-        contaminated = f"{entry['num_contaminated']} ({share:.1%})"
-        table.add_row(name, str(entry["num_problems"]), contaminated, *map(str, counts))
-    Console().print(table)
-    typer.echo(f"wrote {out}; use it with evaluation.decontaminate={out}")
 
 
 def summary(grades: Sequence[Grade]) -> dict[str, Any]:
@@ -222,10 +192,3 @@ def _verdict_row(row: Mapping[str, Any], grade_: Grade) -> dict[str, Any]:
 def _encodable(text: str) -> str:
     """Replace lone surrogates, which JSON can hold and a UTF-8 file cannot."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _problems(argument: str, split: str, identities: dict[str, Any]) -> tuple[str, list[Problem]]:
-    name, _, path = argument.partition("=")
-    reading = read(name, split=split, path=path or None)
-    identities[f"{split}/{name}"] = reading.identity
-    return name, reading.problems

@@ -10,7 +10,7 @@ from plan_tuning.artifacts import is_complete
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import TRAJECTORIES, CorpusError
 from plan_tuning.distillation.filters import FilterResult
-from plan_tuning.distillation.report import FUNNEL, Checks
+from plan_tuning.distillation.funnel import FUNNEL, Checks
 from plan_tuning.records import Trajectory
 from plan_tuning.teachers.pricing import shown_usd
 from plan_tuning.teachers.store import CallStore
@@ -55,7 +55,7 @@ def status_table(folder: Path, manifest: Mapping[str, Any]) -> RenderableType:
 
     facts = manifest["facts"]
     funnel = Table(title=f"corpus {folder.name}", title_justify="left")
-    funnel.add_column("stage")
+    funnel.add_column("passed")
     funnel.add_column("count", justify="right")
     for name in FUNNEL:
         funnel.add_row(name.replace("_", " "), str(facts["funnel"].get(name, 0)))
@@ -95,7 +95,7 @@ def store_table(store: CallStore, path: Path) -> RenderableType:
     spent = f"{summary['usd']:.4f} USD"
     if summary["unpriced"]:
         spent += f" and {summary['unpriced']} replies of unknown price"
-    table.caption = f"failed tries: {failed}; spent: {spent}"
+    table.caption = f"failed attempts: {failed}; spent: {spent}"
     return table
 
 
@@ -149,7 +149,7 @@ def call_panels(store: CallStore, problem_id: str) -> Iterator[RenderableType]:
             f"{call['role']} sample {call['sample_index']}.{call['attempt_salt']}: "
             f"{call['status']}, {call['served_model']}, "
             f"{call['prompt_tokens']}+{call['completion_tokens']} tokens, "
-            f"{call['latency_s']:.2f} s, {call['attempts']} tries, key {call['key'][:12]}"
+            f"{call['latency_s']:.2f} s, {call['attempts']} attempts, key {call['key'][:12]}"
         )
         yield Panel(Text(f"{prompt}\n\n[reply] {call['text']}"), title=title, title_align="left")
 

@@ -10,7 +10,7 @@ from plan_tuning.students.loading import Student
 
 
 class GenerationError(ValueError):
-    """A prompt that cannot be continued."""
+    """A prompt for which no completion can be generated."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """How all rows of a call are continued."""
+    """How the completions of a call are generated."""
 
     max_new_tokens: int
     temperature: float

@@ -1,4 +1,4 @@
-"""A problem and what is known of it so far -> the request of the next stage."""
+"""A problem and what is known of it so far -> the next request to the teacher."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def verify_request(
 def execute_request(
     problem: Problem, config: DistillationConfig, plan: str, *, is_reminded: bool = False
 ) -> Request:
-    """Ask for a plan to be carried out."""
+    """Ask for a plan to be executed."""
     return Request(
         role="execute",
         messages=render("execute", is_reminded=is_reminded, problem=problem.problem, plan=plan),
