@@ -52,14 +52,15 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     from plan_tuning.students.adapters import PROJECTIONS
     from plan_tuning.students.loading import Student
     from plan_tuning.training.completions import CompletionLog
+    from plan_tuning.training.grpo.data import PlannedProblem
     from plan_tuning.training.grpo.module import GRPOModule, GRPOSteps
-    from plan_tuning.training.grpo.reward import Scorer
-    from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+    from plan_tuning.training.grpo.reward import RewardWorker
+    from plan_tuning.training.grpo.rollout import Rollout
 
     torch.set_num_threads(threads)
 
-    class Digits(Scorer):
-        async def _score(self, rollout: Rollout) -> dict[str, float]:
+    class Digits(RewardWorker):
+        async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
             return {"correct": digit_share(rollout.completion.text)}
 
     size = WORKS[work]
@@ -71,8 +72,8 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
         )
     end = int(tokenizer.eos_token_id)
     student = Student(model, tokenizer, (end,), (end,))
-    cases = [
-        GoldenProblem(Problem(f"p{i}", text, "0"), "")
+    planned = [
+        PlannedProblem(Problem(f"p{i}", text, "0"), "")
         for i, text in enumerate(problems(tokenizer, PROMPTS * 2, size.prompt_tokens))
     ]
     total = steps + WARMUP
@@ -96,10 +97,10 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Grader() as grader,
-        Digits(RewardConfig(), grader, max_new_tokens=size.new_tokens) as scorer,
+        Digits(RewardConfig(), grader, max_new_tokens=size.new_tokens) as worker,
     ):
         module = GRPOModule(
-            student, cases, scorer, method=method, prompt=PromptConfig(), seed=0,
+            student, planned, worker, method=method, prompt=PromptConfig(), seed=0,
             trainer=TrainerConfig(
                 precision="bf16" if is_card else "fp32", micro_batch_tokens=16384,
                 accelerator=size.device,

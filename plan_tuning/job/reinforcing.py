@@ -81,10 +81,10 @@ def reinforce(
         on_usage: is told what was bought of the judge, also where the training ends in an error.
     """
     from plan_tuning.grading.grader import Grader
-    from plan_tuning.training.grpo.data import golden_problems
+    from plan_tuning.training.grpo.data import planned_problems
     from plan_tuning.training.grpo.fit import train_grpo
 
-    cases, selection = golden_problems(corpus, config.filter)
+    cases, selection = planned_problems(corpus, config.filter)
 
     @asynccontextmanager
     async def open_judge() -> AsyncIterator[Ask]:

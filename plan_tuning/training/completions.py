@@ -11,6 +11,7 @@ from typing import Any
 from plan_tuning.artifacts import write_atomic
 from plan_tuning.text.formats import parse_output
 from plan_tuning.training.grpo.experience import Experience
+from plan_tuning.training.grpo.rollout import Rollout
 
 LogTable = Callable[[str, Sequence[Mapping[str, Any]]], None]
 
@@ -55,28 +56,27 @@ def _step_of(line: str) -> int:
     return int(json.loads(line)["step"])
 
 
-def completion_rows(step: int, experience: Experience) -> list[dict[str, Any]]:
+def completion_rows(step: int, experience: Sequence[Experience]) -> list[dict[str, Any]]:
     """Describe a step's completions: problem, plan, answer, rewards, advantage, finish."""
-    return [_row(step, experience, index) for index in range(len(experience.rollouts))]
+    return [_row(step, one, one.rollout) for one in experience]
 
 
-def _row(step: int, experience: Experience, index: int) -> dict[str, Any]:
-    rollout = experience.rollouts[index]
+def _row(step: int, one: Experience, rollout: Rollout) -> dict[str, Any]:
     rewards = {
         f"reward_{name}": None if math.isnan(value) else round(value, 6)
-        for name, value in experience.rewards[index].items()
+        for name, value in one.rewards.items()
     }
     return {
         "step": step,
-        "problem_id": rollout.case.problem.id,
+        "problem_id": rollout.problem.id,
         "sample": rollout.sample,
         "plan": rollout.plan,
-        "teacher_plan": rollout.case.teacher_plan,
+        "teacher_plan": rollout.teacher_plan,
         "answer": parse_output(rollout.completion.text),
-        "gold": rollout.case.problem.answer,
+        "gold": rollout.problem.answer,
         **rewards,
-        "advantage": round(float(experience.totals[index]), 6),
-        "is_learned": experience.is_live[index],
+        "advantage": round(one.advantage, 6),
+        "is_learned": one.is_live,
         "tokens": len(rollout),
         "finish": rollout.completion.finish_reason,
     }

@@ -1,4 +1,4 @@
-"""A start and golden plans to a finished student: load, train or resume, validate, export."""
+"""A start and teacher plans to a finished student: load, train or resume, validate, export."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Problem
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import load_student
 from plan_tuning.training.checkpoints import StepCheckpoints, latest_checkpoint, remove, step_of
 from plan_tuning.training.completions import CompletionLog, LogTable
+from plan_tuning.training.grpo.data import PlannedProblem, hold_out
 from plan_tuning.training.grpo.module import GRPOModule, GRPOSteps
-from plan_tuning.training.grpo.reward import OpenAsk, Scorer
-from plan_tuning.training.grpo.rollout import GoldenProblem
-from plan_tuning.training.grpo.summary import outline
+from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
+from plan_tuning.training.grpo.summary import log_summary
 from plan_tuning.training.lightning import check_hardware, checkpoint_activations, quiet
 from plan_tuning.training.sft.module import TrainingError
 from plan_tuning.training.validation import AccuracyBySteps, Examination
@@ -44,7 +43,7 @@ def train_grpo(
     folder: Path,
     *,
     start: Path | str,
-    cases: Sequence[GoldenProblem],
+    cases: Sequence[PlannedProblem],
     model: ModelConfig,
     adapter: AdapterConfig,
     trainer: TrainerConfig,
@@ -118,20 +117,20 @@ def train_grpo(
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)
     total = method.total_steps(len(training))
-    outline(method, trainer, prompt, student, training)
+    log_summary(method, trainer, prompt, student, training)
     log = CompletionLog(
         folder / COMPLETIONS_FILE,
         every_n_steps=method.log_completions_every_n_steps,
         log_table=log_table,
     )
     embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
-    with Scorer(
+    with RewardWorker(
         reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed
-    ) as scorer:
+    ) as reward_worker:
         module = GRPOModule(
             student,
             training,
-            scorer,
+            reward_worker,
             method=method,
             prompt=prompt,
             trainer=trainer,
@@ -144,7 +143,7 @@ def train_grpo(
             exam = Examination(held_out, ASKED_AS, prompt, evaluation, grader)
             validation = AccuracyBySteps(exam, every_n_steps=method.val_every_n_steps)
         resumed = _fit(module, validation, trainer, loggers, folder / "checkpoints", log, run_dir)
-        facts = _facts(module, scorer, validation, resumed, len(training))
+        facts = _facts(module, reward_worker, validation, resumed, len(training))
     if module.trainer.is_global_zero:
         export_student(
             student,
@@ -159,18 +158,6 @@ def train_grpo(
     del module, student
     gc.collect()
     return facts
-
-
-def hold_out(
-    cases: Sequence[GoldenProblem], *, count: int, seed: int
-) -> tuple[list[GoldenProblem], list[Problem]]:
-    """Put ``count`` problems aside for validation; at least one is left to train on."""
-    count = min(count, len(cases) - 1)
-    chosen = set(np.random.default_rng([seed, len(cases), 2]).permutation(len(cases))[:count])
-    return (
-        [case for index, case in enumerate(cases) if index not in chosen],
-        [cases[index].problem for index in sorted(chosen)],
-    )
 
 
 def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
@@ -229,7 +216,7 @@ def _fit(
 
 def _facts(
     module: GRPOModule,
-    scorer: Scorer,
+    reward_worker: RewardWorker,
     validation: AccuracyBySteps | None,
     resumed: int,
     num_problems: int,
@@ -251,9 +238,10 @@ def _facts(
         for name, value in module.last_metrics.items()
         if name in ("train/kl", "train/entropy", "train/length", "train/truncated_rate")
     }
-    if scorer.scored_plans:
-        facts["unscored_plan_rate"] = scorer.unscored_plans / scorer.scored_plans
-        facts["guarded_plan_rate"] = scorer.guarded_plans / scorer.scored_plans
+    if reward_worker.compared_plans:
+        plans = reward_worker.compared_plans
+        facts["unscored_plan_rate"] = reward_worker.unknown_plans / plans
+        facts["guarded_plan_rate"] = reward_worker.guarded_plans / plans
     if validation is not None and validation.accuracies:
         facts["val_accuracy"] = validation.accuracies[max(validation.accuracies)]
         facts["start_val_accuracy"] = validation.accuracies[min(validation.accuracies)]

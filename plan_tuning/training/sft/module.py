@@ -15,7 +15,8 @@ import torch
 
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
-from plan_tuning.students.log_probs import check_projection, token_scores
+from plan_tuning.students.log_probs import check_projection, token_log_probs
+from plan_tuning.training import order
 from plan_tuning.training.averaging import WeightAverage
 from plan_tuning.training.checkpoints import Checkpoints
 from plan_tuning.training.optim import learning_rate_factor
@@ -75,12 +76,10 @@ class SFTModule(pl.LightningModule):
         """Choose this rank's rows of a step: a function of (seed, step) and the rank."""
         stream = {"batch_size": self.config.batch_size, "total_rows": self.total_rows}
         if self.config.order == "shuffled":
-            indices = batches.step_rows(
-                seed=self.seed, step=step, num_rows=len(self.rows), **stream
-            )
+            indices = order.step_rows(seed=self.seed, step=step, num_rows=len(self.rows), **stream)
         else:
             stages = [row.stage for row in self.rows]
-            indices = batches.curriculum_rows(seed=self.seed, step=step, stages=stages, **stream)
+            indices = order.curriculum_rows(seed=self.seed, step=step, stages=stages, **stream)
         mine = indices[self.global_rank :: self.trainer.world_size]
         chosen = [self.rows[index] for index in mine]
         if not chosen:  # every rank must run a backward pass; this one adds nothing
@@ -208,7 +207,7 @@ class SFTModule(pl.LightningModule):
     def _loss(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum the weighted loss; counts by kind, see :func:`counts_by_kind`, where asked for."""
         self._lengths = micro.lengths
-        scores = token_scores(
+        found = token_log_probs(
             self.student.causal_lm,
             micro.input_ids,
             micro.positions,
@@ -217,10 +216,10 @@ class SFTModule(pl.LightningModule):
             with_top=with_top,
         )
         if with_top:
-            counts = counts_by_kind(scores, micro.kinds)
+            counts = counts_by_kind(found, micro.kinds)
         else:
-            counts = torch.zeros(len(batches.KINDS), COLUMNS, device=scores.log_probs.device)
-        return -(scores.log_probs * micro.weights).sum(), counts
+            counts = torch.zeros(len(batches.KINDS), COLUMNS, device=found.log_probs.device)
+        return -(found.log_probs * micro.weights).sum(), counts
 
     def _passes(self, batch: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """Add passes that teach nothing where another rank has more of them.
