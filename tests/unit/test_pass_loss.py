@@ -23,6 +23,7 @@ from plan_tuning.training.grpo.experience import Experience, assign_advantages, 
 from plan_tuning.training.grpo.loss import pass_loss
 from plan_tuning.training.grpo.metrics import PassStatistics
 from plan_tuning.training.grpo.rollout import Rollout
+from plan_tuning.training.grpo.update import mini_batches
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 VOCABULARY, GROUP = 5, 4
@@ -267,3 +268,14 @@ def test_groups_that_were_replaced_count_in_figures_and_in_no_advantage(scaling:
     np.testing.assert_allclose(
         [one.advantage for one in experience[4:]], np.array([1, -1, -1, 1]) / spread
     )
+
+
+def test_optimizer_steps_are_cut_from_whole_groups_that_are_live() -> None:
+    method = GRPOConfig(group_size=GROUP, beta=0.0, mini_batches=2, buffer_epochs=2)
+    experience = rewarded(method, [1.0, 0.0, 0.0, np.nan, 0.0, 1.0, 1.0, 1.0])
+    assign_advantages(experience, ANSWER, method, Ranks())
+    updates = mini_batches(experience, method, Ranks())
+    assert updates == [experience[:3], experience[4:]] * 2
+    dead = rewarded(method, [1.0] * 4 + [0.0, 1.0, 1.0, 1.0])
+    assign_advantages(dead, ANSWER, method, Ranks())
+    assert [len(mine) for mine in mini_batches(dead, method, Ranks())] == [4, 0, 4, 0]

@@ -24,7 +24,7 @@ from plan_tuning.training.grpo.advantages import (
 from plan_tuning.training.grpo.rollout import Rollout
 
 
-@dataclass
+@dataclass(eq=False)
 class Experience:
     """One rollout and what is learned from it; a step's lie in a list, group by group.
 

@@ -84,6 +84,9 @@ class PassStatistics:
         }
 
 
+LOG_PROBS_PHASE = "scoring"  # as metrics call it: time/scoring, tokens/scoring
+
+
 class Phases:
     """Adds up wall seconds, and tokens, by name."""
 

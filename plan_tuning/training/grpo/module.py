@@ -31,6 +31,7 @@ from plan_tuning.training.grpo.experience import (
     subtract_kl,
 )
 from plan_tuning.training.grpo.metrics import (
+    LOG_PROBS_PHASE,
     PassStatistics,
     Phases,
     collapse,
@@ -146,7 +147,7 @@ class GRPOModule(pl.LightningModule):
             check_projection(self.student.causal_lm, torch.tensor([ids], device=self.device))
         self.model.train()
         self.ranks = Ranks(self.trainer)
-        self.update = PolicyUpdate(
+        self.policy_update = PolicyUpdate(
             self.policy,
             self.state,
             method=self.method,
@@ -168,7 +169,7 @@ class GRPOModule(pl.LightningModule):
         if self._is_kl_reward:
             subtract_kl(experience, self.method.beta)
         rates = [self._learning_rate(update) for update in range(self.updates_per_step)]
-        statistics = self.update.learn(
+        statistics = self.policy_update.learn(
             experience, phases, step=step, optimizer=self.optimizers(), rates=rates
         )
         metrics["learning_rate"] = rates[0]
@@ -252,7 +253,7 @@ class GRPOModule(pl.LightningModule):
 
     def _fill_log_probs(self, experience: Sequence[Experience], phases: Phases) -> None:
         """Compute the old and reference log-probabilities that are needed and not there yet."""
-        with phases("scoring"):  # the name of the metrics time/scoring and tokens/scoring
+        with phases(LOG_PROBS_PHASE):
             if self._is_kl_reward or not self.method.is_on_policy:
                 missing = [one for one in experience if one.old_log_probs is None]
                 found = self._log_probs(self.student.causal_lm, missing, phases)
@@ -270,7 +271,7 @@ class GRPOModule(pl.LightningModule):
     ) -> list[torch.Tensor]:
         found, tokens = self.policy.log_probs(causal_lm, [one.rollout for one in experience])
         if tokens:
-            phases.count("scoring", tokens)
+            phases.count(LOG_PROBS_PHASE, tokens)
         return found
 
     def _report(

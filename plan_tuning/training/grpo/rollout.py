@@ -42,6 +42,14 @@ class Rollout:
         return self.completion.finish_reason == "length"
 
 
+def problem_prompt(student: Student, problem: Problem, prompt: PromptConfig) -> list[int]:
+    """Render what the policy is asked: the token ids of M1's prompt."""
+    messages = student_messages(
+        problem.problem, method=ASKED_AS, prompt=prompt, style=problem.style
+    )
+    return prompt_ids(student.tokenizer, messages)
+
+
 def sample_groups(
     student: Student,
     problems: Sequence[PlannedProblem],
@@ -67,15 +75,14 @@ def sample_groups(
         Rollouts, group by group.
     """
     seen: Counter[str] = Counter()
-    prompts, keys = [], []
+    asked, prompts, keys = [], [], []
     for place, planned in enumerate(problems):
-        problem = planned.problem
-        messages = student_messages(
-            problem.problem, method=ASKED_AS, prompt=prompt, style=problem.style
-        )
-        ids = prompt_ids(student.tokenizer, messages)
-        name = problem.id if stream is None else f"{stream[place]}/{problem.id}"
+        ids = problem_prompt(student, planned.problem, prompt)
+        name = planned.problem.id
+        if stream is not None:
+            name = f"{stream[place]}/{name}"
         for _ in range(method.group_size):
+            asked.append(planned)
             prompts.append(ids)
             keys.append((f"grpo/{step}/{name}", seen[name]))
             seen[name] += 1
@@ -95,15 +102,15 @@ def sample_groups(
     needs_split = method.credit != "uniform"
     return [
         Rollout(
-            problem=problems[index // method.group_size].problem,
-            teacher_plan=problems[index // method.group_size].teacher_plan,
+            problem=planned.problem,
+            teacher_plan=planned.teacher_plan,
             sample=index % method.group_size,
             prompt=tuple(ids),
-            completion=completion,
-            plan=parse_plan(completion.text) if has_plan(completion.text) else "",
-            num_plan_tokens=plan_length(student.tokenizer, completion) if needs_split else 0,
+            completion=found,
+            plan=parse_plan(found.text) if has_plan(found.text) else "",
+            num_plan_tokens=plan_length(student.tokenizer, found) if needs_split else 0,
         )
-        for index, (ids, completion) in enumerate(zip(prompts, completions, strict=True))
+        for index, (planned, ids, found) in enumerate(zip(asked, prompts, completions, strict=True))
     ]
 
 

@@ -6,13 +6,12 @@ import logging
 import math
 from collections.abc import Sequence
 
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.students.loading import Student
-from plan_tuning.students.templates import prompt_ids
-from plan_tuning.text.formats import student_messages
 from plan_tuning.training.grpo.data import PlannedProblem
 from plan_tuning.training.grpo.policy import shares_prompts
+from plan_tuning.training.grpo.rollout import problem_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -59,21 +58,10 @@ def log_summary(
     """Log what a step is made of, and warn of settings that rarely mean what they say."""
     total = method.total_steps(len(problems))
     lengths = [
-        len(
-            prompt_ids(
-                student.tokenizer,
-                student_messages(
-                    planned.problem.problem,
-                    method=ASKED_AS,
-                    prompt=prompt,
-                    style=planned.problem.style,
-                ),
-            )
-        )
-        for planned in problems[:_LOOKED_AT]
+        len(problem_prompt(student, planned.problem, prompt)) for planned in problems[:_LOOKED_AT]
     ]
     mean = sum(lengths) / len(lengths)
-    passes, silent = forward_passes(
+    trained, forward_only = forward_passes(
         method,
         prompt_tokens=mean,
         budget=trainer.micro_batch_tokens,
@@ -91,8 +79,8 @@ def log_summary(
         method.prompts_per_step * method.group_size,
         method.max_new_tokens,
         method.mini_batches * method.buffer_epochs,
-        passes,
-        silent,
+        trained,
+        forward_only,
         trainer.micro_batch_tokens,
         len(problems),
         total * method.prompts_per_step / len(problems),

@@ -162,35 +162,34 @@ class PolicyUpdate:
         most = max(share[2] for share in shares)
         if not most:
             return None
-        causal_lm = self.policy.student.causal_lm
+        num_own = len(batches)
+        if num_own < most:  # passes that touch every weight with a loss of 0
+            batches += self.policy.batches([any_one.rollout])[:1] * (most - num_own)
         loss = torch.zeros((), device=self._device)
         with phases("train"):
-            for place in range(most):
+            for place, batch in enumerate(batches):
                 with self._ranks.gradients_stay_local(place < most - 1):
-                    if place < len(batches):
-                        batch = batches[place].to(self._device)
+                    moved = batch.to(self._device)
+                    found = completion_log_probs(
+                        self.policy.student.causal_lm,
+                        moved,
+                        temperature=self.method.temperature,
+                        with_entropy=True,
+                        entropy_has_gradient=self.method.entropy_bonus > 0,
+                    )
+                    if place < num_own:
                         part, sums, maxima = pass_loss(
-                            completion_log_probs(
-                                causal_lm,
-                                batch,
-                                temperature=self.method.temperature,
-                                with_entropy=True,
-                                entropy_has_gradient=self.method.entropy_bonus > 0,
-                            ),
-                            batch,
+                            found,
+                            moved,
                             mine,
                             method=self.method,
                             total_rows=rows,
                             total_tokens=tokens,
                             num_passes=passes,
                         )
-                        statistics.add(batch, sums, maxima)
-                        phases.count("train", batches[place].num_tokens)
-                    else:  # touches every weight with a loss of 0
-                        batch = self.policy.batches([any_one.rollout])[0].to(self._device)
-                        found = completion_log_probs(
-                            causal_lm, batch, temperature=self.method.temperature
-                        )
+                        statistics.add(moved, sums, maxima)
+                        phases.count("train", batch.num_tokens)
+                    else:
                         part = found.log_probs.sum() * 0.0
                     # Ranks average their gradients: times the number of ranks makes that a sum.
                     self._backward(part * self._ranks.world)

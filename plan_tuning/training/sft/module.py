@@ -232,7 +232,7 @@ class SFTModule(pl.LightningModule):
         return [*batch, *[empty] * (most_over_ranks(len(batch), self.device) - len(batch))]
 
     def _pass(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score a micro-batch; where weights are sharded, they are gathered around it."""
+        """Compute a micro-batch's loss; where weights are sharded, they are gathered around it."""
         strategy = self.trainer.strategy
         if isinstance(strategy, ShardedStrategy):
             return strategy.call(self._loss, micro, with_top=with_top)
