@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import write_atomic
-from plan_tuning.text.formats import parse_output
-from plan_tuning.training.grpo.experience import Experience
-from plan_tuning.training.grpo.rollout import Rollout
 
 LogTable = Callable[[str, Sequence[Mapping[str, Any]]], None]
 
@@ -54,29 +50,3 @@ class CompletionLog:
 
 def _step_of(line: str) -> int:
     return int(json.loads(line)["step"])
-
-
-def completion_rows(step: int, experience: Sequence[Experience]) -> list[dict[str, Any]]:
-    """Describe a step's completions: problem, plan, answer, rewards, advantage, finish."""
-    return [_row(step, one, one.rollout) for one in experience]
-
-
-def _row(step: int, one: Experience, rollout: Rollout) -> dict[str, Any]:
-    rewards = {
-        f"reward_{name}": None if math.isnan(value) else round(value, 6)
-        for name, value in one.rewards.items()
-    }
-    return {
-        "step": step,
-        "problem_id": rollout.problem.id,
-        "sample": rollout.sample,
-        "plan": rollout.plan,
-        "teacher_plan": rollout.teacher_plan,
-        "answer": parse_output(rollout.completion.text),
-        "gold": rollout.problem.answer,
-        **rewards,
-        "advantage": round(one.advantage, 6),
-        "is_learned": one.is_live,
-        "tokens": len(rollout),
-        "finish": rollout.completion.finish_reason,
-    }

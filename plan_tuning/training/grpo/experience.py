@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.rewards.combination import summarize
 from plan_tuning.rewards.shaping import overlong_penalty
+from plan_tuning.text.formats import parse_output
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.advantages import (
     Advantages,
@@ -154,3 +157,29 @@ def subtract_kl(experience: Sequence[Experience], beta: float) -> None:
         if one.is_live and old is not None and reference is not None:
             cost = kl_to_go(old.numpy(), reference.numpy())
             one.token_advantages = one.token_advantages - beta * cost
+
+
+def completion_rows(step: int, experience: Sequence[Experience]) -> list[dict[str, Any]]:
+    """Describe a step's completions: problem, plan, answer, rewards, advantage, finish."""
+    return [_row(step, one, one.rollout) for one in experience]
+
+
+def _row(step: int, one: Experience, rollout: Rollout) -> dict[str, Any]:
+    rewards = {
+        f"reward_{name}": None if math.isnan(value) else round(value, 6)
+        for name, value in one.rewards.items()
+    }
+    return {
+        "step": step,
+        "problem_id": rollout.problem.id,
+        "sample": rollout.sample,
+        "plan": rollout.plan,
+        "teacher_plan": rollout.teacher_plan,
+        "answer": parse_output(rollout.completion.text),
+        "gold": rollout.problem.answer,
+        **rewards,
+        "advantage": round(one.advantage, 6),
+        "is_learned": one.is_live,
+        "tokens": len(rollout),
+        "finish": rollout.completion.finish_reason,
+    }

@@ -20,13 +20,14 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection
-from plan_tuning.training.completions import CompletionLog, completion_rows
+from plan_tuning.training.completions import CompletionLog
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.data import PlannedProblem
 from plan_tuning.training.grpo.experience import (
     Experience,
     add_penalties,
     assign_advantages,
+    completion_rows,
     dead_groups,
     subtract_kl,
 )
