@@ -1,6 +1,6 @@
-"""Which rows a step trains on: pure functions of the seed and the place in the stream of rows.
+"""Which rows a step trains on, and its noise: pure functions of (seed, step).
 
-A resumed run needs nothing but its place to continue with the same data.
+A resumed run therefore needs nothing but its step to go on with the same data.
 """
 
 from __future__ import annotations
@@ -8,6 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+_STEPS_APART = 1_000_003  # between seeds, in noise
+_RANKS_APART = 1_009  # between steps
+
+
+def noise_seed(seed: int, step: int, rank: int) -> int:
+    """Derive the seed of a rank's dropout and noise in a step, from that of the training."""
+    return (seed * _STEPS_APART + step) * _RANKS_APART + rank
 
 
 def stream_rows(*, seed: int, first: int, count: int, num_rows: int) -> list[int]:
@@ -26,7 +34,7 @@ def stream_rows(*, seed: int, first: int, count: int, num_rows: int) -> list[int
 def step_rows(
     *, seed: int, step: int, num_rows: int, batch_size: int, total_rows: int
 ) -> list[int]:
-    """Name the rows of an optimizer step: a window of the stream.
+    """Name the rows of an optimizer step: a window of that stream.
 
     Args:
         seed: of the order.
@@ -41,29 +49,29 @@ def step_rows(
 
 
 def curriculum_rows(
-    *, seed: int, step: int, stages: Sequence[int], batch_size: int, total_rows: int
+    *, seed: int, step: int, levels: Sequence[int], batch_size: int, total_rows: int
 ) -> list[int]:
     """Name the rows of an optimizer step when easier rows come first.
 
-    The stream of rows is cut once into one window a stage, in proportion to the stages' rows; each
-    window is an endless stream of shuffled epochs of its own stage.
+    The stream of rows is cut once into one window a level, in proportion to the levels' rows; each
+    window is an endless stream of shuffled epochs of its own level.
 
     Args:
-        seed: of the order within a stage.
+        seed: of the order within a level.
         step: counted from 0.
-        stages: the stage of every row.
+        levels: the level of every row.
         batch_size: rows of a step.
         total_rows: where the stream ends; the last step may be smaller.
     """
-    numbers = np.asarray(stages)
-    members = [np.flatnonzero(numbers == stage) for stage in np.unique(numbers)]
+    numbers = np.asarray(levels)
+    members = [np.flatnonzero(numbers == level) for level in np.unique(numbers)]
     shares = np.cumsum([0, *(len(rows) for rows in members)]) / len(numbers)
     starts = np.round(shares * total_rows).astype(int)
     chosen = []
     for place in range(step * batch_size, min((step + 1) * batch_size, total_rows)):
-        stage = int(np.searchsorted(starts, place, side="right")) - 1
-        rows = members[stage]
-        epoch, index = divmod(place - int(starts[stage]), len(rows))
-        order = np.random.default_rng([seed, epoch, stage]).permutation(len(rows))
+        level = int(np.searchsorted(starts, place, side="right")) - 1
+        rows = members[level]
+        epoch, index = divmod(place - int(starts[level]), len(rows))
+        order = np.random.default_rng([seed, epoch, level]).permutation(len(rows))
         chosen.append(int(rows[order[index]]))
     return chosen

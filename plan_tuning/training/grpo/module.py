@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection
-from plan_tuning.training.completions import CompletionLog
+from plan_tuning.training.checkpoints import keep_trained, require_trained
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.data import PlannedProblem
 from plan_tuning.training.grpo.experience import (
@@ -43,32 +43,11 @@ from plan_tuning.training.grpo.policy import Policy
 from plan_tuning.training.grpo.reward import RewardWorker
 from plan_tuning.training.grpo.rollout import sample_groups
 from plan_tuning.training.grpo.update import PolicyUpdate, StepState
-from plan_tuning.training.optim import learning_rate_factor
-from plan_tuning.training.order import stream_rows
-from plan_tuning.training.sft.module import keep_trained, require_trained
+from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import build_optimizer, learning_rate_factor
+from plan_tuning.training.order import noise_seed, stream_rows
 
 logger = logging.getLogger(__name__)
-
-
-class GRPOSteps:
-    """The loader: one item is the number of a GRPO step; the module knows where it stands."""
-
-    def __init__(self, module: GRPOModule) -> None:
-        self.module = module
-
-    def __len__(self) -> int:
-        return self.module.total_steps
-
-    def __iter__(self) -> Iterator[int]:
-        yield from range(self.module.finished_steps, self.module.total_steps)
-
-    def state_dict(self) -> dict[str, int]:
-        """Say where the data stand."""
-        return {"step": self.module.finished_steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue there."""
-        self.module.finished_steps = state["step"]
 
 
 class GRPOModule(pl.LightningModule):
@@ -122,18 +101,8 @@ class GRPOModule(pl.LightningModule):
         return self.method.mini_batches * self.method.buffer_epochs
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; fused where the device has it. Its rate is set before every update."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        return torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.weight_decay},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            fused=trained[0].device.type in ("cpu", "cuda"),
-        )
+        """AdamW; its rate is set before every update."""
+        return build_optimizer(self.model, self.config)
 
     def _learning_rate(self, update: int) -> float:
         """The rate of an update of this step: a step whose groups are all dead uses its up too."""
@@ -161,7 +130,7 @@ class GRPOModule(pl.LightningModule):
         """Do one whole GRPO step: sample, reward, compare, learn, report."""
         start = time.perf_counter()
         step = self.finished_steps
-        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.global_rank)
+        torch.manual_seed(noise_seed(self.seed, step, self.global_rank))
         phases = Phases(self.device)
         experience, drawn, redraws = self._sample(step, phases)
         metrics = assign_advantages(experience, self.reward, self.method, self.ranks)

@@ -18,7 +18,7 @@ from plan_tuning.training.grpo.experience import Experience
 from plan_tuning.training.grpo.loss import pass_loss
 from plan_tuning.training.grpo.metrics import PassStatistics, Phases
 from plan_tuning.training.grpo.policy import Policy, completion_log_probs
-from plan_tuning.training.sft.module import TrainingError
+from plan_tuning.training.lightning import TrainingError
 
 logger = logging.getLogger(__name__)
 
