@@ -2,6 +2,7 @@
 
 import json
 import math
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingError, TrainingRun
 from plan_tuning.training.sft import module as sft
 from plan_tuning.training.sft.batches import MicroBatch, TrainingRow
-from plan_tuning.training.sft.fit import train_student
-from plan_tuning.training.sft.module import SFTModule, TrainingError
+from plan_tuning.training.sft.fit import SFTSettings, train_student
+from plan_tuning.training.sft.module import SFTModule
 
 pytestmark = pytest.mark.integration
 
@@ -62,16 +64,16 @@ def train(folder: Path, base: Path, *, rows=None, loggers=(), **knobs):
         "val_fraction": 0.0, "log_every_n_steps": 1, "max_steps": 1, "warmup_ratio": 0.0,
     }  # fmt: skip
     return train_student(
-        folder,
-        base=base,
-        rows=make_rows() if rows is None else rows,
-        model=MODEL,
-        adapter=AdapterConfig(),
-        trainer=TrainerConfig(**{**settings, **knobs}),
-        method=MethodConfig(name="m1"),
-        seed=3,
-        loggers=list(loggers),
-        run_dir=folder.parent / "run",
+        TrainingRun(folder, folder.parent / "run", list(loggers)),
+        SFTSettings(
+            model=MODEL,
+            adapter=AdapterConfig(),
+            trainer=TrainerConfig(**{**settings, **knobs}),
+            method=MethodConfig(name="m1"),
+            seed=3,
+        ),
+        base,
+        make_rows() if rows is None else rows,
     )
 
 
@@ -231,6 +233,23 @@ def test_training_is_the_same_whatever_the_process_did_before(base: Path, tmp_pa
         assert torch.tensor([1e-40]).mul(1.0).item() == 0
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_the_loss_is_three_frames_of_ours_away(base: Path, tmp_path: Path):
+    """Who reads the code from the training's entry finds the loss at once."""
+    ways = []
+    compute = sft.token_log_probs
+
+    def spy(*args, **kwargs):
+        ours = [f for f in traceback.extract_stack() if "plan_tuning/training/" in f.filename]
+        ways.append([frame.name for frame in ours])
+        return compute(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "token_log_probs", spy)
+        train(tmp_path / "student", base)
+    assert ways
+    assert all(way == ["train_student", "training_step", "_loss"] for way in ways)
 
 
 def test_the_bar_shows_the_loss(base: Path, tmp_path: Path):

@@ -209,6 +209,16 @@ def test_no_two_modules_need_each_other(root: Path) -> None:
     assert not found, "import circles:\n" + "\n".join(" <-> ".join(names) for names in found)
 
 
+def test_the_two_trainings_do_not_import_each_other(root: Path) -> None:
+    for one, other in (("sft", "grpo"), ("grpo", "sft")):
+        for path in sorted((root / "plan_tuning" / "training" / one).glob("*.py")):
+            wrong = [n for n in imports_of(path) if f"training.{other}" in n]
+            assert not wrong, f"{path} imports {wrong}"
+    for path in sorted((root / "plan_tuning" / "training").glob("*.py")):  # what both build on
+        wrong = [n for n in imports_of(path) if "training.sft" in n or "training.grpo" in n]
+        assert not wrong, f"{path} imports {wrong}"
+
+
 @pytest.mark.parametrize(
     "module", ["plan_tuning.main", "plan_tuning.job.specs", "plan_tuning.experiment"]
 )

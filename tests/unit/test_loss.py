@@ -11,7 +11,6 @@ import torch
 
 from plan_tuning.config.grpo import KL_ESTIMATORS, LOSSES
 from plan_tuning.training.grpo.loss import (
-    Clipping,
     importance_weights,
     kl_terms,
     on_policy_tokens,
@@ -76,7 +75,13 @@ def differences(f: Callable[[np.ndarray[Any, Any]], float], x: np.ndarray[Any, A
 
 
 def ours(
-    loss: str, new: torch.Tensor, clipping: Clipping, importance: torch.Tensor | None = None
+    loss: str,
+    new: torch.Tensor,
+    *,
+    low: float = 0.2,
+    high: float = 0.2,
+    cap: float | None = None,
+    importance: torch.Tensor | None = None,
 ) -> torch.Tensor:
     lengths = torch.tensor(LENGTHS)
     terms = policy_terms(
@@ -84,7 +89,9 @@ def ours(
         new,
         torch.tensor(OLD),
         torch.tensor(ADVANTAGES),
-        clipping=clipping,
+        epsilon_low=low,
+        epsilon_high=high,
+        ratio_cap=cap,
         rows=torch.tensor(ROWS),
         lengths=lengths,
         importance=importance,
@@ -109,7 +116,7 @@ def test_loss_and_gradient_equal_the_oracle(
     loss: str, low: float, high: float, cap: float | None
 ) -> None:
     new = torch.tensor(NEW, requires_grad=True)
-    value = ours(loss, new, Clipping(low, high, cap))
+    value = ours(loss, new, low=low, high=high, cap=cap)
     value.backward()
     expected = oracle(loss, NEW, low=low, high=high, cap=cap)
     gradient = differences(lambda x: oracle(loss, x, low=low, high=high, cap=cap, frozen=NEW), NEW)
@@ -121,7 +128,7 @@ def test_loss_and_gradient_equal_the_oracle(
 @pytest.mark.parametrize("loss", LOSSES)
 def test_on_policy_the_gradient_is_that_of_the_log_probability(loss: str) -> None:
     new = torch.tensor(OLD, requires_grad=True)
-    ours(loss, new, Clipping()).backward()
+    ours(loss, new).backward()
     assert new.grad is not None
     lengths = np.array(LENGTHS)[ROWS]
     divisor = {
@@ -137,7 +144,7 @@ def test_on_policy_the_gradient_is_that_of_the_log_probability(loss: str) -> Non
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_passes_add_up_to_the_step(loss: str, order: tuple[int, ...], split: int) -> None:
-    whole = ours(loss, torch.tensor(NEW), Clipping())
+    whole = ours(loss, torch.tensor(NEW))
     total = 0.0
     for rows in (order[:split], order[split:]):
         at = np.concatenate([np.flatnonzero(row == ROWS) for row in rows])
@@ -148,7 +155,8 @@ def test_passes_add_up_to_the_step(loss: str, order: tuple[int, ...], split: int
             torch.tensor(NEW[at]),
             torch.tensor(OLD[at]),
             torch.tensor(ADVANTAGES[at]),
-            clipping=Clipping(),
+            epsilon_low=0.2,
+            epsilon_high=0.2,
             rows=places,
             lengths=lengths,
         )
@@ -177,7 +185,8 @@ def test_clip_shares_count_what_is_silenced() -> None:
         torch.log(torch.tensor([0.5, 0.5, 1.5, 1.5])),
         torch.zeros(4),
         torch.tensor([-1.0, 1.0, 1.0, -1.0]),
-        clipping=Clipping(0.2, 0.2),
+        epsilon_low=0.2,
+        epsilon_high=0.2,
         rows=torch.zeros(4, dtype=torch.long),
         lengths=torch.tensor([4]),
     )
@@ -247,7 +256,9 @@ def test_large_differences_stay_finite() -> None:
             new,
             far,
             torch.tensor([-1.0, -1.0]),
-            clipping=Clipping(cap=4.0),
+            epsilon_low=0.2,
+            epsilon_high=0.2,
+            ratio_cap=4.0,
             rows=torch.tensor([0, 0]),
             lengths=torch.tensor([2]),
         ).loss.sum()
@@ -265,8 +276,8 @@ def test_importance_weights_are_truncated_and_carry_no_gradient() -> None:
         weights.detach().numpy(), np.minimum(np.exp(NEW - OLD), 1.2), rtol=1e-12
     )
     new = torch.tensor(NEW, requires_grad=True)
-    plain = torch.autograd.grad(ours("dapo", new, Clipping()), new)[0]
-    weighted = torch.autograd.grad(ours("dapo", new, Clipping(), importance=weights), new)[0]
+    plain = torch.autograd.grad(ours("dapo", new), new)[0]
+    weighted = torch.autograd.grad(ours("dapo", new, importance=weights), new)[0]
     torch.testing.assert_close(weighted, plain * weights.detach())
 
 

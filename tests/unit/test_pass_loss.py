@@ -14,13 +14,16 @@ import pytest
 import torch
 
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.records import Completion, Problem
+from plan_tuning.students.log_probs import TokenLogProbs
 from plan_tuning.training.distributed import Ranks
-from plan_tuning.training.grpo import policy_loss
+from plan_tuning.training.grpo.batch import policy_batches
 from plan_tuning.training.grpo.experience import Experience, assign_advantages, subtract_kl
-from plan_tuning.training.grpo.policy_log_probs import PolicyScores
-from plan_tuning.training.grpo.policy_loss import Normaliser, PassStatistics, pass_loss
-from plan_tuning.training.grpo.rollout import GoldenProblem, PolicyBatch, Rollout, policy_batches
+from plan_tuning.training.grpo.loss import pass_loss
+from plan_tuning.training.grpo.metrics import PassStatistics
+from plan_tuning.training.grpo.rollout import Rollout
+from plan_tuning.training.grpo.update import mini_batches
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 VOCABULARY, GROUP = 5, 4
@@ -29,7 +32,8 @@ PLAN_TOKENS = [1, 2, 0, 2, 1, 1, 2, 3]
 IS_TRUNCATED = [False, False, False, True, False, False, False, False]
 CORRECT = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]
 PLAN = [0.2, 0.9, 0.4, 0.1, 0.3, 0.7, 0.6, 0.0]
-WEIGHTS = {"correct": 2.0, "plan": 1.0}
+REWARD = RewardConfig(plan=PlanRewardConfig(weight=1.0))
+ANSWER = RewardConfig()
 RNG = np.random.default_rng(3)
 TOKENS = [RNG.integers(VOCABULARY, size=length) for length in LENGTHS]
 
@@ -51,10 +55,11 @@ OLD, SAMPLED, REFERENCE = (
 )
 
 
-def experience_of(method: GRPOConfig) -> Experience:
+def experience_of(method: GRPOConfig) -> list[Experience]:
     rollouts = [
         Rollout(
-            case=GoldenProblem(Problem(f"p{index // GROUP}", "?", "7"), "1. Add."),
+            problem=Problem(f"p{index // GROUP}", "?", "7"),
+            teacher_plan="1. Add.",
             sample=index % GROUP,
             prompt=(1, 2, index // GROUP),
             completion=Completion(
@@ -69,15 +74,21 @@ def experience_of(method: GRPOConfig) -> Experience:
         )
         for index in range(len(LENGTHS))
     ]
-    made = Experience(
-        rollouts=rollouts,
-        rewards=[{"correct": c, "plan": p} for c, p in zip(CORRECT, PLAN, strict=True)],
-        old=[torch.tensor(values) for values in OLD],
-        reference=[torch.tensor(values) for values in REFERENCE],
-        is_kept=[True] * len(rollouts),
-    )
-    assign_advantages(made, WEIGHTS, method, "sum_then_normalise", Ranks())
+    made = [
+        Experience(
+            rollout,
+            rewards={"correct": CORRECT[index], "plan": PLAN[index]},
+            old_log_probs=torch.tensor(OLD[index]),
+            reference_log_probs=torch.tensor(REFERENCE[index]),
+        )
+        for index, rollout in enumerate(rollouts)
+    ]
+    assign_advantages(made, REWARD, method, Ranks())
     return made
+
+
+def live(experience: Sequence[Experience]) -> list[int]:
+    return [index for index, one in enumerate(experience) if one.is_live]
 
 
 def split(flat: Array) -> list[Array]:
@@ -119,35 +130,27 @@ def oracle(flat: Array, settings: Mapping[str, Any]) -> float:
     return loss
 
 
-def scored_by(leaves: Sequence[torch.Tensor], indices: Sequence[int]) -> Any:
-    """A model whose logits are ``leaves``."""
-
-    def score(causal_lm: Any, batch: PolicyBatch, **_: Any) -> PolicyScores:
-        table = torch.cat([leaves[indices[place]] for place in batch.indices]).log_softmax(-1)
-        tokens = batch.completion_ids.flatten()[batch.cells]
-        return PolicyScores(table.gather(1, tokens[:, None])[:, 0], -(table.exp() * table).sum(-1))
-
-    return score
-
-
 def computed(
-    method: GRPOConfig, monkeypatch: pytest.MonkeyPatch, *, budget: int, experience: Experience
+    method: GRPOConfig, *, budget: int, experience: Sequence[Experience]
 ) -> tuple[float, Array, PassStatistics]:
+    """Loss, gradient and figures of a model whose logits are LOGITS."""
     leaves = [torch.tensor(logits, requires_grad=True) for logits in LOGITS]
-    indices = experience.live
-    monkeypatch.setattr(policy_loss, "completion_scores", scored_by(leaves, indices))
-    batches = policy_batches(
-        [experience.rollouts[i] for i in indices], budget=budget, is_shared=True
-    )
-    tokens = sum(LENGTHS[i] for i in indices)
-    normaliser = Normaliser(rows=len(indices), tokens=tokens, passes=len(batches))
+    mine = live(experience)
+    used = [experience[i] for i in mine]
+    batches = policy_batches([one.rollout for one in used], budget=budget, is_shared=True)
     statistics = PassStatistics(torch.device("cpu"))
     total = 0.0
     for batch in batches:
-        loss = pass_loss(
-            None, batch, experience, indices,
-            method=method, normaliser=normaliser, statistics=statistics,
+        table = torch.cat([leaves[mine[place]] for place in batch.indices]).log_softmax(-1)
+        tokens = batch.completion_ids.flatten()[batch.cells]
+        found = TokenLogProbs(
+            table.gather(1, tokens[:, None])[:, 0], -(table.exp() * table).sum(-1)
+        )
+        loss, sums, maxima = pass_loss(
+            found, batch, used, method=method, total_rows=len(used),
+            total_tokens=sum(LENGTHS[i] for i in mine), num_passes=len(batches),
         )  # fmt: skip
+        statistics.add(batch, sums, maxima)
         loss.backward()
         total += loss.item()
     gradient = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
@@ -163,19 +166,15 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("budget", [10**6, 12])
-def test_loss_and_gradient_of_passes_equal_the_oracle(
-    monkeypatch: pytest.MonkeyPatch, name: str, budget: int
-) -> None:
+def test_loss_and_gradient_of_passes_equal_the_oracle(name: str, budget: int) -> None:
     settings = SETTINGS[name]
     method = GRPOConfig(
         group_size=GROUP, buffer_epochs=2, epsilon_high=0.28, truncation="mask", credit="segment",
         **settings,
     )  # fmt: skip
     experience = experience_of(method)
-    assert experience.live == [i for i, is_cut in enumerate(IS_TRUNCATED) if not is_cut]
-    value, gradient, statistics = computed(
-        method, monkeypatch, budget=budget, experience=experience
-    )
+    assert live(experience) == [i for i, is_cut in enumerate(IS_TRUNCATED) if not is_cut]
+    value, gradient, statistics = computed(method, budget=budget, experience=experience)
     flat = np.concatenate([logits.ravel() for logits in LOGITS])
     step = 1e-6
     expected = np.array(
@@ -191,10 +190,10 @@ def test_loss_and_gradient_of_passes_equal_the_oracle(
         assert 0.0 < found["off_policy"] < 1.0
 
 
-def test_statistics_are_means_over_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_are_means_over_tokens() -> None:
     method = GRPOConfig(group_size=GROUP, buffer_epochs=2, beta=0.1)
     experience = experience_of(method)
-    _, _, statistics = computed(method, monkeypatch, budget=12, experience=experience)
+    _, _, statistics = computed(method, budget=12, experience=experience)
     new = [
         np.take_along_axis(log_softmax(logits), tokens[:, None], 1)[:, 0]
         for logits, tokens in zip(LOGITS, TOKENS, strict=True)
@@ -211,56 +210,72 @@ def test_statistics_are_means_over_tokens(monkeypatch: pytest.MonkeyPatch) -> No
     assert 0.0 < found["padding_rate"] < 1.0
 
 
-def rewarded(method: GRPOConfig, correct: Sequence[float], **changes: Any) -> Experience:
+def rewarded(method: GRPOConfig, correct: Sequence[float]) -> list[Experience]:
     made = experience_of(method)
-    made.rewards = [{"correct": value} for value in correct]
-    for name, value in changes.items():
-        setattr(made, name, value)
+    for one, value in zip(made, correct, strict=True):
+        one.rewards = {"correct": value}
     return made
 
 
 def test_the_kl_as_a_reward_costs_each_token_its_own_and_what_follows() -> None:
     method = GRPOConfig(group_size=GROUP, beta=0.5, kl_in="reward")
     experience = experience_of(method)
-    plain = [values.copy() for values in experience.advantages]
+    plain = [one.token_advantages.copy() for one in experience]
     subtract_kl(experience, method.beta)
     for i, length in enumerate(LENGTHS):
         for t in range(length):
             cost = sum(OLD[i][s] - REFERENCE[i][s] for s in range(t, length))
-            assert experience.advantages[i][t] == pytest.approx(plain[i][t] - 0.5 * cost)
+            assert experience[i].token_advantages[t] == pytest.approx(plain[i][t] - 0.5 * cost)
 
 
 def test_the_kl_as_a_reward_revives_no_dead_group_and_moves_no_task_advantage() -> None:
     method = GRPOConfig(group_size=GROUP, beta=0.5, kl_in="reward")
     experience = rewarded(method, [1.0, 0.0, 0.0, 1.0] + [0.0] * 4)
-    metrics = assign_advantages(experience, {"correct": 2.0}, method, "sum_then_normalise", Ranks())
+    metrics = assign_advantages(experience, ANSWER, method, Ranks())
     subtract_kl(experience, method.beta)
     assert metrics["dead_rate"] == 0.5
-    assert experience.live == [0, 1, 2, 3]
-    assert not any(values.any() for values in experience.advantages[4:])
+    assert live(experience) == [0, 1, 2, 3]
+    assert not any(one.token_advantages.any() for one in experience[4:])
     half = 1 / (2 * np.std([2.0, 0, 0, 2.0], ddof=1) + 2e-4) * 2
-    np.testing.assert_allclose(experience.totals[:4], half * np.array([1, -1, -1, 1]))
+    np.testing.assert_allclose(
+        [one.advantage for one in experience[:4]], half * np.array([1, -1, -1, 1])
+    )
 
 
-def test_a_completion_without_any_score_is_not_learned_from() -> None:
+def test_a_completion_without_any_reward_is_not_learned_from() -> None:
     method = GRPOConfig(group_size=GROUP, beta=0.0)
     experience = rewarded(method, [1.0, 0.0, np.nan, 1.0, np.nan, np.nan, np.nan, np.nan])
-    assign_advantages(experience, {"correct": 2.0}, method, "sum_then_normalise", Ranks())
-    assert experience.live == [0, 1, 3]
+    assign_advantages(experience, ANSWER, method, Ranks())
+    assert live(experience) == [0, 1, 3]
     lenient = GRPOConfig(group_size=GROUP, beta=0.1, drop_dead_groups=False)
-    assign_advantages(experience, {"correct": 2.0}, lenient, "sum_then_normalise", Ranks())
-    assert experience.live == [0, 1, 3]
+    assign_advantages(experience, ANSWER, lenient, Ranks())
+    assert live(experience) == [0, 1, 3]
 
 
 @pytest.mark.parametrize("scaling", ["group", "batch"])
 def test_groups_that_were_replaced_count_in_figures_and_in_no_advantage(scaling: str) -> None:
     method = GRPOConfig(group_size=GROUP, beta=0.0, scaling=scaling)
     correct = [0.0] * 4 + [1.0, 0.0, 0.0, 1.0]
-    experience = rewarded(method, correct, is_kept=[False] * 4 + [True] * 4)
-    metrics = assign_advantages(experience, {"correct": 2.0}, method, "sum_then_normalise", Ranks())
+    experience = rewarded(method, correct)
+    for one in experience[:4]:
+        one.is_kept = False
+    metrics = assign_advantages(experience, ANSWER, method, Ranks())
     assert [metrics[f"{name}_groups"] for name in ("drawn", "dead", "kept")] == [2, 1, 1]
     assert metrics["dead_rate"] == 0.5
     assert metrics["reward/total"] == 0.5
-    assert experience.live == [4, 5, 6, 7]
+    assert live(experience) == [4, 5, 6, 7]
     spread = np.std([2.0, 0, 0, 2.0], ddof=1) + 1e-4
-    np.testing.assert_allclose(experience.totals[4:], np.array([1, -1, -1, 1]) / spread)
+    np.testing.assert_allclose(
+        [one.advantage for one in experience[4:]], np.array([1, -1, -1, 1]) / spread
+    )
+
+
+def test_optimizer_steps_are_cut_from_whole_groups_that_are_live() -> None:
+    method = GRPOConfig(group_size=GROUP, beta=0.0, mini_batches=2, buffer_epochs=2)
+    experience = rewarded(method, [1.0, 0.0, 0.0, np.nan, 0.0, 1.0, 1.0, 1.0])
+    assign_advantages(experience, ANSWER, method, Ranks())
+    updates = mini_batches(experience, method, Ranks())
+    assert updates == [experience[:3], experience[4:]] * 2
+    dead = rewarded(method, [1.0] * 4 + [0.0, 1.0, 1.0, 1.0])
+    assign_advantages(dead, ANSWER, method, Ranks())
+    assert [len(mine) for mine in mini_batches(dead, method, Ranks())] == [4, 0, 4, 0]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
-import pytest
-
 from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.training.grpo.collapse import DeadGroupWarning, collapse
+from plan_tuning.training.grpo.metrics import collapse, dead_group_warning
 
 
 def test_reasons_to_stop() -> None:
@@ -23,18 +19,13 @@ def test_reasons_to_stop() -> None:
     assert collapse(GRPOConfig(stop_entropy=0.3), silent, rewards) is None
 
 
-def test_dead_groups_are_reported_once_and_not_from_two_steps_of_many(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        warning = DeadGroupWarning()
-        for count in range(1, 3):
-            warning.check([1.0] * count, is_last=False)
-        assert not caplog.records
-        for count in range(3, 9):
-            warning.check([1.0] * count, is_last=False)
-        assert len(caplog.records) == 1
-        DeadGroupWarning().check([1.0], is_last=True)
-        assert len(caplog.records) == 2
-        DeadGroupWarning().check([0.5] * 9, is_last=True)
-        assert len(caplog.records) == 2
+def test_dead_groups_are_reported_once_and_not_from_two_steps_of_many() -> None:
+    said = [dead_group_warning([1.0] * count, is_last=False) for count in range(1, 9)]
+    assert [text is not None for text in said] == [count == 3 for count in range(1, 9)]
+    assert "100 %" in str(said[2])
+    assert dead_group_warning([1.0], is_last=True)
+    assert dead_group_warning([0.0] * 5 + [1.0] * 4, is_last=True) is None
+    assert dead_group_warning([1.0] * 9, is_last=True) is None, "said at the third step"
+    late = [0.7, 0.7] + [1.0] * 6
+    said = [dead_group_warning(late[:count], is_last=False) for count in range(1, 9)]
+    assert [text is not None for text in said] == [count == 4 for count in range(1, 9)]

@@ -14,10 +14,11 @@ from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.training.grpo.policy import Sampler, sampler_dtype
-from plan_tuning.training.grpo.rollout import GoldenProblem, sample_groups
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.policy import Policy, sampler_dtype
+from plan_tuning.training.grpo.rollout import sample_groups
 
-CASE = GoldenProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
+PLANNED = PlannedProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +41,23 @@ def student_of(folder: Path, adapter: str) -> Student:
     return student
 
 
+def policy_of(student: Student, *, is_merged: bool, dtype: str = "auto") -> Policy:
+    method = GRPOConfig(merged_sampler=is_merged, sampler_dtype=dtype, beta=0.0)
+    return Policy(student, method=method, trainer=TrainerConfig(accelerator="cpu"))
+
+
 def sampled(student: Student) -> list[tuple[int, ...]]:
     method = GRPOConfig(group_size=4, max_new_tokens=8)
-    found = sample_groups(student, [CASE], method=method, prompt=PromptConfig(), seed=1, step=0)
+    found = sample_groups(student, [PLANNED], method=method, prompt=PromptConfig(), seed=1, step=0)
     return [rollout.completion.token_ids for rollout in found]
 
 
 def test_the_merged_sampler_follows_the_adapter(folder: Path) -> None:
     student = student_of(folder, "lora")
-    sampler = Sampler(student, is_merged=True)
+    policy = policy_of(student, is_merged=True)
     ids = torch.tensor([[5, 6, 7, 8]])
     for _ in range(2):
-        copy = sampler.student()
+        copy = policy.sampler()
         assert copy is not student
         assert not hasattr(copy.model, "peft_config")
         with torch.no_grad():
@@ -64,17 +70,17 @@ def test_the_merged_sampler_follows_the_adapter(folder: Path) -> None:
             for name, parameter in student.model.named_parameters():
                 if "lora_B" in name:
                     parameter.mul_(-3.0)
-    assert Sampler(student, is_merged=False).student() is student
+    assert policy_of(student, is_merged=False).sampler() is student
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora", "unmerged"])
 def test_a_sampler_in_bfloat16_follows_the_float32_weights(folder: Path, adapter: str) -> None:
     student = student_of(folder, "full" if adapter == "full" else "lora")
-    sampler = Sampler(student, is_merged=adapter == "lora", dtype=torch.bfloat16)
-    assert sampler.dtype == torch.bfloat16
+    policy = policy_of(student, is_merged=adapter == "lora", dtype="bfloat16")
+    assert policy.dtypes == {torch.float32, torch.bfloat16}
     written: list[list[tuple[int, ...]]] = []
     for _ in range(2):
-        copy = sampler.student()
+        copy = policy.sampler()
         assert hasattr(copy.model, "peft_config") == (adapter == "unmerged")
         assert {p.dtype for p in copy.model.parameters()} == {torch.bfloat16}
         assert {b.dtype for b in copy.model.buffers() if b.is_floating_point()} == {torch.float32}
@@ -103,7 +109,7 @@ def merged_weights(student: Student) -> dict[str, torch.Tensor]:
 def test_quantised_weights_are_sampled_as_they_are(folder: Path) -> None:
     student = student_of(folder, "lora")
     student.causal_lm.is_quantized = True
-    assert Sampler(student, is_merged=True, dtype=torch.bfloat16).student() is student
+    assert policy_of(student, is_merged=True, dtype="bfloat16").sampler() is student
 
 
 def test_the_precision_of_the_sampler() -> None:

@@ -11,7 +11,7 @@ import pytest
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import PROBLEMS, TRAJECTORIES, _write, write_trajectories
 from plan_tuning.records import Problem, Trajectory, Verdict
-from plan_tuning.training.grpo.data import golden_problems
+from plan_tuning.training.grpo.data import planned_problems
 
 NAMES = ("a", "b", "c", "d")
 
@@ -68,8 +68,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_plan_a_problem_as_the_filter_says_in_the_order_of_the_problems(
     corpus: Path, chosen: FilterConfig, plans: dict[str, str]
 ) -> None:
-    cases, counts = golden_problems(corpus, chosen)
-    assert [(case.problem.id, case.teacher_plan) for case in cases] == list(plans.items())
+    planned, counts = planned_problems(corpus, chosen)
+    assert [(one.problem.id, one.teacher_plan) for one in planned] == list(plans.items())
     assert counts["rows"] == len(plans)
     assert counts["problems_without_plan"] == len(NAMES) - len(plans)
     assert sum(counts["reasons"].values()) == len(ROWS), "every candidate is counted once"
@@ -79,5 +79,5 @@ def test_plans_need_no_execution(tmp_path: Path, corpus: Path) -> None:
     rows = [replace(r, execution="", execution_status="missing", verdict=None) for r in ROWS]
     write_trajectories(tmp_path / TRAJECTORIES, rows)
     (tmp_path / PROBLEMS).write_bytes((corpus / PROBLEMS).read_bytes())
-    cases, _ = golden_problems(tmp_path, replace(TWO_STAGE, answer=False))
-    assert [case.teacher_plan for case in cases] == ["a0", "b1", "d0"]
+    planned, _ = planned_problems(tmp_path, replace(TWO_STAGE, answer=False))
+    assert [one.teacher_plan for one in planned] == ["a0", "b1", "d0"]

@@ -1,4 +1,4 @@
-"""The order of problems, forward passes and what is scored in them."""
+"""The order of problems, forward passes and the log-probabilities in them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,15 @@ from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Problem
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import build_tokenizer, make_tiny
-from plan_tuning.training.grpo import rollout as rollouts_module
-from plan_tuning.training.grpo.policy_log_probs import completion_scores
-from plan_tuning.training.grpo.rollout import (
-    GoldenProblem,
-    Rollout,
-    plan_length,
-    policy_batches,
-    sample_groups,
-    stream_rows,
-)
+from plan_tuning.training.grpo import batch as batch_module
+from plan_tuning.training.grpo.batch import policy_batches
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.policy import completion_log_probs
+from plan_tuning.training.grpo.rollout import Rollout, plan_length, sample_groups
+from plan_tuning.training.order import stream_rows
 
 FAMILIES = ("qwen3", "gemma3", "llama")
-CASE = GoldenProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
+PLANNED = PlannedProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +56,7 @@ def rollouts_of(lengths: dict[int, list[int]], vocabulary: int = 900) -> list[Ro
         for sample, length in enumerate(completions):
             ids = tuple(rng.randrange(8, vocabulary) for _ in range(length))
             completion = Completion("", ids, "stop", prompt_length)
-            out.append(Rollout(CASE, sample, prompt, completion, "", 0))
+            out.append(Rollout(PLANNED.problem, "1. Add.", sample, prompt, completion, "", 0))
     return out
 
 
@@ -102,19 +98,19 @@ def test_shared_prompts_padding_and_splits_change_nothing(
     students: dict[str, Path], family: str, adapter: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Log-probabilities and gradients of four ways to compute the same thing."""
-    monkeypatch.setattr(rollouts_module, "_BUCKET_OVERHEAD", 0)  # parts even of short texts
+    monkeypatch.setattr(batch_module, "_BUCKET_OVERHEAD", 0)  # parts even of short texts
     student = student_of(students[family], family, adapter)
     student.model.train()
     rollouts = rollouts_of(MIXED)
     (whole,) = policy_batches(rollouts, budget=10**6, is_shared=True)
     assert len(whole.buckets) > 1
-    found = []
+    ways = []
     for is_shared, budget in ((True, 10**6), (True, 90), (False, 10**6), (False, 60)):
         student.model.zero_grad()
         log_probs: list[torch.Tensor] = [torch.empty(0)] * len(rollouts)
         for batch in policy_batches(rollouts, budget=budget, is_shared=is_shared):
-            scores = completion_scores(student.causal_lm, batch, temperature=0.7)
-            parts = scores.log_probs.split(batch.lengths.tolist())
+            found = completion_log_probs(student.causal_lm, batch, temperature=0.7)
+            parts = found.log_probs.split(batch.lengths.tolist())
             total = torch.zeros(())
             for index, part in zip(batch.indices, parts, strict=True):
                 log_probs[index] = part.detach()
@@ -123,17 +119,17 @@ def test_shared_prompts_padding_and_splits_change_nothing(
         gradient = torch.cat(
             [p.grad.flatten() for p in student.model.parameters() if p.grad is not None]
         )
-        found.append((torch.cat(log_probs), gradient))
-    for log_prob, gradient in found[1:]:
-        torch.testing.assert_close(log_prob, found[0][0], atol=5e-6, rtol=1e-5)
-        assert (gradient - found[0][1]).norm() <= 2e-5 * found[0][1].norm()
+        ways.append((torch.cat(log_probs), gradient))
+    for log_prob, gradient in ways[1:]:
+        torch.testing.assert_close(log_prob, ways[0][0], atol=5e-6, rtol=1e-5)
+        assert (gradient - ways[0][1]).norm() <= 2e-5 * ways[0][1].norm()
 
 
-def test_scores_equal_the_models_own_logits(students: dict[str, Path]) -> None:
+def test_log_probs_equal_the_models_own_logits(students: dict[str, Path]) -> None:
     student = student_of(students["gemma3"], "gemma3")
     rollouts = rollouts_of({7: [5, 1]})
     (batch,) = policy_batches(rollouts, budget=10**6, is_shared=True)
-    found = completion_scores(student.causal_lm, batch, temperature=0.5, with_entropy=True)
+    found = completion_log_probs(student.causal_lm, batch, temperature=0.5, with_entropy=True)
     parts = found.log_probs.split(batch.lengths.tolist())
     assert found.entropy is not None
     entropies = found.entropy.split(batch.lengths.tolist())
@@ -155,18 +151,18 @@ def test_chunks_change_nothing_but_memory(students: dict[str, Path]) -> None:
     student = student_of(students["qwen3"], "qwen3")
     (batch,) = policy_batches(rollouts_of({9: [6, 11]}), budget=10**6, is_shared=True)
     gradients = []
-    for cells in (1 << 24, 5 * 1024):
+    for logits in (1 << 24, 5 * 1024):
         student.model.zero_grad()
-        scores = completion_scores(
+        found = completion_log_probs(
             student.causal_lm,
             batch,
             temperature=1.0,
             with_entropy=True,
             entropy_has_gradient=True,
-            chunk_cells=cells,
+            chunk_logits=logits,
         )
-        assert scores.entropy is not None
-        (scores.log_probs.sum() - 0.3 * scores.entropy.sum()).backward()
+        assert found.entropy is not None
+        (found.log_probs.sum() - 0.3 * found.entropy.sum()).backward()
         gradients.append(
             torch.cat([p.grad.flatten() for p in student.model.parameters() if p.grad is not None])
         )
@@ -190,24 +186,26 @@ def test_plan_tokens_end_with_the_tag(text: str, expected: str) -> None:
         assert "</plan>" not in tokenizer.decode(ids[: count - 1])
 
 
-def sampled(student: Student, cases: list[GoldenProblem], **changes: int) -> list[tuple[int, ...]]:
+def sampled(
+    student: Student, problems: list[PlannedProblem], **changes: int
+) -> list[tuple[int, ...]]:
     method = GRPOConfig(group_size=2, max_new_tokens=6)
     settings = {"seed": 1, "step": 0} | changes
-    stream = list(range(len(cases)))
+    stream = list(range(len(problems)))
     found = sample_groups(
-        student, cases, method=method, prompt=PromptConfig(), stream=stream, **settings
+        student, problems, method=method, prompt=PromptConfig(), stream=stream, **settings
     )
     return [rollout.completion.token_ids for rollout in found]
 
 
 def test_samples_depend_on_seed_step_problem_and_sample_alone(students: dict[str, Path]) -> None:
     student = student_of(students["qwen3"], "qwen3")
-    other = GoldenProblem(Problem("q", "7 - 4 = ? Say more.", "3"), "1. Subtract.")
-    base = sampled(student, [CASE, other])
-    assert base == sampled(student, [CASE, other])
-    assert base[:2] == sampled(student, [CASE])
+    other = PlannedProblem(Problem("q", "7 - 4 = ? Say more.", "3"), "1. Subtract.")
+    base = sampled(student, [PLANNED, other])
+    assert base == sampled(student, [PLANNED, other])
+    assert base[:2] == sampled(student, [PLANNED])
     assert base[0] != base[1]
-    assert base != sampled(student, [CASE, other], step=1)
-    assert base != sampled(student, [CASE, other], seed=2)
-    twice = sampled(student, [CASE, CASE])
+    assert base != sampled(student, [PLANNED, other], step=1)
+    assert base != sampled(student, [PLANNED, other], seed=2)
+    twice = sampled(student, [PLANNED, PLANNED])
     assert twice[:2] != twice[2:]
