@@ -157,6 +157,8 @@ class _Comparison:
             return polar(gold) is not None and polar(gold) == polar(answer)
         if _squashed(gold) == _squashed(answer):
             return True
+        if same_choice(gold, answer):
+            return True
         answer = conclusion(without_lead(answer))
         choice = same_choice(gold, answer)
         if choice is not None:
