@@ -11,7 +11,9 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from plan_tuning.grading.decoration import undecorated, without_markup
 from plan_tuning.grading.normalisation import normalise
+from plan_tuning.grading.numerals import stated
 from plan_tuning.grading.quantities import is_quantity, unknowns
 from plan_tuning.grading.words import POLAR, has_polar, polar
 
@@ -67,18 +69,39 @@ _JOIN = re.compile(
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*#{4}[ \t]*([^#\s].*)$", re.MULTILINE)
 _HASHED_ANSWER = re.compile(
-    r"[-+−$€£(\\]*\s*[\d.]|[$\\(\[{]|(?:yes|no|true|false)\b|\S{1,12}$", re.IGNORECASE
+    r"[-+$€£(\\*~]*\s*[\d.½¼¾]|[$\\(\[{]|(?:minus|negative|positive|about|approximately|roughly)\b"
+    r"|(?:US|[A-Z])?\$|(?:USD|EUR|GBP|Rs)\b|[^\w\s#]\s*\d|(?:yes|no|true|false)\b|\S{1,12}$",
+    re.IGNORECASE,
 )
+_HEADING = re.compile(
+    r"\W*(?:(?:the|so|thus|my|your)\s)?(?:final\s)?(?:answer|result|solution)\W*$", re.IGNORECASE
+)
+_OTHER_HEADING = re.compile(
+    r"\W*(?:step|conclusion|explanation|summary|check|verification|note|total|given|plan)\b\W*$"
+    r"|\d{1,2}[.):]\s+\W*[A-Z]",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(
+    r"\W{0,4}(?:final\s)?(?:answer|result)\s?(?:\*{0,2}(?:is|=|:))\*{0,2}\s*", re.IGNORECASE
+)
+# What a text says about an answer that it has given.
+_REMARK = re.compile(
+    r"[,;:]?\s(?:because|since|which|where|due to|given|as required|as desired)\b.*"
+    r"|;\s*[A-Za-z][A-Za-z ]*$|\s[-–—]+\s[A-Za-z][A-Za-z' ]*$"
+    r"|\s\((?=[^()]*[A-Za-z]{3})[^()]*\)\W*$",
+    re.DOTALL,
+)
+_BRACKETED = re.compile(r"(?<=[\dA-Za-z%$}*])\s\([^()]{0,300}\)")
+_EQUALS = re.compile(r"(?<![<>!])=(?![=>])")
+_LISTED = re.compile(r"\s*\n\s*(?:[-•>]|[*+](?=\s))\s+")
 # Repetitions are bounded throughout: a run of blanks must not be tried in every split.
 _ANSWER_IS = re.compile(
     r"\b(?:final\s{1,3})?(?:answer|result)(?:\s{1,3}to\s{1,3}(?:the|this)\s{1,3}\w{1,30})?"
     r"\*{0,3}[ \t]{0,3}(?:(?:is|are|=|:)\*{0,3}:?|\*{0,3}[ \t]{0,9}$)",
     re.IGNORECASE | re.MULTILINE,
 )
-_NUMBER = re.compile(
-    r"(?<![\w.\\])[-+−]?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?=\D|$)|(?=\.\d))(?:\.\d+)?"
-    r"(?:/\d+)?%?"
-)
+_FRACTION_SIGNS = "½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+_MAX_BEFORE, _MAX_BEHIND = 300, 120  # characters around the last digit that may belong to it
 _DELIMITER = re.compile(r"\\\\|\\\$|\$\$|\$|\\[()\[\]]")
 _CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 _POLAR = re.compile(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:*\"')\]}]|$))", re.IGNORECASE)
@@ -86,7 +109,7 @@ _POLAR_WORD = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
 # Letters that may be units behind a number stay: the rest of a side is a formula.
 _FORMULA_START = re.compile(r"(?<!\\)[A-Za-z]{2,}|'s\b|[,;:]|\.\s")
 _UNIT_LETTER = re.compile(r"(?<=\d)\s?[mghsL](?![A-Za-z])")
-_SENTENCE_END = re.compile(r"[.!?](?=[\s*\"')\]]|$)|\n")
+_SENTENCE_END = re.compile(r"(?<!\d\.\.)[.!?](?=[\s*\"')\]]|$)|\n")
 _PROSE_END = re.compile(r"[.!?:)\]}>$*\"'`|\d%]\s*$")
 
 
@@ -114,6 +137,7 @@ def extract(text: str, *, style: str = "math", require_box: bool = False) -> Ext
         return _committed(boxed, style)
     if require_box:
         return Extraction("", "", NONE)
+    body = without_markup(body)
     for rule in (_tagged, _hashed, _announced):
         found = rule(body, style)
         if found is not None:
@@ -227,17 +251,29 @@ def _tagged(text: str, style: str) -> Extraction | None:
 
 
 def _hashed(text: str, style: str) -> Extraction | None:
-    found = [m.group(1) for m in _HASHES.finditer(text) if _HASHED_ANSWER.match(m.group(1))]
-    if not found:
+    answer = None
+    for match in _HASHES.finditer(text):
+        content = match.group(1).rstrip("# \t\r")
+        if _HEADING.match(content):
+            content = text[match.end() : match.end() + _MAX_ANNOUNCED].lstrip().partition("\n")[0]
+        content = undecorated(_LABEL.sub("", content, count=1))
+        if _HASHED_ANSWER.match(content) and not _OTHER_HEADING.match(content):
+            answer = content.strip()
+    if answer is None:
         return None
-    return Extraction(found[-1].strip(), "hashes", FOUND)
+    if style in NUMERIC_STYLES:
+        answer = _stated(answer) or answer
+    elif style != "strategyqa":
+        answer = _without_remark(answer)
+    return Extraction(answer, "hashes", FOUND)
 
 
 def _announced(text: str, style: str) -> Extraction | None:
     last = _last_match(_ANSWER_IS, text)
     if last is None:
         return None
-    rest = text[last.end() :].lstrip(" \t\r\n*:_`")
+    rest = _LISTED.sub("\n", text[last.end() : last.end() + _MAX_ANNOUNCED], count=1)
+    rest = undecorated(rest.lstrip(" \t\r\n*:_`")).lstrip("*_`")
     if not rest.strip():
         return Extraction("", "answer_is", TRUNCATED)
     answer = _first_answer(rest, style)
@@ -250,17 +286,35 @@ def _first_answer(rest: str, style: str) -> str | None:
     if style == "strategyqa":
         return _polar_answer(sentence) if has_polar(sentence) else None
     if style in NUMERIC_STYLES:
-        left, _, tail = sentence.rpartition("=")
-        number = _NUMBER.search(tail) or _NUMBER.search(sentence)
-        if number is None:
-            return None
-        unsolved = _unsolved_side(left)
-        return f"{unsolved} = {number.group().strip()}" if unsolved else number.group().strip()
+        return _stated(sentence)
     if rest.startswith(("$", "\\(", "\\[")):
-        joined = _joined_formulas(rest[:_MAX_ANNOUNCED])
+        joined = _joined_formulas(rest)
         if joined:
             return joined
-    return sentence.strip(" \t*.`_") or None
+    return _without_remark(sentence).strip(" \t*.`_") or None
+
+
+def _stated(sentence: str, *, is_last: bool = False) -> str | None:
+    """Read the number of a sentence, behind its last equals sign where there is one.
+
+    An equation that still holds an unknown is returned whole.
+    """
+    for pattern in (_BRACKETED, _REMARK):
+        shorter = pattern.sub("", sentence)
+        if shorter != sentence and stated(shorter) is not None:
+            sentence = shorter
+    signs = list(_EQUALS.finditer(sentence))
+    if not signs:
+        return stated(sentence, is_last=is_last)
+    left, tail = sentence[: signs[-1].start()], sentence[signs[-1].end() :]
+    number = stated(tail, is_last=is_last) or stated(sentence, is_last=is_last)
+    unsolved = "" if is_last or number is None else _unsolved_side(left)
+    return f"{unsolved} = {number}" if unsolved else number
+
+
+def _without_remark(answer: str) -> str:
+    """Drop what is said about a value behind it, unless nothing would be left."""
+    return _REMARK.sub("", answer, count=1).strip() or answer
 
 
 def _polar_answer(sentence: str) -> str:
@@ -328,13 +382,31 @@ def _last(text: str, style: str) -> Extraction:
     if formulas:
         rule, (_, end, answer) = "last_formula", formulas[-1]
     else:
-        number = _last_match(_NUMBER, text)
-        if number is None:
+        end = _last_digit(text)
+        if end < 0:
             return Extraction("", "", NONE)
-        rule, end, answer = "last_number", number.end(), number.group().strip()
+        sentence = _sentence_around(text, end)
+        number = _stated(sentence, is_last=True)
+        rule, end, answer = "last_number", end + 1, number or sentence.strip()
     if _is_unfinished(text, end):
         return Extraction("", rule, TRUNCATED)
     return Extraction(answer, rule, FOUND)
+
+
+def _last_digit(text: str) -> int:
+    """Find the last digit or fraction sign; -1 without one."""
+    for position in range(len(text) - 1, -1, -1):
+        if text[position].isdecimal() or text[position] in _FRACTION_SIGNS:
+            return position
+    return -1
+
+
+def _sentence_around(text: str, position: int) -> str:
+    """Cut out the sentence of a digit, at most 420 characters of it."""
+    before, behind = text[max(0, position - _MAX_BEFORE) : position], text[position:]
+    start = _last_match(_SENTENCE_END, before)
+    end = _SENTENCE_END.search(behind, 0, _MAX_BEHIND)
+    return before[start.end() if start else 0 :] + behind[: end.start() if end else _MAX_BEHIND]
 
 
 def _is_unfinished(text: str, position: int) -> bool:

@@ -1,7 +1,7 @@
 r"""text -> the same text without what only decorates it: HTML, emoji, arrows, labels in a frame.
 
-What says something stays: struck-out text goes with its strokes, and a cross (❌) is no ornament, it
-calls the answer wrong.
+What says something stays: struck-out text goes with its strokes, and a cross (❌) is no ornament:
+it calls the answer wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,28 @@ _ATTRIBUTES = r"(?:\s[^<>]{0,300})?\s?/?>"
 _TAG = re.compile(rf"</?(?P<name>{'|'.join(_NAMES.split())}){_ATTRIBUTES}", re.IGNORECASE)
 _SHORT_TAG = re.compile(rf"</?(?P<name>[biupa]){_ATTRIBUTES}", re.IGNORECASE)
 _SHORT_END = re.compile(r"</[biupa]>", re.IGNORECASE)
-_BLOCKS = frozenset("br p div h1 h2 h3 h4 h5 h6 td tr th li ul ol table blockquote center".split())
+_BLOCKS = frozenset(
+    [
+        "br",
+        "p",
+        "div",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "td",
+        "tr",
+        "th",
+        "li",
+        "ul",
+        "ol",
+        "table",
+        "blockquote",
+        "center",
+    ]
+)
 _STRUCK_OUT = re.compile(r"<(del|s|strike)>[^<]{0,500}</\1>|~~[^~\n$\\]{1,200}~~", re.IGNORECASE)
 _SCRIPT = re.compile(r"<(sup|sub)>([^<]{1,40})</\1>", re.IGNORECASE)
 _EMOJI_PARTS = re.compile("[\ufe0e\ufe0f\u20e3]")
@@ -94,6 +115,8 @@ def _is_ornament(character: str) -> bool:
     if character in _SIGNS or _ARROWS.match(character):
         return True
     kind = unicodedata.category(character)
-    return kind in ("So", "Sk", "Cf", "Me") and not unicodedata.normalize("NFKC", character)[
-        :1
-    ].isalnum() and character not in "°º˚℃℉"
+    return (
+        kind in ("So", "Sk", "Cf", "Me")
+        and not unicodedata.normalize("NFKC", character)[:1].isalnum()
+        and character not in "°º˚℃℉"
+    )

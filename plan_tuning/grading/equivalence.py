@@ -19,6 +19,7 @@ from plan_tuning.grading.guards import is_safe
 from plan_tuning.grading.normalisation import MAX_DEPTH, MAX_LENGTH, depth, normalise
 from plan_tuning.grading.quantities import conclusion, holds, same_side, turned, unknowns
 from plan_tuning.grading.scalars import Criteria, same_base, same_number, same_ratio
+from plan_tuning.grading.sets import bare_set, real_set, same_set
 from plan_tuning.grading.structure import (
     APPROXIMATELY,
     Relation,
@@ -163,6 +164,10 @@ class _Comparison:
         choice = same_choice(gold, answer)
         if choice is not None:
             return choice
+        gold, answer = bare_set(gold), bare_set(answer)
+        gold_reals, answer_reals = real_set(gold), real_set(answer)
+        if gold_reals and answer_reals and (gold_reals.is_certain or answer_reals.is_certain):
+            return same_set(gold_reals, answer_reals, self.same_items)
         words = words_of(gold)
         if words is not None:
             return words == (words_of(answer) or "")

@@ -313,9 +313,7 @@ def _join_groups(text: str) -> str:
     for position, character in enumerate(text):  # only outside brackets: (312,123) is a pair
         if character in "([":
             if level == 0:
-                out.append(
-                    comma_groups_joined(text[start:position])
-                )
+                out.append(comma_groups_joined(text[start:position]))
                 start = position
             level += 1
         elif character in ")]" and level:

@@ -40,9 +40,7 @@ _CHOICE_LEAD = re.compile(r"(?:option|choice|answer|letter|alternative)\b\s*:?\s
 _LOWER_LETTER = re.compile(r"[(\[]?[a-z](?![A-Za-z])")
 _CHOICE_TAIL = re.compile(r"\s*is\s(?:the\s)?(?:correct|right)(?:\s(?:answer|option|choice))?$")
 _TEXT_MACRO = re.compile(r"\\text\{([^{}]*)\}")
-_LABEL = (
-    r"(?:(?:so|thus|hence|the|my|our|final|correct)\s?){0,4}(?:answers?|ans|result|solutions?)"
-)
+_LABEL = r"(?:(?:so|thus|hence|the|my|our|final|correct)\s?){0,4}(?:answers?|ans|result|solutions?)"
 _LEAD = re.compile(
     rf"(?:\\text\{{)?(?:{_LABEL}\s?(?:\}}\s?:?|[:.]\}}?)"
     r"|[A-Za-z' ]{0,80}\b(?:is|are|equals)\b|(?:approximately|about|roughly|exactly)\b|\\approx)"
