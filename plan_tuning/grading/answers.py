@@ -12,9 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from plan_tuning.grading.decoration import undecorated, without_markup
-from plan_tuning.grading.normalisation import normalise
-from plan_tuning.grading.numerals import stated
-from plan_tuning.grading.quantities import is_quantity, unknowns
+from plan_tuning.grading.numerals import SENTENCE_END, last_stated, stated, without_remark
 from plan_tuning.grading.words import POLAR, has_polar, polar
 
 MAX_CHARACTERS = 200_000
@@ -66,6 +64,8 @@ _JOIN = re.compile(
     r"(?:[\s$,;&.]|\\[()\[\],;: ]|\\(?:text|mathrm|textbf)\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
     r"|\\quad|\\qquad|\*)*"
 )
+_OR = re.compile(r"\bor\b")  # between inequalities it makes one set of two
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|lt|gt)")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*#{4}[ \t]*([^#\s].*)$", re.MULTILINE)
 _HASHED_ANSWER = re.compile(
@@ -82,17 +82,9 @@ _OTHER_HEADING = re.compile(
     re.IGNORECASE,
 )
 _LABEL = re.compile(
-    r"\W{0,4}(?:final\s)?(?:answer|result)\s?(?:\*{0,2}(?:is|=|:))\*{0,2}\s*", re.IGNORECASE
+    r"\W{0,4}(?:(?:so|thus|the|my|final)\s){0,3}(?:answer|result)\s?(?:\*{0,2}(?:is|=|:))\*{0,2}\s*",
+    re.IGNORECASE,
 )
-# What a text says about an answer that it has given.
-_REMARK = re.compile(
-    r"[,;:]?\s(?:because|since|which|where|due to|given|as required|as desired)\b.*"
-    r"|;\s*[A-Za-z][A-Za-z ]*$|\s[-–—]+\s[A-Za-z][A-Za-z' ]*$"
-    r"|\s\((?=[^()]*[A-Za-z]{3})[^()]*\)\W*$",
-    re.DOTALL,
-)
-_BRACKETED = re.compile(r"(?<=[\dA-Za-z%$}*])\s\([^()]{0,300}\)")
-_EQUALS = re.compile(r"(?<![<>!])=(?![=>])")
 _LISTED = re.compile(r"\s*\n\s*(?:[-•>]|[*+](?=\s))\s+")
 # Repetitions are bounded throughout: a run of blanks must not be tried in every split.
 _ANSWER_IS = re.compile(
@@ -100,16 +92,10 @@ _ANSWER_IS = re.compile(
     r"\*{0,3}[ \t]{0,3}(?:(?:is|are|=|:)\*{0,3}:?|\*{0,3}[ \t]{0,9}$)",
     re.IGNORECASE | re.MULTILINE,
 )
-_FRACTION_SIGNS = "½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
-_MAX_BEFORE, _MAX_BEHIND = 300, 120  # characters around the last digit that may belong to it
 _DELIMITER = re.compile(r"\\\\|\\\$|\$\$|\$|\\[()\[\]]")
 _CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 _POLAR = re.compile(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:*\"')\]}]|$))", re.IGNORECASE)
 _POLAR_WORD = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
-# Letters that may be units behind a number stay: the rest of a side is a formula.
-_FORMULA_START = re.compile(r"(?<!\\)[A-Za-z]{2,}|'s\b|[,;:]|\.\s")
-_UNIT_LETTER = re.compile(r"(?<=\d)\s?[mghsL](?![A-Za-z])")
-_SENTENCE_END = re.compile(r"(?<!\d\.\.)[.!?](?=[\s*\"')\]]|$)|\n")
 _PROSE_END = re.compile(r"[.!?:)\]}>$*\"'`|\d%]\s*$")
 
 
@@ -256,16 +242,21 @@ def _hashed(text: str, style: str) -> Extraction | None:
         content = match.group(1).rstrip("# \t\r")
         if _HEADING.match(content):
             content = text[match.end() : match.end() + _MAX_ANNOUNCED].lstrip().partition("\n")[0]
-        content = undecorated(_LABEL.sub("", content, count=1))
+        content = undecorated(_unlabelled(content))
         if _HASHED_ANSWER.match(content) and not _OTHER_HEADING.match(content):
             answer = content.strip()
     if answer is None:
         return None
     if style in NUMERIC_STYLES:
-        answer = _stated(answer) or answer
+        answer = stated(answer) or answer
     elif style != "strategyqa":
-        answer = _without_remark(answer)
+        answer = without_remark(answer)
     return Extraction(answer, "hashes", FOUND)
+
+
+def _unlabelled(content: str) -> str:
+    label = _LABEL.match(content)
+    return content[label.end() :] if label else content
 
 
 def _announced(text: str, style: str) -> Extraction | None:
@@ -281,40 +272,17 @@ def _announced(text: str, style: str) -> Extraction | None:
 
 
 def _first_answer(rest: str, style: str) -> str | None:
-    end = _SENTENCE_END.search(rest)
+    end = SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
     if style == "strategyqa":
         return _polar_answer(sentence) if has_polar(sentence) else None
     if style in NUMERIC_STYLES:
-        return _stated(sentence)
+        return stated(sentence)
     if rest.startswith(("$", "\\(", "\\[")):
         joined = _joined_formulas(rest)
         if joined:
             return joined
-    return _without_remark(sentence).strip(" \t*.`_") or None
-
-
-def _stated(sentence: str, *, is_last: bool = False) -> str | None:
-    """Read the number of a sentence, behind its last equals sign where there is one.
-
-    An equation that still holds an unknown is returned whole.
-    """
-    for pattern in (_BRACKETED, _REMARK):
-        shorter = pattern.sub("", sentence)
-        if shorter != sentence and stated(shorter) is not None:
-            sentence = shorter
-    signs = list(_EQUALS.finditer(sentence))
-    if not signs:
-        return stated(sentence, is_last=is_last)
-    left, tail = sentence[: signs[-1].start()], sentence[signs[-1].end() :]
-    number = stated(tail, is_last=is_last) or stated(sentence, is_last=is_last)
-    unsolved = "" if is_last or number is None else _unsolved_side(left)
-    return f"{unsolved} = {number}" if unsolved else number
-
-
-def _without_remark(answer: str) -> str:
-    """Drop what is said about a value behind it, unless nothing would be left."""
-    return _REMARK.sub("", answer, count=1).strip() or answer
+    return without_remark(sentence).strip(" \t*.`_") or None
 
 
 def _polar_answer(sentence: str) -> str:
@@ -326,18 +294,6 @@ def _polar_answer(sentence: str) -> str:
     return words[0] if words else ("yes" if value else "no")
 
 
-def _unsolved_side(left: str) -> str:
-    """Return the formula before an equals sign if it still holds an unknown, as in ``x + 7 = 5``.
-
-    Then the number behind the sign is no answer, and the whole equation is compared.
-    """
-    formula = _FORMULA_START.split(left.rpartition("=")[2])[-1].strip(" \t$*`")
-    if len(formula) > _MAX_JOIN:
-        return ""
-    side = normalise(_UNIT_LETTER.sub("", formula))
-    return formula if unknowns(side) and not is_quantity(side) else ""
-
-
 def _joined_formulas(rest: str) -> str:
     """Join the formulas that a text begins with: ``$3$ and $5$``."""
     parts: list[str] = []
@@ -345,9 +301,10 @@ def _joined_formulas(rest: str) -> str:
     for start, end, content in _formulas(rest):
         if parts and (start - position > _MAX_JOIN or not _JOIN.fullmatch(rest, position, start)):
             break
-        parts.append(content)
+        joined = parts and _OR.search(rest, position, start) and _INEQUALITY.search(content)
+        parts.append(f" or {content}" if joined else f", {content}" if parts else content)
         position = end
-    return ", ".join(parts)
+    return "".join(parts)
 
 
 def _formulas(text: str) -> list[tuple[int, int, str]]:
@@ -374,45 +331,27 @@ def _last(text: str, style: str) -> Extraction:
         word = _last_match(_POLAR, text)
         if word is None:
             return Extraction("", "", NONE)
-        before = _last_match(_SENTENCE_END, text[: word.start()])
-        after = _SENTENCE_END.search(text, word.end())
+        before = _last_match(SENTENCE_END, text[: word.start()])
+        after = SENTENCE_END.search(text, word.end())
         sentence = text[before.end() if before else 0 : after.start() if after else len(text)]
         return _committed(Extraction(_polar_answer(sentence), "last_word", FOUND), style)
     formulas = [] if style in NUMERIC_STYLES else _formulas(text)
     if formulas:
         rule, (_, end, answer) = "last_formula", formulas[-1]
     else:
-        end = _last_digit(text)
-        if end < 0:
+        found = last_stated(text)
+        if found is None:
             return Extraction("", "", NONE)
-        sentence = _sentence_around(text, end)
-        number = _stated(sentence, is_last=True)
-        rule, end, answer = "last_number", end + 1, number or sentence.strip()
+        rule, (answer, end) = "last_number", found
     if _is_unfinished(text, end):
         return Extraction("", rule, TRUNCATED)
     return Extraction(answer, rule, FOUND)
 
 
-def _last_digit(text: str) -> int:
-    """Find the last digit or fraction sign; -1 without one."""
-    for position in range(len(text) - 1, -1, -1):
-        if text[position].isdecimal() or text[position] in _FRACTION_SIGNS:
-            return position
-    return -1
-
-
-def _sentence_around(text: str, position: int) -> str:
-    """Cut out the sentence of a digit, at most 420 characters of it."""
-    before, behind = text[max(0, position - _MAX_BEFORE) : position], text[position:]
-    start = _last_match(_SENTENCE_END, before)
-    end = _SENTENCE_END.search(behind, 0, _MAX_BEHIND)
-    return before[start.end() if start else 0 :] + behind[: end.start() if end else _MAX_BEHIND]
-
-
 def _is_unfinished(text: str, position: int) -> bool:
     """Whether a sentence begins after ``position`` and does not end: the text was cut off."""
     tail = text[position:]
-    last_end = _last_match(_SENTENCE_END, tail)
+    last_end = _last_match(SENTENCE_END, tail)
     if last_end is None:
         return False
     fragment = tail[last_end.end() :].strip()

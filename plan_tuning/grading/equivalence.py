@@ -328,12 +328,17 @@ class _Comparison:
             return ratio
         first, second = evaluate(expected.value), _value(given.value)
         if first is not None and second is not None:
-            return same_number(
-                first * expected.scale,
-                second * given.scale,
-                (expected_unit == PERCENT, given.is_percent),
-                (expected.value, given.value),
-                self.criteria,
+            # whether eggs or dozens were asked for is not known here: 2 dozen is 24, and 2
+            is_dozens = self.criteria.style == "gsm8k" and "dozen" in answer.casefold()
+            return any(
+                same_number(
+                    first * expected.scale,
+                    second * scale,
+                    (expected_unit == PERCENT, given.is_percent),
+                    (expected.value, given.value),
+                    self.criteria,
+                )
+                for scale in ((given.scale, given.scale // 12) if is_dozens else (given.scale,))
             )
         if expected.scale != given.scale or expected_unit != given.unit == PERCENT:
             return False

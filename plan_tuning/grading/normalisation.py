@@ -80,6 +80,7 @@ _TWO_ARGUMENTS = frozenset(("frac", "binom"))
 _INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")
 _INFIX_NAMES = {"over": "frac", "choose": "binom"}
 _RELATION_MACRO = re.compile(r"\\(?:le|ge|leq|geq|in|cup|approx)(?![A-Za-z])")
+_IDLE_BEFORE = re.compile(r"(?:^|[\s\d(+\-=,$])$")  # braces that are no macro's argument
 _MAX_INFIX = 20
 _OPTION = re.compile(r"\s*\[[^\[\]]{0,80}\]")
 
@@ -113,7 +114,7 @@ def rewritten(text: str) -> str:
     r"""Write every macro in the one form that is known here.
 
     >>> rewritten(r"{3 \over 4}"), rewritten(r"\textcolor{red}{\dfrac12}")
-    ('{\\frac{3}{4}}', '\\frac{1}{2}')
+    ('\\frac{3}{4}', '\\frac{1}{2}')
     """
     return _rewrite(_prefixed(text), 0)
 
@@ -182,6 +183,12 @@ def _prefixed(text: str) -> str:
             break
         start, end = _group_around(text, match.start(), match.end())
         over, under = text[start : match.start()].strip(), text[match.end() : end].strip()
+        if (
+            text[:start].endswith("{")
+            and text[end : end + 1] == "}"
+            and _IDLE_BEFORE.search(text, 0, start - 1)
+        ):
+            start, end = start - 1, end + 1
         piece = f"\\{_INFIX_NAMES[match.group(1)]}{{{over}}}{{{under}}}"
         text = text[:start] + piece + text[end:]
     return text

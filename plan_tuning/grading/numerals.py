@@ -11,13 +11,15 @@ import re
 from dataclasses import dataclass
 
 from plan_tuning.grading.characters import plain_characters
-from plan_tuning.grading.normalisation import MAX_LENGTH, rewritten
+from plan_tuning.grading.normalisation import MAX_LENGTH, normalise, rewritten
+from plan_tuning.grading.quantities import is_quantity, unknowns
 from plan_tuning.grading.spelling import (
     comma_groups_joined,
     spaced_groups_joined,
     spelled,
     with_overlines,
 )
+from plan_tuning.grading.words import number_of
 
 # The common sentence holds one plain number, and nothing that could belong to it.
 _PLAIN = re.compile(
@@ -83,7 +85,7 @@ _UNKNOWN_BEHIND = re.compile(r"\s?(?:[-+*/^]|\\cdot)?\s?([xyzn])(?![A-Za-z])(?!\
 _UNKNOWN_BEFORE = re.compile(r"(?<![A-Za-z\\])([xyzn]|\d[xyzn])\s?$")
 _LINKS = re.compile(r"(?:\b(?:is|are|be|was|were|to|at|of|by|equals?|gives?|gets?)|[=:(,])\s?$")
 
-_SIGNED_PRICE = re.compile(r"([-+])\s?\$\s?(?=[\d.])")
+_SIGNED_PRICE = re.compile(r"([-+])\$\s?(?=[\d.])")
 _ARROW = re.compile(r"[-=]+>")
 _SPACED_DASH = re.compile(r"—(?=\s)")
 _EMPHASIS = re.compile(r"\*\*|(?<![\d)}\s])\*(?=\S)|(?<=\S)\*(?![\d({\s\\])|(?<![\d)}])\s\*(?=\S)")
@@ -98,7 +100,34 @@ _OPERATIONS = (
     (re.compile(r"(?<=[\d)}%])\s?(?:divided by|over)\s(?=[-\d(.])"), "/"),
     (re.compile(r"(?<=[\d)])\ssquared\b"), "^2"),
     (re.compile(r"(?<=[\d)])\scubed\b"), "^3"),
+    (re.compile(r"(?<![\d./])(\d+)\s(?:and|&)\s(?=\d{1,2}/\d)"), r"\1 "),
 )
+SENTENCE_END = re.compile(r"(?<!\d\.\.)[.!?](?=[\s*\"')\]]|$)|\n")
+# What a text says about an answer that it has given.
+_REMARK = re.compile(
+    r"[,;:]?\s(?:because|since|which|where|due to|given|as required|as desired)\b.*"
+    r"|;\s*[A-Za-z][A-Za-z ]*$|\s[-–—]+\s[A-Za-z][A-Za-z' ]*$"
+    r"|\s\((?=[^()]*[A-Za-z]{3})[^()]*\)\W*$",
+    re.DOTALL,
+)
+_BRACKETED = re.compile(r"(?<=[\dA-Za-z%$}*])\s\([^()]{0,300}\)")
+_EQUALS = re.compile(r"(?<![<>!])=(?![=>])")
+# Letters that may be units behind a number stay: the rest of a side is a formula.
+_FORMULA_START = re.compile(r"(?<!\\)[A-Za-z]{2,}|'s\b|[,;:]|\.\s")
+_UNIT_LETTER = re.compile(r"(?<=\d)\s?[mghsL](?![A-Za-z])")
+_TENS_WORD = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
+_NUMBER_WORD = re.compile(
+    rf"\W{{0,4}}((?:(?:minus|negative)\s)?(?:(?:{_TENS_WORD})[-\s](?=(?:one|two|three|four|five|six|seven"
+    r"|eight|nine)\b))?[A-Za-z]+)\b",
+    re.IGNORECASE,
+)
+_NO_NUMBER_WORD = re.compile(
+    rf"[\s,-]*(?:{_SCALE_WORDS}|and|or|to|point|half|halves|thirds?|quarters?|fifths?|tenths?)",
+    re.IGNORECASE,
+)
+_FRACTION_SIGNS = "½¼¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+_MAX_BEFORE, _MAX_BEHIND = 300, 120  # characters around the last digit that may belong to it
+_MAX_SIDE = 100  # characters of the formula before an equals sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +137,89 @@ class _Numeral:
     text: str
 
 
-def stated(text: str, *, is_last: bool = False) -> str | None:
-    r"""Read the number that a sentence states.
+def stated(sentence: str, *, is_last: bool = False) -> str | None:
+    r"""Read the number that a sentence states, behind its last equals sign where there is one.
 
     Args:
-        text: one sentence, any characters; its first 3,000 are read.
+        sentence: any characters; 3,000 of them are read.
         is_last: take the last number, as where nothing announces the answer; the first otherwise.
 
     Returns:
-        The number as it is written, or what the sentence says instead; None without any number.
+        The number as it is written, an equation that still holds an unknown, or what the sentence
+        says instead of a number; None where it has none.
 
     >>> [stated(text) for text in ("$1,250", r"9{,}500 dollars", "1.5 million", "5 or 7")]
     ['$1,250', '9500', '1.5 million', '5 or 7']
     >>> stated("minus 5"), stated("not 5 but 7"), stated("1 4/5 hours"), stated("none")
     ('-5', '7', '1 4/5', None)
     """
+    for pattern in () if is_last else (_BRACKETED, _REMARK):
+        shorter = pattern.sub("", sentence)
+        if shorter != sentence and _named(shorter) is not None:
+            sentence = shorter
+    signs = list(_EQUALS.finditer(sentence))
+    if not signs:
+        found = _named(sentence, is_last=is_last)
+        return _number_word(sentence) if found is None and not is_last else found
+    left, tail = sentence[: signs[-1].start()], sentence[signs[-1].end() :]
+    number = _named(tail, is_last=is_last) or _named(sentence, is_last=is_last)
+    unsolved = "" if is_last or number is None else _unsolved_side(left)
+    return f"{unsolved} = {number}" if unsolved else number
+
+
+def last_stated(text: str) -> tuple[str, int] | None:
+    """Read the number that the last sentence with a digit states, and where that digit ends."""
+    end = _last_digit(text)
+    if end < 0:
+        return None
+    sentence = _sentence_around(text, end)
+    return stated(sentence, is_last=True) or sentence.strip(), end + 1
+
+
+def _last_digit(text: str) -> int:
+    """Find the last digit or fraction sign; -1 without one."""
+    for position in range(len(text) - 1, -1, -1):
+        if text[position].isdecimal() or text[position] in _FRACTION_SIGNS:
+            return position
+    return -1
+
+
+def _sentence_around(text: str, position: int) -> str:
+    """Cut out the sentence of a digit, at most 420 characters of it."""
+    before = text[max(0, position - _MAX_BEFORE) : position + 1]
+    behind = text[position + 1 : position + _MAX_BEHIND]
+    start = max((match.end() for match in SENTENCE_END.finditer(before)), default=0)
+    end = SENTENCE_END.search(behind)
+    return before[start:] + (behind[: end.start()] if end else behind)
+
+
+def without_remark(answer: str) -> str:
+    """Drop what is said about a value behind it, unless nothing would be left."""
+    return _REMARK.sub("", answer, count=1).strip() or answer
+
+
+def _number_word(sentence: str) -> str | None:
+    """Return the number that a sentence begins with in letters."""
+    match = _NUMBER_WORD.match(sentence)
+    if match is None or number_of(match.group(1)) is None:
+        return None
+    return None if _NO_NUMBER_WORD.match(sentence, match.end()) else match.group(1)
+
+
+def _unsolved_side(left: str) -> str:
+    """Return the formula before an equals sign if it still holds an unknown, as in ``x + 7 = 5``.
+
+    Then the number behind the sign is no answer, and the whole equation is compared.
+    """
+    formula = _FORMULA_START.split(left.rpartition("=")[2])[-1].strip(" \t$*`")
+    if len(formula) > _MAX_SIDE:
+        return ""
+    side = normalise(_UNIT_LETTER.sub("", formula))
+    return formula if unknowns(side) and not is_quantity(side) else ""
+
+
+def _named(text: str, *, is_last: bool = False) -> str | None:
+    """Read the number that a part of a sentence without an equals sign names."""
     text = text[-MAX_LENGTH:] if is_last else text[:MAX_LENGTH]
     if text.isascii() and not _HAZARD.search(text):
         plain = _PLAIN.findall(text)

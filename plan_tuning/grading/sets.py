@@ -1,11 +1,12 @@
 r"""canonical answer -> set of reals or of listed values, in whatever notation it is written.
 
-``x<-2\text{ or }x>2``, ``(-\infty,-2)\cup(2,\infty)`` and ``\{x\mid |x|>2\}`` are one set. Where the
-ends are numbers, sets are compared as such; where they are formulas, piece by piece.
+``x<-2\text{ or }x>2``, ``(-\infty,-2)\cup(2,\infty)`` and ``\{x\mid |x|>2\}`` are one set. Where
+the ends are numbers, sets are compared as such; where they are formulas, piece by piece.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -170,9 +171,8 @@ def spans(pieces: Sequence[Piece]) -> list[_Span] | None:
     found: list[_Span] = []
     for piece in pieces:
         low, high = _limit(piece.low, "-"), _limit(piece.high, "")
-        if low == "" or high == "":
+        if isinstance(low, str) or isinstance(high, str):
             return None
-        assert not isinstance(low, str) and not isinstance(high, str)
         found.append((low, piece.has_low, high, piece.has_high))
     found.sort(key=lambda span: (span[0] is not None, span[0] or 0, not span[1]))
     merged: list[_Span] = []
@@ -207,9 +207,8 @@ def _limit(text: str, sign: str) -> Limit | str:
 
 def _any_of(text: str) -> RealSet | None:
     if _ALL_REALS.fullmatch(unwrapped(text).strip().casefold()):
-        return RealSet(
-            "", (Piece(f"-{_INFINITY}", False, _INFINITY, False),), text not in ("R", "r")
-        )
+        whole = Piece(f"-{_INFINITY}", False, _INFINITY, False)
+        return RealSet("", (whole,), text != "R")
     without = _EXCEPT.fullmatch(unwrapped(text).strip())
     if without and _ALL_REALS.fullmatch(without.group(1).strip().casefold()):
         return _all_but("", [without.group(2)])
@@ -243,7 +242,7 @@ def _all_but(name: str, texts: Sequence[str]) -> RealSet | None:
                 return None
             points.append((value, item))
     ends = [f"-{_INFINITY}", *(item for _, item in sorted(points)), _INFINITY]
-    pieces = [Piece(low, False, high, False) for low, high in zip(ends, ends[1:], strict=False)]
+    pieces = [Piece(low, False, high, False) for low, high in itertools.pairwise(ends)]
     return RealSet(name, tuple(pieces), True)
 
 
@@ -356,6 +355,9 @@ def _members(text: str) -> str | None:
     built = _BUILDER.fullmatch(text)
     if built is None:
         return None
+    given = [relation(part) for part in _OR.sub("\x1f", built.group(4)).split("\x1f")]
+    if all(part and part.operators == ("=",) and part.parts[0] == built.group(1) for part in given):
+        return f"\\{{{','.join(part.parts[1] for part in given if part)}\\}}"
     condition = _IS_WHOLE.sub("", built.group(4))
     if built.group(2) not in ("Z", "N") and condition == built.group(4):
         return None

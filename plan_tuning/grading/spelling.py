@@ -1,4 +1,4 @@
-r"""text -> the same text with its numbers in one spelling: signs, thousands, powers of ten, currency.
+r"""text -> the same text with its numbers in one spelling: sign, thousands, currency, scale.
 
 The rules here hold in a formula and in running text alike, so that the way in which a number is
 written never decides a verdict. They read characters as
