@@ -17,6 +17,7 @@ import random
 import string
 import sys
 import time
+from collections.abc import Callable
 
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.answers import extract
@@ -27,6 +28,7 @@ from plan_tuning.records import Problem, Verdict
 STYLES = ("gsm8k", "math", "olympiadbench", "aime", "strategyqa", "microworld")
 TEXT_S = 1.0  # of extraction and text comparison of 200,000 characters on a busy core
 WALL_S = 2.0
+REPEATS = 10
 UNICODE = "½²³√π∞−×÷≤≥∪∈°４２\u202e\u00a0\u200b\ud800é中🙂\x00\x1b"
 FRAGMENTS = (
     "\\boxed{", "}", "{", "\\frac", "\\frac{1}{2}", "\\sqrt{", "\\sqrt[3]{", "\\left(", "\\right)",
@@ -35,10 +37,10 @@ FRAGMENTS = (
     "Question:", "\n", " ", "\\\\", "&", "\\begin{pmatrix}", "\\end{pmatrix}", "\\text{", "\\pm",
     "^", "^{", "_", "_{8}", "!", "%", "\\%", "\\cup", "\\infty", ",", ";", ":", "=", "\\le", "<",
     "\\sum", "\\int", "\\lim", "\\binom", "\\log", "\\sin", "x", "n", "i", "e", "\\pi", "cm",
-    "\\over ", "\\choose ", "\\bar{", "\\dot{", "\\textcolor{", "\\mathbb{R}", "\\in ", "\\{", "\\}",
-    "\\mid ", "\\cancel{", "<b>", "</b>", "<del>", "&minus;", "~~", "minus ", "not ", "between ",
-    " million", " to ", "{,}", "\\,", "\u00bd", "\u2713", "\u2192", "0.333...", "|x|", "\\setminus ",
-    " and ", " or ", "yes", "no", "e9", "10", "999999999", ".", "-", "+", "*", "/", "**", "`", "'",
+    "\\over ", "\\choose ", "\\bar{", "\\dot{", "\\textcolor{", "\\mathbb{R}", "\\in ", "\\{",
+    "\\}", "\\mid ", "\\cancel{", "<b>", "</b>", "<del>", "&minus;", "~~", "minus ", "not ",
+    "between ",    " million", " to ", "{,}", "\\,", "\u00bd", "\u2713", "\u2192", "0.333...", "|x|",
+    "\\setminus ", " and ", " or ", "yes", "no", "e9", "10", "999999999", ".", "-", "+", "*", "/", "**", "`", "'",
 )  # fmt: skip
 HOSTILE = (
     lambda r: "^".join(["9"] * r.randint(3, 9)),
@@ -105,12 +107,13 @@ def formula(r: random.Random, depth: int = 0) -> str:
 
 MINUS = ("-", "\u2212", "\u2013", "\u2010", "\u2011", "\u2012", "\ufe63", "minus ", "negative ")
 GROUPS = (
-    "", ",", "{,}", "\\,", "{\\,}", ",\\!", "\\;", "\\ ", "\u00a0", "\u202f", "\u2009", " ", "'", "\u2019",
+    "", ",", "{,}", "\\,", "{\\,}", ",\\!", "\\;", "\\ ", "\u00a0", "\u202f", "\u2009", " ",
+    "'", "\u2019",
 )  # fmt: skip
 CURRENCY = ("", "", "$", "US$", "USD ", "\u20ac", "C$")
 FRAMES = (
-    "{}", "{}", "{}", "**{}**", "<b>{}</b>", "<span class='a'>{}</span>", "\U0001f389 {} \U0001f389",
-    "\u2192 {}", "\u27a1\ufe0f {}", "{} \u2714", "\u2705 {}", "=> {}", "`{}`",
+    "{}", "{}", "{}", "**{}**", "<b>{}</b>", "<span class='a'>{}</span>",
+    "\U0001f389 {} \U0001f389",    "\u2192 {}", "\u27a1\ufe0f {}", "{} \u2714", "\u2705 {}", "=> {}", "`{}`",
 )  # fmt: skip
 FORMULA_FRAMES = (
     "{}",
@@ -176,14 +179,16 @@ def set_notations(low: int, high: int, is_closed: bool) -> dict[str, list[str]]:
     outer = f"(-\\infty,{low}{right}\\cup{left}{high},\\infty)"
     return {
         "inside": [
-            f"{left}{low},{high}{right}", f"{low}{less}x{less}{high}", f"x\\in{left}{low},{high}{right}",
+            f"{left}{low},{high}{right}", f"{low}{less}x{less}{high}",
+            f"x\\in{left}{low},{high}{right}",
             f"\\{{x\\mid {low}{less}x{less}{high}\\}}", f"{high}{more}x{more}{low}",
             f"x{more}{low}\\text{{ and }}x{less}{high}",
             f"\\{{x\\in\\mathbb{{R}}:{low}{less}x{less}{high}\\}}",
         ],
         "outside": [
             outer, outer.replace("\\cup", "\\bigcup "), f"x{less}{low}\\text{{ or }}x{more}{high}",
-            f"x{more}{high}\\text{{ or }}x{less}{low}", f"x\\in {outer}", outer.replace("\\cup", " U "),
+            f"x{more}{high}\\text{{ or }}x{less}{low}", f"x\\in {outer}",
+            outer.replace("\\cup", " U "),
             f"\\left\\{{x\\,\\middle|\\,x{less}{low}\\text{{ or }}x{more}{high}\\right\\}}",
             outer.replace("\\cup", "\\text{ or }"),
         ],
@@ -193,7 +198,8 @@ def set_notations(low: int, high: int, is_closed: bool) -> dict[str, list[str]]:
             f"\\{{x\\in\\R\\mid x\\ne {low}\\}}", f"\\text{{all real numbers except }}{low}",
         ],
         "listed": [
-            f"{low},{high}", f"\\{{{low},{high}\\}}", f"x\\in\\{{{low},{high}\\}}", f"S=\\{{{high},{low}\\}}",
+            f"{low},{high}", f"\\{{{low},{high}\\}}", f"x\\in\\{{{low},{high}\\}}",
+            f"S=\\{{{high},{low}\\}}",
             f"x={low}\\text{{ or }}x={high}", f"\\{{{low}\\}}\\cup\\{{{high}\\}}",
         ],
     }  # fmt: skip
@@ -227,14 +233,17 @@ def _check_notations(grader: Grader, r: random.Random) -> str | None:
     n, k = r.randint(3, 12), r.randint(1, 3)
     pairs = (
         (f"\\frac{{{over}}}{{{under}}}", (f"{over} \\over {under}", f"{{{over}\\over{under}}}",
-         f"\\nicefrac{{{over}}}{{{under}}}", f"\\sfrac{{{over}}}{{{under}}}"), f"{over + 1} \\over {under}"),
+         f"\\nicefrac{{{over}}}{{{under}}}", f"\\sfrac{{{over}}}{{{under}}}"),
+         f"{over + 1} \\over {under}"),
         (f"\\frac{{{lead * nines + int(period)}}}{{{nines}}}", (f"{lead}.\\overline{{{period}}}",
          f"{lead}.\\bar{{{period}}}", f"{lead}.({period})", f"{lead}.{period * 4}..."),
          f"{lead}.\\bar{{{(int(period) + 1) % 10 ** len(period):0{len(period)}d}}}"),
-        (str(mantissa * 10 ** (power - 1)), (f"{mantissa / 10}x10^{power}", f"{mantissa / 10}e{power}",
+        (str(mantissa * 10 ** (power - 1)), (f"{mantissa / 10}x10^{power}",
+         f"{mantissa / 10}e{power}",
          f"{mantissa / 10} \\times 10^{{{power}}}", f"{mantissa / 10}*10**{power}"),
          f"{mantissa / 10}x10^{power + 1}"),
-        (f"\\binom{{{n}}}{{{k}}}", (f"{n} \\choose {k}", f"{{{n} \\choose {k}}}"), f"{n + 1} \\choose {k}"),
+        (f"\\binom{{{n}}}{{{k}}}", (f"{n} \\choose {k}", f"{{{n} \\choose {k}}}"),
+         f"{n + 1} \\choose {k}"),
     )  # fmt: skip
     gold, right, wrong = r.choice(pairs)
     for text, is_right in ((r.choice(right), True), (wrong, False)):
@@ -281,10 +290,17 @@ def check_one(grader: Grader, r: random.Random) -> str | None:
     return (
         _check_identity(grader, r, style)
         or _check_numbers(grader, r)
-        or _check_spellings(grader, r)
-        or _check_sets(grader, r)
-        or _check_notations(grader, r)
+        or _repeated(_check_spellings, grader, r)
+        or _repeated(_check_sets, grader, r)
+        or _repeated(_check_notations, grader, r)
     )
+
+
+def _repeated(
+    check: Callable[[Grader, random.Random], str | None], grader: Grader, r: random.Random
+) -> str | None:
+    """Run a check that needs no algebra as often as the others take time."""
+    return next((found for _ in range(REPEATS) if (found := check(grader, r))), None)
 
 
 def _check_identity(grader: Grader, r: random.Random, style: str) -> str | None:

@@ -112,7 +112,7 @@ def undecorated(text: str) -> str:
 def _is_ornament(character: str) -> bool:
     if character.isascii() or character in _CROSSES:
         return False
-    if character in _SIGNS or _ARROWS.match(character):
+    if character in _SIGNS or _EMOJI_PARTS.match(character) or _ARROWS.match(character):
         return True
     kind = unicodedata.category(character)
     return (

@@ -88,7 +88,7 @@ _LINKS = re.compile(r"(?:\b(?:is|are|be|was|were|to|at|of|by|equals?|gives?|gets
 _SIGNED_PRICE = re.compile(r"([-+])\$\s?(?=[\d.])")
 _ARROW = re.compile(r"[-=]+>")
 _SPACED_DASH = re.compile(r"—(?=\s)")
-_EMPHASIS = re.compile(r"\*\*|(?<![\d)}\s])\*(?=\S)|(?<=\S)\*(?![\d({\s\\])|(?<![\d)}])\s\*(?=\S)")
+_EMPHASIS = re.compile(r"\*\*|(?<![\d)}\s])\*(?=\S)|(?<=\S)\*(?![\d({\s\\])|(?<=[^\d)}]\s)\*(?=\S)")
 _TEXT_MACRO = re.compile(r"\\text\{([^{}]*)\}")
 _DEGREE = re.compile(r"\^\s?\{?\s?\\circ\s?\}?")
 _INDIAN_GROUPS = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
