@@ -31,47 +31,51 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Problem
 from plan_tuning.grading.grader import Grader
-from plan_tuning.training.grpo import collection
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.rollout import GoldenProblem
-from plan_tuning.training.grpo.policy import Sampler
-from plan_tuning.training.grpo.reward import Scorer
+from plan_tuning.training.grpo import module as grpo_module
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.policy import Policy
+from plan_tuning.training.grpo.reward import RewardWorker
+from plan_tuning.training.lightning import TrainingRun
 
-class Digits(Scorer):
-    async def _score(self, rollout):
+class Digits(RewardWorker):
+    async def _rewards_of(self, rollout):
         text = rollout.completion.text
         value = sum(c.isdigit() for c in text) / max(len(text), 1)
         # The last problems' groups are dead: one rank has less to learn than the other.
-        return {"correct": 0.0 if rollout.case.problem.id in ("p4", "p5") else value}
+        return {"correct": 0.0 if rollout.problem.id in ("p4", "p5") else value}
 
-class Stale(Sampler):
+class Stale(Policy):
     # Of the second rank only: it samples from something else than what is trained.
-    def student(self):
-        found = copy.deepcopy(super().student())
+    def sampler(self):
+        found = copy.deepcopy(super().sampler())
         with torch.no_grad():
             found.model.get_input_embeddings().weight.mul_(1.2)
         return found
 
-grpo_fit.Scorer = Digits
+grpo_fit.RewardWorker = Digits
 if "stale" in sys.argv and os.environ.get("LOCAL_RANK") == "1":
-    collection.Sampler = Stale
+    grpo_module.Policy = Stale
 start, root, devices, trainings = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-cases = [GoldenProblem(Problem(f"p{i}", f"{i} + {i + 1} = ?", "0"), "Add.") for i in range(6)]
+cases = [PlannedProblem(Problem(f"p{i}", f"{i} + {i + 1} = ?", "0"), "Add.") for i in range(6)]
 for name, settings in json.loads(trainings).items():
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     with Grader() as grader:
         grpo_fit.train_grpo(
-            folder, start=start, cases=cases,
-            model=ModelConfig(name="t", kind="tiny", family="qwen3"), adapter=AdapterConfig(),
-            trainer=TrainerConfig(precision="fp32", accelerator="cpu", devices=devices, threads=1,
-                                  strategy="ddp" if devices > 1 else "auto", micro_batch_tokens=90),
-            method=GRPOConfig(steps=2, prompts_per_step=5, group_size=4, max_new_tokens=8,
-                              learning_rate=1e-3, warmup_ratio=0.0, scheduler="constant",
-                              log_completions_every_n_steps=1, **settings),
-            reward=RewardConfig(), prompt=PromptConfig(),
-            evaluation=EvaluationConfig(max_new_tokens=8), grader=grader, open_ask=None, seed=1,
-            loggers=[], run_dir=folder,
+            TrainingRun(folder, folder),
+            grpo_fit.GRPOSettings(
+                model=ModelConfig(name="t", kind="tiny", family="qwen3"), adapter=AdapterConfig(),
+                trainer=TrainerConfig(precision="fp32", accelerator="cpu", devices=devices,
+                                      threads=1, strategy="ddp" if devices > 1 else "auto",
+                                      micro_batch_tokens=90),
+                method=GRPOConfig(steps=2, prompts_per_step=5, group_size=4, max_new_tokens=8,
+                                  learning_rate=1e-3, warmup_ratio=0.0, scheduler="constant",
+                                  log_completions_every_n_steps=1, **settings),
+                reward=RewardConfig(), prompt=PromptConfig(),
+                evaluation=EvaluationConfig(max_new_tokens=8), seed=1,
+            ),
+            start, cases, grader,
         )
 """
 

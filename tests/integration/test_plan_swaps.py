@@ -9,8 +9,7 @@ import pytest
 from composition import graph
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.evaluation.plans import teacher_plans
-from plan_tuning.evaluation.solve import SolveError, other_problems
+from plan_tuning.evaluation.predictions import SolveError, other_problems, teacher_plans
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.records import Trajectory
 
