@@ -55,5 +55,5 @@ def jobs_of(outputs: Path, *arguments: str, first_only: bool = False) -> list[Jo
 
 
 def calls_of(jobs: list[Job]) -> str:
-    """What the sweep's plan says about teacher calls."""
+    """What the sweep says about teacher calls."""
     return teacher_line((job.config, job.graph) for job in jobs)

@@ -18,8 +18,7 @@ from planning import NAMES, jobs_of
 
 from plan_tuning.config.registration import resource_folder
 from plan_tuning.config.typed import typed
-from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.specs import job_graph
+from plan_tuning.job.graph import JobGraph, job_graph
 
 pytestmark = pytest.mark.integration
 

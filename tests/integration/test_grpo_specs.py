@@ -13,8 +13,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
 from plan_tuning.job.costs import teacher_line
-from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.specs import job_graph
+from plan_tuning.job.graph import JobGraph, job_graph
 
 pytestmark = pytest.mark.integration
 

@@ -15,8 +15,7 @@ from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
 from plan_tuning.evaluation.plans import teacher_plans
 from plan_tuning.evaluation.solve import SolveError, other_problems
-from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.specs import job_graph
+from plan_tuning.job.graph import JobGraph, job_graph
 from plan_tuning.records import Trajectory
 
 pytestmark = pytest.mark.integration
