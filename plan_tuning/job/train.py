@@ -146,15 +146,15 @@ def train_with_rewards(
     from plan_tuning.training.grpo.data import golden_problems
     from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 
-    config, process = training.config, training.process
-    if training.corpus is None:
+    config, method, process = training.config, training.config.method, training.process
+    if not isinstance(method, GRPOConfig) or training.corpus is None:
         raise ArtifactError("method=grpo needs a corpus of golden plans: corpus.path=FOLDER")
     cases, selection = golden_problems(training.corpus, config.filter)
     settings = GRPOSettings(
         model=config.model,
         adapter=config.adapter,
         trainer=config.trainer,
-        method=config.method,
+        method=method,
         reward=config.reward,
         prompt=config.prompt,
         evaluation=config.evaluation,

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.training.sharding import fill, whole
+from plan_tuning.training.distributed import fill, whole
+from plan_tuning.training.lightning import TrainingError
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -36,7 +37,7 @@ class Checkpoints(pl.Callback):
     """Saves every n optimizer steps; a kill at any moment leaves the last complete file.
 
     Where a validation is due at the same step it comes first: a run that is resumed from the
-    checkpoint does not repeat it. The module then calls :meth:`save_if_due`.
+    checkpoint does not repeat it. The module, which is handed this, then calls :meth:`save_if_due`.
 
     Args:
         folder: of the checkpoints.
@@ -178,6 +179,28 @@ class BestWeights(pl.Callback):
         """Continue from there."""
         for name, value in state_dict.items():
             setattr(self, name, value)
+
+
+def keep_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Leave the frozen weights out of a Lightning checkpoint, in place."""
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+
+
+def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint without the module's trained weights, which a lax load would not miss.
+
+    Raises:
+        TrainingError: it lacks some.
+    """
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    missing = sorted(trained - set(checkpoint["state_dict"]))
+    if missing:
+        raise TrainingError(
+            f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
+            "it is of another model or adapter; remove its folder to train anew"
+        )
 
 
 def _trained(module: Any) -> list[tuple[str, torch.nn.Parameter]]:

@@ -21,6 +21,7 @@ from plan_tuning.students.tiny import make_tiny
 from plan_tuning.training.grpo import fit as grpo_fit
 from plan_tuning.training.grpo.reward import Scorer
 from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.logs import CurveFile
 
 CASES = [
@@ -83,26 +84,26 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with Grader() as grader:
         return grpo_fit.train_grpo(
-            folder,
-            start=start,
-            cases=CASES,
-            model=MODEL,
-            adapter=AdapterConfig(name=adapter, rank=4),
-            trainer=TrainerConfig(
-                precision=precision,
-                accelerator="cpu",
-                micro_batch_tokens=micro_batch_tokens,
-                progress=False,
+            TrainingRun(folder, folder, [CurveFile(folder / "metrics.csv")]),
+            grpo_fit.GRPOSettings(
+                model=MODEL,
+                adapter=AdapterConfig(name=adapter, rank=4),
+                trainer=TrainerConfig(
+                    precision=precision,
+                    accelerator="cpu",
+                    micro_batch_tokens=micro_batch_tokens,
+                    progress=False,
+                ),
+                method=GRPOConfig(**(settings | method)),
+                reward=reward or RewardConfig(),
+                prompt=PromptConfig(),
+                evaluation=EvaluationConfig(max_new_tokens=12),
+                seed=1,
             ),
-            method=GRPOConfig(**(settings | method)),
-            reward=reward or RewardConfig(),
-            prompt=PromptConfig(),
-            evaluation=EvaluationConfig(max_new_tokens=12),
-            grader=grader,
-            open_ask=open_ask,
-            seed=1,
-            loggers=[CurveFile(folder / "metrics.csv")],
-            run_dir=folder,
+            start,
+            CASES,
+            grader,
+            open_ask,
         )
 
 

@@ -24,8 +24,9 @@ from plan_tuning.students.loading import (
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.batches import TrainingRow
-from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 pytestmark = [
     pytest.mark.integration,
@@ -70,23 +71,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
         for adapter in ("full", "lora"):
             folder = root / "students" / f"{family}_{adapter}"
             train_student(
-                folder,
-                base=base,
-                rows=rows,
-                model=model_config(family),
-                adapter=AdapterConfig(name=adapter, rank=4, alpha=64),
-                trainer=TrainerConfig(
-                    learning_rate=2e-2,
-                    precision="fp32",
-                    accelerator="cpu",
-                    val_fraction=0.0,
-                    max_steps=6,
-                    max_length=200,
+                TrainingRun(folder, root / "run"),
+                SFTSettings(
+                    model=model_config(family),
+                    adapter=AdapterConfig(name=adapter, rank=4, alpha=64),
+                    trainer=TrainerConfig(
+                        learning_rate=2e-2,
+                        precision="fp32",
+                        accelerator="cpu",
+                        val_fraction=0.0,
+                        max_steps=6,
+                        max_length=200,
+                    ),
+                    method=MethodConfig(name="m2"),
+                    seed=0,
                 ),
-                method=MethodConfig(name="m2"),
-                seed=0,
-                loggers=[],
-                run_dir=root / "run",
+                base,
+                rows,
             )
             folders[family, adapter] = folder
     return folders
@@ -219,23 +220,23 @@ def test_a_student_that_was_trained_on_from_an_adapter_reloads(
         render_completion("m2", plan="Subtract.", execution="", solution="", answer=""),
     )
     train_student(
-        folder,
-        base=earlier,
-        rows=[row],
-        model=model_config("qwen3"),
-        adapter=AdapterConfig(name="lora", rank=4, alpha=64, export=export),
-        trainer=TrainerConfig(
-            learning_rate=2e-2,
-            precision="fp32",
-            accelerator="cpu",
-            val_fraction=0.0,
-            max_steps=4,
-            max_length=200,
+        TrainingRun(folder, tmp_path),
+        SFTSettings(
+            model=model_config("qwen3"),
+            adapter=AdapterConfig(name="lora", rank=4, alpha=64, export=export),
+            trainer=TrainerConfig(
+                learning_rate=2e-2,
+                precision="fp32",
+                accelerator="cpu",
+                val_fraction=0.0,
+                max_steps=4,
+                max_length=200,
+            ),
+            method=MethodConfig(name="m2"),
+            seed=0,
         ),
-        method=MethodConfig(name="m2"),
-        seed=0,
-        loggers=[],
-        run_dir=tmp_path,
+        earlier,
+        [row],
     )
     ids = torch.arange(20)[None]
     logits = {}

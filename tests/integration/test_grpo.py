@@ -19,10 +19,10 @@ from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.students.loading import load_student
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.fit import train_grpo
+from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 from plan_tuning.training.grpo.policy import Sampler
 from plan_tuning.training.grpo.rollout import Rollout
-from plan_tuning.training.sft.module import TrainingError
+from plan_tuning.training.lightning import TrainingError, TrainingRun
 
 from .grpo_world import (
     CASES,
@@ -253,21 +253,20 @@ def test_the_start_of_a_run_says_what_a_step_costs_and_what_will_not_work(
 def test_dropout_is_refused(start: Path, tmp_path: Path) -> None:
     with Grader() as grader, pytest.raises(ConfigError, match=r"adapter\.dropout"):
         train_grpo(
-            tmp_path,
-            start=start,
-            cases=CASES,
-            model=MODEL,
-            adapter=AdapterConfig(name="lora", dropout=0.1),
-            trainer=TrainerConfig(precision="fp32", accelerator="cpu"),
-            method=GRPOConfig(),
-            reward=RewardConfig(),
-            prompt=PromptConfig(),
-            evaluation=EvaluationConfig(),
-            grader=grader,
-            open_ask=None,
-            seed=0,
-            loggers=[],
-            run_dir=tmp_path,
+            TrainingRun(tmp_path, tmp_path),
+            GRPOSettings(
+                model=MODEL,
+                adapter=AdapterConfig(name="lora", dropout=0.1),
+                trainer=TrainerConfig(precision="fp32", accelerator="cpu"),
+                method=GRPOConfig(),
+                reward=RewardConfig(),
+                prompt=PromptConfig(),
+                evaluation=EvaluationConfig(),
+                seed=0,
+            ),
+            start,
+            CASES,
+            grader,
         )
 
 

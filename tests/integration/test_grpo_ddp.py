@@ -36,6 +36,7 @@ from plan_tuning.training.grpo import fit as grpo_fit
 from plan_tuning.training.grpo.rollout import GoldenProblem
 from plan_tuning.training.grpo.policy import Sampler
 from plan_tuning.training.grpo.reward import Scorer
+from plan_tuning.training.lightning import TrainingRun
 
 class Digits(Scorer):
     async def _score(self, rollout):
@@ -60,15 +61,18 @@ cases = [GoldenProblem(Problem(f"p{i}", f"{i} + {i + 1} = ?", "0"), "Add.") for 
 folder.mkdir(parents=True, exist_ok=True)
 with Grader() as grader:
     grpo_fit.train_grpo(
-        folder, start=start, cases=cases, model=ModelConfig(name="t", kind="tiny", family="qwen3"),
-        adapter=AdapterConfig(),
-        trainer=TrainerConfig(precision="fp32", accelerator="cpu", devices=devices, threads=1,
-                              strategy="ddp" if devices > 1 else "auto", micro_batch_tokens=90),
-        method=GRPOConfig(steps=2, prompts_per_step=5, group_size=4, max_new_tokens=8,
-                          learning_rate=1e-3, warmup_ratio=0.0, scheduler="constant",
-                          log_completions_every_n_steps=1, **json.loads(settings)),
-        reward=RewardConfig(), prompt=PromptConfig(), evaluation=EvaluationConfig(max_new_tokens=8),
-        grader=grader, open_ask=None, seed=1, loggers=[], run_dir=folder,
+        TrainingRun(folder, folder),
+        grpo_fit.GRPOSettings(
+            model=ModelConfig(name="t", kind="tiny", family="qwen3"), adapter=AdapterConfig(),
+            trainer=TrainerConfig(precision="fp32", accelerator="cpu", devices=devices, threads=1,
+                                  strategy="ddp" if devices > 1 else "auto", micro_batch_tokens=90),
+            method=GRPOConfig(steps=2, prompts_per_step=5, group_size=4, max_new_tokens=8,
+                              learning_rate=1e-3, warmup_ratio=0.0, scheduler="constant",
+                              log_completions_every_n_steps=1, **json.loads(settings)),
+            reward=RewardConfig(), prompt=PromptConfig(),
+            evaluation=EvaluationConfig(max_new_tokens=8), seed=1,
+        ),
+        start, cases, grader,
     )
 """
 

@@ -20,8 +20,9 @@ from plan_tuning.students.encoding import load_encoder
 from plan_tuning.students.loading import load_student, without_bars
 from plan_tuning.students.tiny import build_tokenizer, make_tiny
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.fit import train_grpo
+from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 from plan_tuning.training.grpo.reward import Scorer
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.logs import CurveFile
 
 from .test_grpo import CASES, MODEL, DigitScorer, metrics, weights
@@ -63,21 +64,20 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with Grader() as grader:
         return train_grpo(
-            folder,
-            start=start,
-            cases=CASES,
-            model=MODEL,
-            adapter=AdapterConfig(name=adapter, rank=4),
-            trainer=TrainerConfig(**(hardware | (trainer or {}))),
-            method=GRPOConfig(**(settings | method)),
-            reward=reward or RewardConfig(),
-            prompt=PromptConfig(),
-            evaluation=EvaluationConfig(max_new_tokens=12),
-            grader=grader,
-            open_ask=None,
-            seed=1,
-            loggers=[CurveFile(folder / "metrics.csv")],
-            run_dir=folder,
+            TrainingRun(folder, folder, [CurveFile(folder / "metrics.csv")]),
+            GRPOSettings(
+                model=MODEL,
+                adapter=AdapterConfig(name=adapter, rank=4),
+                trainer=TrainerConfig(**(hardware | (trainer or {}))),
+                method=GRPOConfig(**(settings | method)),
+                reward=reward or RewardConfig(),
+                prompt=PromptConfig(),
+                evaluation=EvaluationConfig(max_new_tokens=12),
+                seed=1,
+            ),
+            start,
+            CASES,
+            grader,
         )
 
 

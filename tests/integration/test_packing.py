@@ -14,9 +14,10 @@ from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.log_probs import token_scores
 from plan_tuning.students.tiny import make_tiny
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import EncodedRow, MicroBatch, TrainingRow
-from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 pytestmark = pytest.mark.integration
 
@@ -119,16 +120,16 @@ def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
             max_steps=4, packing=is_packed, max_length=200,
         )  # fmt: skip
         facts = train_student(
-            tmp_path / str(is_packed),
-            base=tmp_path / "base",
-            rows=rows,
-            model=ModelConfig(name="tiny", kind="tiny", family="qwen3"),
-            adapter=AdapterConfig(name="full"),
-            trainer=trainer,
-            method=MethodConfig(name="sft"),
-            seed=0,
-            loggers=[],
-            run_dir=tmp_path,
+            TrainingRun(tmp_path / str(is_packed), tmp_path),
+            SFTSettings(
+                model=ModelConfig(name="tiny", kind="tiny", family="qwen3"),
+                adapter=AdapterConfig(name="full"),
+                trainer=trainer,
+                method=MethodConfig(name="sft"),
+                seed=0,
+            ),
+            tmp_path / "base",
+            rows,
         )
         losses[is_packed] = facts["final_loss"]
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.students.tiny import make_tiny
+from plan_tuning.training.lightning import TrainingError
 from plan_tuning.training.logs import CurveFile
 from plan_tuning.training.processes import train_in_ranks
-from plan_tuning.training.sft.module import TrainingError
 
 pytestmark = pytest.mark.integration
 

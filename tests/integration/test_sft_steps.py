@@ -14,10 +14,11 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingError, TrainingRun
 from plan_tuning.training.sft import module as sft
 from plan_tuning.training.sft.batches import MicroBatch, TrainingRow
-from plan_tuning.training.sft.fit import train_student
-from plan_tuning.training.sft.module import SFTModule, TrainingError
+from plan_tuning.training.sft.fit import SFTSettings, train_student
+from plan_tuning.training.sft.module import SFTModule
 
 pytestmark = pytest.mark.integration
 
@@ -62,16 +63,16 @@ def train(folder: Path, base: Path, *, rows=None, loggers=(), **knobs):
         "val_fraction": 0.0, "log_every_n_steps": 1, "max_steps": 1, "warmup_ratio": 0.0,
     }  # fmt: skip
     return train_student(
-        folder,
-        base=base,
-        rows=make_rows() if rows is None else rows,
-        model=MODEL,
-        adapter=AdapterConfig(),
-        trainer=TrainerConfig(**{**settings, **knobs}),
-        method=MethodConfig(name="m1"),
-        seed=3,
-        loggers=list(loggers),
-        run_dir=folder.parent / "run",
+        TrainingRun(folder, folder.parent / "run", list(loggers)),
+        SFTSettings(
+            model=MODEL,
+            adapter=AdapterConfig(),
+            trainer=TrainerConfig(**{**settings, **knobs}),
+            method=MethodConfig(name="m1"),
+            seed=3,
+        ),
+        base,
+        make_rows() if rows is None else rows,
     )
 
 

@@ -18,7 +18,7 @@ from plan_tuning.config.training import MethodConfig
 from plan_tuning.job.graph import job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.tasks.mixture import Item, MixtureError, count_tokens, mix, stages, tempered_counts
-from plan_tuning.training.sft.batches import curriculum_rows
+from plan_tuning.training.order import curriculum_rows
 from plan_tuning.training.sft.data import training_rows
 
 ITEMS = [Item("a", f"a{i}", tokens=10) for i in range(20)] + [

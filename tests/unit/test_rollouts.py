@@ -23,8 +23,8 @@ from plan_tuning.training.grpo.rollout import (
     plan_length,
     policy_batches,
     sample_groups,
-    stream_rows,
 )
+from plan_tuning.training.order import stream_rows
 
 FAMILIES = ("qwen3", "gemma3", "llama")
 CASE = GoldenProblem(Problem("p", "2 + 3?", "5"), "1. Add.")

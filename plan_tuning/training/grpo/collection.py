@@ -30,8 +30,8 @@ from plan_tuning.training.grpo.rollout import (
     Rollout,
     policy_batches,
     sample_groups,
-    stream_rows,
 )
+from plan_tuning.training.order import stream_rows
 
 
 class Collector:

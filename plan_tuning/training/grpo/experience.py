@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ import torch
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.rewards.combination import summarize
 from plan_tuning.rewards.shaping import overlong_penalty
+from plan_tuning.text.formats import parse_output
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.advantages import (
     Advantages,
@@ -172,3 +175,30 @@ def _spread_over_tokens(
     return token_advantages(
         float(totals[index]), own, is_plan, method.credit, amplification=method.plan_amplification
     )
+
+
+def completion_rows(step: int, experience: Experience) -> list[dict[str, Any]]:
+    """Describe a step's completions: problem, plan, answer, rewards, advantage, finish."""
+    return [_row(step, experience, index) for index in range(len(experience.rollouts))]
+
+
+def _row(step: int, experience: Experience, index: int) -> dict[str, Any]:
+    rollout = experience.rollouts[index]
+    rewards = {
+        f"reward_{name}": None if math.isnan(value) else round(value, 6)
+        for name, value in experience.rewards[index].items()
+    }
+    return {
+        "step": step,
+        "problem_id": rollout.case.problem.id,
+        "sample": rollout.sample,
+        "plan": rollout.plan,
+        "teacher_plan": rollout.case.teacher_plan,
+        "answer": parse_output(rollout.completion.text),
+        "gold": rollout.case.problem.answer,
+        **rewards,
+        "advantage": round(float(experience.totals[index]), 6),
+        "is_learned": experience.is_live[index],
+        "tokens": len(rollout),
+        "finish": rollout.completion.finish_reason,
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,42 +20,22 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection
-from plan_tuning.training.completions import CompletionLog, completion_rows
+from plan_tuning.training.checkpoints import keep_trained, require_trained
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.collapse import DeadGroupWarning, collapse
 from plan_tuning.training.grpo.collection import Collector
-from plan_tuning.training.grpo.experience import Experience
+from plan_tuning.training.grpo.experience import Experience, completion_rows
 from plan_tuning.training.grpo.phases import Phases, peak_memory_gib
 from plan_tuning.training.grpo.policy import sampler_dtype
 from plan_tuning.training.grpo.policy_loss import PassStatistics
 from plan_tuning.training.grpo.reward import Scorer
 from plan_tuning.training.grpo.rollout import GoldenProblem
 from plan_tuning.training.grpo.update import Updates
-from plan_tuning.training.optim import learning_rate_factor
-from plan_tuning.training.sft.module import keep_trained, require_trained
+from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import build_optimizer, learning_rate_factor
+from plan_tuning.training.order import noise_seed
 
 logger = logging.getLogger(__name__)
-
-
-class GRPOSteps:
-    """The loader: one item is the number of a GRPO step; the module knows where it stands."""
-
-    def __init__(self, module: GRPOModule) -> None:
-        self.module = module
-
-    def __len__(self) -> int:
-        return self.module.total_steps
-
-    def __iter__(self) -> Iterator[int]:
-        yield from range(self.module.finished_steps, self.module.total_steps)
-
-    def state_dict(self) -> dict[str, int]:
-        """Say where the data stand."""
-        return {"step": self.module.finished_steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue there."""
-        self.module.finished_steps = state["step"]
 
 
 class GRPOModule(pl.LightningModule):
@@ -125,18 +105,8 @@ class GRPOModule(pl.LightningModule):
         return self.method.mini_batches * self.method.buffer_epochs
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; fused where the device has it. Its rate is set before every update."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        return torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.weight_decay},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            fused=trained[0].device.type in ("cpu", "cuda"),
-        )
+        """AdamW; its rate is set before every update."""
+        return build_optimizer(self.model, self.config)
 
     def _learning_rate(self, update: int) -> float:
         """The rate of an update of this step: a step whose groups are all dead uses its up too."""
@@ -158,7 +128,7 @@ class GRPOModule(pl.LightningModule):
         """Do one whole GRPO step."""
         start = time.perf_counter()
         step = self.finished_steps
-        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.global_rank)
+        torch.manual_seed(noise_seed(self.seed, step, self.global_rank))
         phases = Phases(self.device)
         self._drawn_before = self.collector.drawn
         experience, metrics = self.collector.collect(step, phases)

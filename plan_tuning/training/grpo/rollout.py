@@ -22,7 +22,6 @@ from plan_tuning.students.generation.native import generate
 from plan_tuning.students.loading import Student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text.formats import has_plan, parse_plan, student_messages
-from plan_tuning.training.sft.batches import permutation
 
 _MAX_BUCKETS = 4
 _BUCKET_OVERHEAD = 256  # tokens that a further part of a pass costs as much as
@@ -54,19 +53,6 @@ class Rollout:
     def is_truncated(self) -> bool:
         """Whether the completion was cut off."""
         return self.completion.finish_reason == "length"
-
-
-def stream_rows(*, seed: int, first: int, count: int, num_rows: int) -> list[int]:
-    """Name rows ``first .. first + count`` of the endless stream of shuffled epochs.
-
-    >>> sorted(stream_rows(seed=0, first=4, count=4, num_rows=4))
-    [0, 1, 2, 3]
-    """
-    orders = {
-        epoch: permutation(seed, epoch, num_rows)
-        for epoch in range(first // num_rows, (first + count - 1) // num_rows + 1)
-    }
-    return [int(orders[i // num_rows][i % num_rows]) for i in range(first, first + count)]
 
 
 def sample_groups(

@@ -19,7 +19,7 @@ from plan_tuning.training.grpo.experience import Experience
 from plan_tuning.training.grpo.phases import Phases
 from plan_tuning.training.grpo.policy_log_probs import completion_scores
 from plan_tuning.training.grpo.policy_loss import Normaliser, PassStatistics, pass_loss
-from plan_tuning.training.sft.module import TrainingError
+from plan_tuning.training.lightning import TrainingError
 
 logger = logging.getLogger(__name__)
 
