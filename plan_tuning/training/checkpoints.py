@@ -132,7 +132,9 @@ class BestWeights(pl.Callback):
             self.waited = 0
             if self.config.select_best:
                 # Shards are gathered by all ranks together; one of them writes.
-                weights = {name: whole(p).cpu().contiguous() for name, p in _trained(pl_module)}
+                weights = {
+                    name: whole(p).cpu().contiguous() for name, p in _trained(pl_module.model)
+                }
                 if trainer.is_global_zero:
                     self._save(weights)
             return
@@ -153,7 +155,7 @@ class BestWeights(pl.Callback):
             return
         saved = load_file(self.path)
         with torch.no_grad():
-            for name, parameter in _trained(module):
+            for name, parameter in _trained(module.model):
                 fill(parameter, saved[name])
 
     def facts(self) -> dict[str, Any]:
@@ -166,14 +168,8 @@ class BestWeights(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Store what a resumed run must know."""
-        return {
-            "best": list(self.best),
-            "best_loss": self.best_loss,
-            "best_step": self.best_step,
-            "last_loss": self.last_loss,
-            "last_step": self.last_step,
-            "waited": self.waited,
-        }
+        kept = ("best", "best_loss", "best_step", "last_loss", "last_step", "waited")
+        return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from there."""
@@ -183,8 +179,7 @@ class BestWeights(pl.Callback):
 
 def keep_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
     """Leave the frozen weights out of a Lightning checkpoint, in place."""
-    trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    state = checkpoint["state_dict"]
+    state, trained = checkpoint["state_dict"], dict(_trained(module))
     checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
 
 
@@ -194,8 +189,7 @@ def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None
     Raises:
         TrainingError: it lacks some.
     """
-    trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    missing = sorted(trained - set(checkpoint["state_dict"]))
+    missing = sorted(dict(_trained(module)).keys() - checkpoint["state_dict"].keys())
     if missing:
         raise TrainingError(
             f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
@@ -203,5 +197,5 @@ def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None
         )
 
 
-def _trained(module: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, p) for name, p in module.model.named_parameters() if p.requires_grad]
+def _trained(module: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]

@@ -49,29 +49,29 @@ def step_rows(
 
 
 def curriculum_rows(
-    *, seed: int, step: int, stages: Sequence[int], batch_size: int, total_rows: int
+    *, seed: int, step: int, levels: Sequence[int], batch_size: int, total_rows: int
 ) -> list[int]:
     """Name the rows of an optimizer step when easier rows come first.
 
-    The stream of rows is cut once into one window a stage, in proportion to the stages' rows; each
-    window is an endless stream of shuffled epochs of its own stage.
+    The stream of rows is cut once into one window a level, in proportion to the levels' rows; each
+    window is an endless stream of shuffled epochs of its own level.
 
     Args:
-        seed: of the order within a stage.
+        seed: of the order within a level.
         step: counted from 0.
-        stages: the stage of every row.
+        levels: the level of every row.
         batch_size: rows of a step.
         total_rows: where the stream ends; the last step may be smaller.
     """
-    numbers = np.asarray(stages)
-    members = [np.flatnonzero(numbers == stage) for stage in np.unique(numbers)]
+    numbers = np.asarray(levels)
+    members = [np.flatnonzero(numbers == level) for level in np.unique(numbers)]
     shares = np.cumsum([0, *(len(rows) for rows in members)]) / len(numbers)
     starts = np.round(shares * total_rows).astype(int)
     chosen = []
     for place in range(step * batch_size, min((step + 1) * batch_size, total_rows)):
-        stage = int(np.searchsorted(starts, place, side="right")) - 1
-        rows = members[stage]
-        epoch, index = divmod(place - int(starts[stage]), len(rows))
-        order = np.random.default_rng([seed, epoch, stage]).permutation(len(rows))
+        level = int(np.searchsorted(starts, place, side="right")) - 1
+        rows = members[level]
+        epoch, index = divmod(place - int(starts[level]), len(rows))
+        order = np.random.default_rng([seed, epoch, level]).permutation(len(rows))
         chosen.append(int(rows[order[index]]))
     return chosen

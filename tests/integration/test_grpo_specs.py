@@ -1,4 +1,4 @@
-"""GRPO in the plan of a job: what its fingerprint holds, and starts that equal plain jobs."""
+"""GRPO in the graph of a job: what its fingerprint holds, and starts that equal plain jobs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def hydra_app() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
-def plan(*overrides: str) -> JobGraph:
+def graph_of(*overrides: str) -> JobGraph:
     return job_graph(typed(compose("config", [*overrides, "paths.outputs=nowhere"])))
 
 
 def key(*overrides: str) -> str:
-    student = plan("method=grpo", *overrides).student
+    student = graph_of("method=grpo", *overrides).student
     assert student is not None
     return student.fingerprint
 
@@ -48,7 +48,7 @@ def key(*overrides: str) -> str:
     ],
 )  # fmt: skip
 def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str]) -> None:
-    start, student = plan("method=grpo", *grpo).start, plan(*plain).student
+    start, student = graph_of("method=grpo", *grpo).start, graph_of(*plain).student
     assert start is not None
     assert student is not None
     assert start.fingerprint == student.fingerprint
@@ -56,21 +56,21 @@ def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str])
 
 def test_a_continued_training_begins_from_the_plain_jobs_artifact() -> None:
     words = ["method=m1", "filter=none", "trainer.max_steps=9"]
-    plain, longer = plan(*words), plan(*words, "method.continued_steps=5")
+    plain, longer = graph_of(*words), graph_of(*words, "method.continued_steps=5")
     assert plain.start is None
     assert plain.student is not None
     assert longer.student is not None
     assert longer.start is not None
     assert longer.start.fingerprint == plain.student.fingerprint
     assert longer.student.upstream["start"] == plain.student.fingerprint
-    keys = {plan(*words, f"method.continued_steps={n}").student.fingerprint for n in (0, 5, 6)}  # type: ignore[union-attr]
+    keys = {graph_of(*words, f"method.continued_steps={n}").student.fingerprint for n in (0, 5, 6)}  # type: ignore[union-attr]
     assert len(keys) == 3
     with pytest.raises(ConfigError, match=r"method\.continued_steps"):
-        plan("method=grpo", "method.continued_steps=5")
+        graph_of("method=grpo", "method.continued_steps=5")
 
 
 def test_grpo_from_the_base_has_no_start() -> None:
-    assert plan("method=grpo", "start=base").start is None
+    assert graph_of("method=grpo", "start=base").start is None
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ JUDGED = ("reward=plan_and_answer", "reward.plan.kind=judge")
 
 
 def judgements(*overrides: str, priced: bool = False) -> str:
-    """What the plan of these jobs says about the judge."""
+    """What the list of these jobs says about the judge."""
     price = ["teacher.price={input: 1.0, output: 2.0}"] if priced else []
     words = ["method=grpo", *overrides, *price, "paths.outputs=nowhere"]
     configs = [typed(compose("config", [*words, f"seed={seed}"])) for seed in (0, 0, 1)]
     return teacher_line((config, job_graph(config)) for config in configs)
 
 
-def test_a_plan_counts_what_the_judge_may_be_asked() -> None:
+def test_a_list_of_jobs_counts_what_the_judge_may_be_asked() -> None:
     steps = ["method.steps=5", "method.prompts_per_step=4", "method.group_size=6"]
     assert "judgements" not in judgements(*steps, "reward=plan_and_answer")
     assert "judgements" not in judgements(*steps, "reward=answer", "reward.plan.kind=judge")
@@ -124,7 +124,7 @@ def test_a_plan_counts_what_the_judge_may_be_asked() -> None:
     assert f"{2 * 4 * 32 * 8:,} for judgements" in epoch
 
 
-def test_the_judges_price_is_in_the_plans_sum() -> None:
+def test_the_judges_price_is_in_the_sum() -> None:
     real = ["data=gsm8k", "data.limit=8", "model=tiny_qwen3", "teacher=openai_compatible"]
     real += ["teacher.api_base=http://127.0.0.1:1", "method.steps=50"]
     sums = [judgements(*real, *extra, priced=True) for extra in ([], JUDGED)]
@@ -140,4 +140,4 @@ def test_the_judge_is_the_teacher_unless_another_one_is_chosen() -> None:
     assert key(*judged, *other) == key(*judged, *moved)
     real = ["data=gsm8k", "model=tiny_qwen3", f"data.path={Path(__file__).parent}"]
     with pytest.raises(ConfigError, match=r"teacher|reward\.judge"):
-        plan("method=grpo", *judged, *real)
+        graph_of("method=grpo", *judged, *real)

@@ -30,7 +30,7 @@ def hydra_app() -> Iterator[None]:
     GlobalHydra.instance().clear()
 
 
-def plan(*overrides: str) -> JobGraph:
+def graph_of(*overrides: str) -> JobGraph:
     return job_graph(typed(compose("config", ["method=m2", *overrides])))
 
 
@@ -49,38 +49,44 @@ SWAPS = [
 
 
 def test_every_executor_and_plan_has_predictions_of_its_own() -> None:
-    found = [plan("executor=base", override).predictions[0].fingerprint for override in SWAPS[4:]]
-    found += [plan(override).predictions[0].fingerprint for override in SWAPS[:4]]
+    found = [
+        graph_of("executor=base", override).predictions[0].fingerprint for override in SWAPS[4:]
+    ]
+    found += [graph_of(override).predictions[0].fingerprint for override in SWAPS[:4]]
     assert len(set(found)) == len(found)
 
 
 def test_an_executor_alone_is_the_untrained_student() -> None:
     zero_shot = job_graph(typed(compose("config", ["method=zero_shot"])))
-    assert [stage.fingerprint for stage in plan().executor_predictions] == keys(zero_shot)
-    assert keys(plan("evaluation.plan=none")) == keys(zero_shot)
-    assert not plan("executor.zero_shot=false").executor_predictions
-    assert keys(plan("executor.zero_shot=false")) == keys(plan())
+    assert [stage.fingerprint for stage in graph_of().executor_predictions] == keys(zero_shot)
+    assert keys(graph_of("evaluation.plan=none")) == keys(zero_shot)
+    assert not graph_of("executor.zero_shot=false").executor_predictions
+    assert keys(graph_of("executor.zero_shot=false")) == keys(graph_of())
 
 
 @pytest.mark.parametrize("swap", ["none", "teacher", "true"])
 def test_no_student_is_trained_for_plans_that_it_does_not_write(swap: str) -> None:
-    job = plan(f"evaluation.plan={swap}")
+    job = graph_of(f"evaluation.plan={swap}")
     assert job.student is None
     assert job.corpus is None
-    assert keys(plan(f"evaluation.plan={swap}", "trainer.max_steps=3")) == keys(job)
-    alone = plan(f"evaluation.plan={swap}", "executor=self")
+    assert keys(graph_of(f"evaluation.plan={swap}", "trainer.max_steps=3")) == keys(job)
+    alone = graph_of(f"evaluation.plan={swap}", "executor=self")
     assert alone.student is not None
 
 
 def test_a_teachers_identity_counts_and_its_address_does_not() -> None:
-    assert keys(plan("executor=teacher", "teacher.concurrency=3")) == keys(plan("executor=teacher"))
-    assert keys(plan("executor=teacher", "teacher.label=other")) != keys(plan("executor=teacher"))
-    other = plan("executor=teacher", "+teacher@executor.teacher=openai", "evaluation.plan=none")
-    assert keys(other) != keys(plan("executor=teacher", "evaluation.plan=none"))
+    assert keys(graph_of("executor=teacher", "teacher.concurrency=3")) == keys(
+        graph_of("executor=teacher")
+    )
+    assert keys(graph_of("executor=teacher", "teacher.label=other")) != keys(
+        graph_of("executor=teacher")
+    )
+    other = graph_of("executor=teacher", "+teacher@executor.teacher=openai", "evaluation.plan=none")
+    assert keys(other) != keys(graph_of("executor=teacher", "evaluation.plan=none"))
 
 
 def test_teacher_plans_come_from_one_distilled_test_set_a_benchmark() -> None:
-    job = plan("evaluation.plan=teacher")
+    job = graph_of("evaluation.plan=teacher")
     assert [stage.label for stage in job.plan_corpora] == [stage.label for stage in job.predictions]
     assert len({stage.fingerprint for stage in job.plan_corpora}) == len(job.plan_corpora)
     for corpus, predictions in zip(job.plan_corpora, job.predictions, strict=True):
@@ -104,7 +110,7 @@ def test_teacher_plans_come_from_one_distilled_test_set_a_benchmark() -> None:
 )
 def test_what_cannot_be_is_refused_with_a_way_out(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan(*overrides)
+        graph_of(*overrides)
 
 
 def test_nobody_trains_on_a_distilled_test_set(tmp_path: Path) -> None:
@@ -112,8 +118,8 @@ def test_nobody_trains_on_a_distilled_test_set(tmp_path: Path) -> None:
     manifest = {"schema": 1, "fingerprint": "f", "spec": {"problems": problems}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match=r"evaluation\.plan_corpus"):
-        plan(f"corpus.path={tmp_path}")
-    job = plan("evaluation.plan=teacher", f"evaluation.plan_corpus={tmp_path}")
+        graph_of(f"corpus.path={tmp_path}")
+    job = graph_of("evaluation.plan=teacher", f"evaluation.plan_corpus={tmp_path}")
     assert {stage.fingerprint for stage in job.plan_corpora} == {"f"}
 
 

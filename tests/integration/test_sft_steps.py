@@ -2,6 +2,7 @@
 
 import json
 import math
+import traceback
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,23 @@ def test_training_is_the_same_whatever_the_process_did_before(base: Path, tmp_pa
         assert torch.tensor([1e-40]).mul(1.0).item() == 0
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_the_loss_is_three_frames_of_ours_away(base: Path, tmp_path: Path):
+    """Who reads the code from the training's entry finds the loss at once."""
+    ways = []
+    compute = sft.token_scores
+
+    def spy(*args, **kwargs):
+        ours = [f for f in traceback.extract_stack() if "plan_tuning/training/" in f.filename]
+        ways.append([frame.name for frame in ours])
+        return compute(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "token_scores", spy)
+        train(tmp_path / "student", base)
+    assert ways
+    assert all(way == ["train_student", "training_step", "_loss"] for way in ways)
 
 
 def test_the_bar_shows_the_loss(base: Path, tmp_path: Path):

@@ -120,6 +120,16 @@ def test_files_stay_readable(root: Path) -> None:
     assert not long, "\n".join(long)
 
 
+def test_the_two_trainings_do_not_import_each_other(root: Path) -> None:
+    for one, other in (("sft", "grpo"), ("grpo", "sft")):
+        for path in sorted((root / "plan_tuning" / "training" / one).glob("*.py")):
+            wrong = [n for n in imports_of(path) if f"training.{other}" in n]
+            assert not wrong, f"{path} imports {wrong}"
+    for path in sorted((root / "plan_tuning" / "training").glob("*.py")):  # what both build on
+        wrong = [n for n in imports_of(path) if "training.sft" in n or "training.grpo" in n]
+        assert not wrong, f"{path} imports {wrong}"
+
+
 def test_no_rooms_without_a_name(root: Path) -> None:
     nameless = {"utils", "helpers", "common", "misc"}
     assert not [p for p in sources(root) if p.stem in nameless or p.parent.name in nameless]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class TrainingRow:
     problem_id: str
     messages: tuple[Message, ...]
     segments: tuple[Segment, ...]
-    stage: int = 0  # of a curriculum
+    level: int = 0  # of a curriculum
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class EncodedRow:
     ids: torch.Tensor  # (T,) int64
     weights: torch.Tensor  # (T,) float32; 0 on the prompt
     kinds: torch.Tensor  # (T,) int64, index into KINDS
-    stage: int = 0  # of a curriculum
+    level: int = 0  # of a curriculum
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,17 +78,10 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move the tensors."""
-        return MicroBatch(
-            self.problem_ids,
-            self.input_ids.to(device, non_blocking=True),
-            self.positions.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.weights.to(device, non_blocking=True),
-            self.kinds.to(device, non_blocking=True),
-            self.num_tokens,
-            self.lengths.to(device, non_blocking=True),
-            None if self.position_ids is None else self.position_ids.to(device, non_blocking=True),
-        )
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return MicroBatch(**values | moved)
 
 
 def encode(
@@ -154,7 +147,7 @@ def encode(
         torch.tensor(ids),
         torch.tensor(weights, dtype=torch.float32),
         torch.tensor(kinds),
-        row.stage,
+        row.level,
     )
 
 

@@ -6,7 +6,7 @@ The last is the share of its arithmetic (MFU, Chowdhery et al. 2022, appendix B)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -62,8 +62,7 @@ class StepSize:
         """All sizes in one tensor (5,), to be summed over ranks at once."""
         # Whole numbers up to 2**53 are exact in float64, which some devices lack.
         kind = torch.float32 if device.type == "mps" else torch.float64
-        values = [self.weight, self.tokens, self.padded, self.supervised, self.rows]
-        return torch.tensor(values, dtype=kind, device=device)
+        return torch.tensor(astuple(self), dtype=kind, device=device)
 
     @classmethod
     def from_tensor(cls, values: torch.Tensor) -> StepSize:

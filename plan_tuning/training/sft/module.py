@@ -94,8 +94,8 @@ class SFTModule(pl.LightningModule):
         if self.config.order == "shuffled":
             indices = step_rows(seed=self.seed, step=step, num_rows=len(self.rows), **stream)
         else:
-            stages = [row.stage for row in self.rows]
-            indices = curriculum_rows(seed=self.seed, step=step, stages=stages, **stream)
+            levels = [row.level for row in self.rows]
+            indices = curriculum_rows(seed=self.seed, step=step, levels=levels, **stream)
         mine = indices[self.global_rank :: self.trainer.world_size]
         chosen = [self.rows[index] for index in mine]
         if not chosen:  # every rank must run a backward pass; this one adds nothing
