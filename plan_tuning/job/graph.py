@@ -281,16 +281,8 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
         if config.student.path is not None:
             protocol = config.method.name  # its fingerprint does not say how it is asked
         return replace(graph, predictions=answers(tested, protocol))
-    executor: Party | None = None  # the student itself
-    if config.executor.name == "teacher":
-        executor = teacher_party(config)
-    elif config.executor.name == "model" and config.executor.model is not None:
-        executor_base = _base_stage(config.executor.model, config)
-        made_here = None if executor_base is None else executor_base.fingerprint
-        executor = model_party(config.executor.model, made_here)
-        graph = replace(graph, executor_base=executor_base)
-    elif config.executor.name == "base":
-        executor = untrained
+    executor, executor_base = _executor(config, untrained)
+    graph = replace(graph, executor_base=executor_base)
     without_plan = answers(executor or tested, "one_call")
     if config.evaluation.plan == "none":
         return replace(graph, predictions=without_plan)
@@ -309,6 +301,17 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
             )
         ),
     )
+
+
+def _executor(config: Config, untrained: Party) -> tuple[Party | None, Stage | None]:
+    """Who executes m2's plans, None: the student itself; and its own base, if one is made here."""
+    chosen = config.executor
+    if chosen.name == "teacher":
+        return teacher_party(config), None
+    if chosen.name == "model" and chosen.model is not None:
+        base = _base_stage(chosen.model, config)
+        return model_party(chosen.model, None if base is None else base.fingerprint), base
+    return (untrained if chosen.name == "base" else None), None
 
 
 def _execution_stage(
