@@ -54,6 +54,7 @@ from plan_tuning.job.result import (
 )
 from plan_tuning.job.train import Process, Training, training_call
 from plan_tuning.job.train_spec import start_config
+from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
 from plan_tuning.records import Problem, to_json
 from plan_tuning.tracking import Tracker, track
 
@@ -80,8 +81,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     finished = read_result(context.folder, graph.fingerprint)
     if finished is not None and graph.is_done:
         logger.info("already done: %s", context.folder / "result.json")
-        objective: float | None = finished["objective"]
-        return objective
+        return finished.objective
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         if graph.corpus is not None and job.needs_corpus:
@@ -93,7 +93,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
         for place in range(len(graph.predictions)):
             job.evaluate(place)
     first = [stage.label for stage in graph.predictions[:1]]
-    return job.outcome.metrics[first[0]]["accuracy"] if first else None
+    return job.outcome.metrics[first[0]].accuracy if first else None
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
     """Follow a job in W&B and leave its result.json, of a completed job or of a failed one."""
     started = time.perf_counter()
     outcome = Outcome()
-    result: Mapping[str, Any] | None = None
+    result: JobResult | None = None
     try:
         with _tracked(config, graph, context) as tracker:
             with ExitStack() as resources:
@@ -112,7 +112,7 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
             wall_s = time.perf_counter() - started
             result = write_result(config, graph, context, outcome, wall_s=wall_s)
             tracker.log_summary(
-                {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
+                {f"test/{name}/accuracy": row.accuracy for name, row in outcome.metrics.items()}
             )
     except BaseException as error:
         if result is None:  # else all is done, and only its report to W&B failed
@@ -142,7 +142,7 @@ def _tracked(
             "settings": to_json(config),
             "choices": dict(context.choices),
             "key": graph.fingerprint,
-            "fingerprints": fingerprints(graph),
+            "fingerprints": to_json(fingerprints(graph)),
         },
     )
 
@@ -185,7 +185,7 @@ class Job:
         make = partial(self._make_corpus, lambda: load_problems(self.config))
         is_cached = self._obtain("distill", stage, make)
         facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
-        self.outcome.corpus = {"path": stage.folder, **corpus_facts(facts)}
+        self.outcome.corpus = corpus_facts(stage.folder, facts)
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
             if "train" in self.config.stages:
@@ -204,14 +204,14 @@ class Job:
             config,
             stage,
             start=None if start is None else start.folder,
-            corpus=None if corpus is None else corpus["path"],
+            corpus=None if corpus is None else Path(corpus.path),
             run_dir=self.context.folder,
             process=Process(self.models, self.tracker, self.outcome.add_calls),
         )
         is_cached = self._obtain("train", stage, training_call(training))
         facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
         if corpus is not None:
-            self.outcome.corpus = {**corpus, **facts.get("selection", {})}
+            self.outcome.add_selection(facts.get("selection", {}))
         self.outcome.training = facts
         curves = stage.folder / CURVES_FILE
         if curves.is_file():
@@ -234,14 +234,13 @@ class Job:
         method = config.asked_as if is_planned or config.method.name != "m2" else "zero_shot"
         self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
         path = stage.folder / PREDICTIONS_FILE
-        self.outcome.metrics[stage.label] = read_manifest(stage.folder)["facts"]["metrics"]
+        self.outcome.metrics[stage.label] = _metrics_of(stage)
         self.outcome.predictions[stage.label] = path
         if graph.executor_predictions:  # what the executor can do without a plan
             alone = graph.executor_predictions[place]
             make = partial(self._solve, entry, alone.label, "zero_shot", None)
             self._obtain("evaluate", alone, make)
-            metrics = read_manifest(alone.folder)["facts"]["metrics"]
-            self.outcome.executor_zero_shot[alone.label] = metrics
+            self.outcome.executor_zero_shot[alone.label] = _metrics_of(alone)
         if config.evaluation.decontaminate is not None:
             self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
         if self.tracker.run is not None:
@@ -277,9 +276,8 @@ class Job:
             folder: receives the predictions.
         """
         from plan_tuning.evaluation.accuracy import summarize
-        from plan_tuning.evaluation.plans import teacher_plans
+        from plan_tuning.evaluation.predictions import solve, teacher_plans
         from plan_tuning.evaluation.progress import shown
-        from plan_tuning.evaluation.solve import solve
 
         config, models = self.config, self.models
         problems = load_benchmark(entry, config)
@@ -304,7 +302,7 @@ class Job:
                 progress=progress,
             )
         write_predictions(folder / PREDICTIONS_FILE, predictions)
-        return {"metrics": summarize(predictions), "problems": len(problems)}
+        return {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
 
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""
@@ -364,6 +362,10 @@ class Job:
                 upstream=stage.upstream,
                 is_input=is_input,
             )
+
+
+def _metrics_of(predictions: Stage) -> BenchmarkMetrics:
+    return parse_metrics(read_manifest(predictions.folder)["facts"]["metrics"])
 
 
 def _make_base(config: Config, model: ModelConfig, folder: Path) -> Mapping[str, Any]:

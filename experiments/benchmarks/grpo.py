@@ -51,16 +51,17 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     from plan_tuning.records import Problem
     from plan_tuning.students.adapters import PROJECTIONS
     from plan_tuning.students.loading import Student
+    from plan_tuning.training.grpo.data import PlannedProblem
     from plan_tuning.training.grpo.module import GRPOModule
-    from plan_tuning.training.grpo.reward import Scorer
-    from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+    from plan_tuning.training.grpo.reward import RewardWorker
+    from plan_tuning.training.grpo.rollout import Rollout
     from plan_tuning.training.lightning import Steps, TrainingRun, build_trainer, quiet
     from plan_tuning.training.logs import CompletionLog
 
     torch.set_num_threads(threads)
 
-    class Digits(Scorer):
-        async def _score(self, rollout: Rollout) -> dict[str, float]:
+    class Digits(RewardWorker):
+        async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
             return {"correct": digit_share(rollout.completion.text)}
 
     size = WORKS[work]
@@ -72,8 +73,8 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
         )
     end = int(tokenizer.eos_token_id)
     student = Student(model, tokenizer, (end,), (end,))
-    cases = [
-        GoldenProblem(Problem(f"p{i}", text, "0"), "")
+    planned = [
+        PlannedProblem(Problem(f"p{i}", text, "0"), "")
         for i, text in enumerate(problems(tokenizer, PROMPTS * 2, size.prompt_tokens))
     ]
     total = steps + WARMUP
@@ -97,14 +98,14 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Grader() as grader,
-        Digits(RewardConfig(), grader, max_new_tokens=size.new_tokens) as scorer,
+        Digits(RewardConfig(), grader, max_new_tokens=size.new_tokens) as worker,
     ):
         config = TrainerConfig(
             precision="bf16" if is_card else "fp32", micro_batch_tokens=16384,
             accelerator=size.device, progress=False,
         )  # fmt: skip
         module = GRPOModule(
-            student, cases, scorer, method=method, prompt=PromptConfig(), seed=0, trainer=config,
+            student, planned, worker, method=method, prompt=PromptConfig(), seed=0, trainer=config,
             total_steps=total, log=CompletionLog(Path(folder) / "c.jsonl", every_n_steps=0),
         )  # fmt: skip
         run = TrainingRun(Path(folder), Path(folder))

@@ -143,13 +143,13 @@ def train_with_rewards(
         ArtifactError: there is no corpus.
     """
     from plan_tuning.grading.grader import Grader
-    from plan_tuning.training.grpo.data import golden_problems
+    from plan_tuning.training.grpo.data import planned_problems
     from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 
     config, method, process = training.config, training.config.method, training.process
     if not isinstance(method, GRPOConfig) or training.corpus is None:
         raise ArtifactError("method=grpo needs a corpus of golden plans: corpus.path=FOLDER")
-    cases, selection = golden_problems(training.corpus, config.filter)
+    problems, selection = planned_problems(training.corpus, config.filter)
     settings = GRPOSettings(
         model=config.model,
         adapter=config.adapter,
@@ -168,7 +168,7 @@ def train_with_rewards(
             if process is None
             else process.models.grader
         )
-        facts = train_grpo(run, settings, training.begin(), cases, grader, open_ask)
+        facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
     return {**facts, "selection": selection}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
-from plan_tuning.evaluation.solve import solve
+from plan_tuning.evaluation.predictions import solve
 from plan_tuning.evaluation.writers import Writer
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem

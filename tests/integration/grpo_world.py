@@ -19,13 +19,14 @@ from plan_tuning.records import Problem
 from plan_tuning.students.loading import load_student, without_bars
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.reward import Scorer
-from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.reward import RewardWorker
+from plan_tuning.training.grpo.rollout import Rollout
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.logs import CurveFile
 
-CASES = [
-    GoldenProblem(
+PROBLEMS = [
+    PlannedProblem(
         Problem(f"p{i}", f"Ada has {i} cups and finds {i + 1} more. How many?", str(2 * i + 1)),
         "1. Find the number of cups.\n2. Add both amounts.",
     )
@@ -34,20 +35,20 @@ CASES = [
 MODEL = ModelConfig(name="tiny", kind="tiny", family="qwen3")
 
 
-class DigitScorer(Scorer):
+class DigitRewards(RewardWorker):
     """Rewards the share of digits: something that a random model can learn within seconds."""
 
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
+    async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
         text = rollout.completion.text
         return {"correct": sum(c.isdigit() for c in text) / max(len(text), 1)}
 
 
-class HalfDeadScorer(DigitScorer):
+class HalfDeadRewards(DigitRewards):
     """As above for half of the problems; the others earn nothing, whatever is written."""
 
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
-        is_dead = rollout.case.problem.id in ("p1", "p3", "p5")
-        return {"correct": 0.0} if is_dead else await super()._score(rollout)
+    async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
+        is_dead = rollout.problem.id in ("p1", "p3", "p5")
+        return {"correct": 0.0} if is_dead else await super()._rewards_of(rollout)
 
 
 def make_start(folder: Path) -> Path:
@@ -101,7 +102,7 @@ def train(
                 seed=1,
             ),
             start,
-            CASES,
+            PROBLEMS,
             grader,
             open_ask,
         )

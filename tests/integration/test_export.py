@@ -14,7 +14,7 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.adapters import wrap
 from plan_tuning.students.export import export_student
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import (
     StudentError,
     cast_weights,
@@ -148,7 +148,7 @@ def test_adapters_find_a_base_that_was_moved_along(trained, tmp_path: Path):
     settings["base_model_name_or_path"] = "/nowhere/bases/qwen3"
     settings_file.write_text(json.dumps(settings))
     student = load_student(settings_file.parent, model_config("qwen3"))
-    assert student.identity["base"] == str(moved / "bases" / "qwen3")
+    assert student.origin["base"] == str(moved / "bases" / "qwen3")
     shutil.rmtree(moved / "bases")
     with pytest.raises(StudentError, match="/nowhere/bases/qwen3"):
         load_student(settings_file.parent, model_config("qwen3"))
@@ -312,7 +312,7 @@ def test_the_commit_of_the_base_is_recorded_and_loaded(
         for_training=True,
         adapter=AdapterConfig(name="lora", rank=4),
     )
-    student.identity["revision"] = "abc123"  # resolved when the base came from the hub
+    student.origin["revision"] = "abc123"  # resolved when the base came from the hub
     folder = tmp_path / "student"
     hub = ModelConfig(name="hub", path="someone/model")
     adapter = AdapterConfig(name="lora", rank=4)

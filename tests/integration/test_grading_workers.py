@@ -22,8 +22,9 @@ from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.grading.workers import WorkerError
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks import commands
 from plan_tuning.tasks.benchmarks import DataError, load
+from plan_tuning.tasks.contamination_command import contamination
+from plan_tuning.tasks.grade_command import grade
 
 pytestmark = pytest.mark.integration
 
@@ -212,8 +213,8 @@ def test_the_hub_out_of_reach_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    app.command()(commands.grade)
-    app.command()(commands.contamination)
+    app.command()(grade)
+    app.command()(contamination)
     return app
 
 

@@ -31,33 +31,33 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Problem
 from plan_tuning.grading.grader import Grader
-from plan_tuning.training.grpo import collection
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.rollout import GoldenProblem
-from plan_tuning.training.grpo.policy import Sampler
-from plan_tuning.training.grpo.reward import Scorer
+from plan_tuning.training.grpo import module as grpo_module
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.policy import Policy
+from plan_tuning.training.grpo.reward import RewardWorker
 from plan_tuning.training.lightning import TrainingRun
 
-class Digits(Scorer):
-    async def _score(self, rollout):
+class Digits(RewardWorker):
+    async def _rewards_of(self, rollout):
         text = rollout.completion.text
         value = sum(c.isdigit() for c in text) / max(len(text), 1)
         # The last problems' groups are dead: one rank has less to learn than the other.
-        return {"correct": 0.0 if rollout.case.problem.id in ("p4", "p5") else value}
+        return {"correct": 0.0 if rollout.problem.id in ("p4", "p5") else value}
 
-class Stale(Sampler):
+class Stale(Policy):
     # Of the second rank only: it samples from something else than what is trained.
-    def student(self):
-        found = copy.deepcopy(super().student())
+    def sampler(self):
+        found = copy.deepcopy(super().sampler())
         with torch.no_grad():
             found.model.get_input_embeddings().weight.mul_(1.2)
         return found
 
-grpo_fit.Scorer = Digits
+grpo_fit.RewardWorker = Digits
 if "stale" in sys.argv and os.environ.get("LOCAL_RANK") == "1":
-    collection.Sampler = Stale
+    grpo_module.Policy = Stale
 start, folder, devices, settings = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-cases = [GoldenProblem(Problem(f"p{i}", f"{i} + {i + 1} = ?", "0"), "Add.") for i in range(6)]
+cases = [PlannedProblem(Problem(f"p{i}", f"{i} + {i + 1} = ?", "0"), "Add.") for i in range(6)]
 folder.mkdir(parents=True, exist_ok=True)
 with Grader() as grader:
     grpo_fit.train_grpo(

@@ -13,8 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.typed import typed
-from plan_tuning.evaluation.plans import teacher_plans
-from plan_tuning.evaluation.solve import SolveError, other_problems
+from plan_tuning.evaluation.predictions import SolveError, other_problems, teacher_plans
 from plan_tuning.job.graph import JobGraph, job_graph
 from plan_tuning.records import Trajectory
 

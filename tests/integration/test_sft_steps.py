@@ -238,7 +238,7 @@ def test_training_is_the_same_whatever_the_process_did_before(base: Path, tmp_pa
 def test_the_loss_is_three_frames_of_ours_away(base: Path, tmp_path: Path):
     """Who reads the code from the training's entry finds the loss at once."""
     ways = []
-    compute = sft.token_scores
+    compute = sft.token_log_probs
 
     def spy(*args, **kwargs):
         ours = [f for f in traceback.extract_stack() if "plan_tuning/training/" in f.filename]
@@ -246,7 +246,7 @@ def test_the_loss_is_three_frames_of_ours_away(base: Path, tmp_path: Path):
         return compute(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft, "token_scores", spy)
+        patch.setattr(sft, "token_log_probs", spy)
         train(tmp_path / "student", base)
     assert ways
     assert all(way == ["train_student", "training_step", "_loss"] for way in ways)

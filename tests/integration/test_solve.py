@@ -8,7 +8,7 @@ import torch
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
-from plan_tuning.evaluation.solve import SolveError, solve
+from plan_tuning.evaluation.predictions import SolveError, solve
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Message, Problem, Segment, SegmentKind, Verdict
 from plan_tuning.students.loading import Student, load_student

@@ -9,7 +9,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import build_tiny

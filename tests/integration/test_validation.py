@@ -11,7 +11,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
-from plan_tuning.evaluation.solve import solve
+from plan_tuning.evaluation.predictions import solve
 from plan_tuning.evaluation.writers import LocalWriter
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem

@@ -16,7 +16,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.generation.shared_prefix import FAMILIES
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tokenizer

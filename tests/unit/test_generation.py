@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 
 from plan_tuning.students.generation import decoders, sampling
-from plan_tuning.students.generation.native import generate
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.native_engine import generate
+from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tiny
 

@@ -1,4 +1,4 @@
-"""A start and golden plans to a finished student: load, train or resume, validate, export."""
+"""A start and teacher plans to a finished student: load, train or resume, validate, export."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Problem
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import load_student
 from plan_tuning.training.checkpoints import StepCheckpoints, latest_checkpoint, remove, step_of
+from plan_tuning.training.grpo.data import PlannedProblem, hold_out
 from plan_tuning.training.grpo.module import GRPOModule
-from plan_tuning.training.grpo.reward import OpenAsk, Scorer
-from plan_tuning.training.grpo.rollout import GoldenProblem
-from plan_tuning.training.grpo.summary import outline
+from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
+from plan_tuning.training.grpo.summary import log_summary
 from plan_tuning.training.lightning import (
     Steps,
     TrainingError,
@@ -75,7 +74,7 @@ def train_grpo(
     run: TrainingRun,
     settings: GRPOSettings,
     start: Path | str,
-    cases: Sequence[GoldenProblem],
+    problems: Sequence[PlannedProblem],
     grader: Grader,
     open_ask: OpenAsk | None = None,
 ) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def train_grpo(
         settings: what it is trained with.
         start: folder or hub id of the student that is trained, and that the KL refers to. An
             adapter in it is merged first.
-        cases: training problems with the teacher's plans.
+        problems: training problems with the teacher's plans.
         grader: reads answers.
         open_ask: opens the way to the judge; None where no large model is asked.
 
@@ -100,12 +99,12 @@ def train_grpo(
     """
     trainer, method, reward = settings.trainer, settings.method, settings.reward
     prepare(trainer, settings.seed)
-    _check(settings, cases)
-    training, held_out = hold_out(cases, count=method.val_problems, seed=settings.seed)
+    _check(settings, problems)
+    training, held_out = hold_out(problems, count=method.val_problems, seed=settings.seed)
     student = load_student(start, settings.model, for_training=True, adapter=settings.adapter)
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)
-    outline(method, trainer, settings.prompt, student, training)
+    log_summary(method, trainer, settings.prompt, student, training)
     resumed = latest_checkpoint(run.checkpoints)
     log = CompletionLog(
         run.folder / COMPLETIONS_FILE,
@@ -122,13 +121,13 @@ def train_grpo(
     callbacks: list[pl.Callback] = [] if validation is None else [validation]
     callbacks.append(StepCheckpoints(run.checkpoints, method.checkpoint_every_n_steps))
     embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
-    with Scorer(
+    with RewardWorker(
         reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed
-    ) as scorer:
+    ) as reward_worker:
         module = GRPOModule(
             student,
             training,
-            scorer,
+            reward_worker,
             method=method,
             prompt=settings.prompt,
             trainer=trainer,
@@ -141,7 +140,7 @@ def train_grpo(
             if resumed is not None:
                 logger.info("training continues from %s", resumed)
             lightning.fit(module, Steps(module), ckpt_path=resumed)
-        facts = _facts(module, scorer, validation, step_of(resumed), len(training))
+        facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
     if lightning.is_global_zero:
         export_student(
             student,
@@ -158,10 +157,10 @@ def train_grpo(
     return facts
 
 
-def _check(settings: GRPOSettings, cases: Sequence[GoldenProblem]) -> None:
+def _check(settings: GRPOSettings, problems: Sequence[PlannedProblem]) -> None:
     """Refuse what cannot be trained, before anything is loaded."""
     trainer, method, adapter = settings.trainer, settings.method, settings.adapter
-    if not cases:
+    if not problems:
         raise TrainingError(
             "no training problem has a teacher_plan: choose a looser filter, such as filter=none"
         )
@@ -181,27 +180,15 @@ def _check(settings: GRPOSettings, cases: Sequence[GoldenProblem]) -> None:
         )
 
 
-def hold_out(
-    cases: Sequence[GoldenProblem], *, count: int, seed: int
-) -> tuple[list[GoldenProblem], list[Problem]]:
-    """Put ``count`` problems aside for validation; at least one is left to train on."""
-    count = min(count, len(cases) - 1)
-    chosen = set(np.random.default_rng([seed, len(cases), 2]).permutation(len(cases))[:count])
-    return (
-        [case for index, case in enumerate(cases) if index not in chosen],
-        [cases[index].problem for index in sorted(chosen)],
-    )
-
-
 def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
-    from plan_tuning.students.encoding import load_encoder
+    from plan_tuning.students.sentence_encoder import load_encoder
 
     return load_encoder(Path(str(reward.plan.encoder)))
 
 
 def _facts(
     module: GRPOModule,
-    scorer: Scorer,
+    reward_worker: RewardWorker,
     validation: AccuracyBySteps | None,
     resumed: int,
     num_problems: int,
@@ -223,9 +210,10 @@ def _facts(
         for name, value in module.last_metrics.items()
         if name in ("train/kl", "train/entropy", "train/length", "train/truncated_rate")
     }
-    if scorer.scored_plans:
-        facts["unscored_plan_rate"] = scorer.unscored_plans / scorer.scored_plans
-        facts["guarded_plan_rate"] = scorer.guarded_plans / scorer.scored_plans
+    if reward_worker.compared_plans:
+        plans = reward_worker.compared_plans
+        facts["unscored_plan_rate"] = reward_worker.unknown_plans / plans
+        facts["guarded_plan_rate"] = reward_worker.guarded_plans / plans
     if validation is not None and validation.accuracies:
         facts["val_accuracy"] = validation.accuracies[max(validation.accuracies)]
         facts["start_val_accuracy"] = validation.accuracies[min(validation.accuracies)]

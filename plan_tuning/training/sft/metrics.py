@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from plan_tuning.records import SegmentKind
-from plan_tuning.students.log_probs import TokenScores
+from plan_tuning.students.log_probs import TokenLogProbs
 from plan_tuning.training.sft.batches import KINDS, MicroBatch
 
 LOGGED = (SegmentKind.PLAN, SegmentKind.SOLUTION)
@@ -70,18 +70,18 @@ class StepSize:
         return cls(*values.tolist())
 
 
-def counts_by_kind(scores: TokenScores, kinds: torch.Tensor) -> torch.Tensor:
+def counts_by_kind(found: TokenLogProbs, kinds: torch.Tensor) -> torch.Tensor:
     """Count a micro-batch's tokens by the kind of their segment.
 
     Args:
-        scores: of N tokens, with ``is_top``.
+        found: of N tokens, with ``is_top``.
         kinds: (N,) index into KINDS.
 
     Returns:
         (kinds, COLUMNS) tokens, loss and hits.
     """
-    losses = -scores.log_probs.detach()
-    hits = torch.zeros_like(losses) if scores.is_top is None else scores.is_top.float()
+    losses = -found.log_probs.detach()
+    hits = torch.zeros_like(losses) if found.is_top is None else found.is_top.float()
     columns = torch.stack([torch.ones_like(losses), losses, hits], dim=1)  # (N, COLUMNS)
     return torch.zeros(len(KINDS), COLUMNS, device=losses.device).index_add_(0, kinds, columns)
 

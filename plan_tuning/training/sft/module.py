@@ -15,7 +15,7 @@ import torch
 
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
-from plan_tuning.students.log_probs import check_projection, token_scores
+from plan_tuning.students.log_probs import check_projection, token_log_probs
 from plan_tuning.training.checkpoints import Checkpoints, keep_trained, require_trained
 from plan_tuning.training.distributed import Ranks, whole
 from plan_tuning.training.lightning import TrainingError
@@ -209,7 +209,7 @@ class SFTModule(pl.LightningModule):
     def _loss(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum the weighted loss; counts by kind, see :func:`counts_by_kind`, where asked for."""
         self._lengths = micro.lengths
-        scores = token_scores(
+        found = token_log_probs(
             self.student.causal_lm,
             micro.input_ids,
             micro.positions,
@@ -218,10 +218,10 @@ class SFTModule(pl.LightningModule):
             with_top=with_top,
         )
         if with_top:
-            counts = counts_by_kind(scores, micro.kinds)
+            counts = counts_by_kind(found, micro.kinds)
         else:
-            counts = torch.zeros(len(batches.KINDS), COLUMNS, device=scores.log_probs.device)
-        return -(scores.log_probs * micro.weights).sum(), counts
+            counts = torch.zeros(len(batches.KINDS), COLUMNS, device=found.log_probs.device)
+        return -(found.log_probs * micro.weights).sum(), counts
 
     def _passes(self, batch: Sequence[MicroBatch], ranks: Ranks) -> Sequence[MicroBatch]:
         """Add passes that teach nothing where another rank has more of them.
