@@ -4,8 +4,10 @@ Run: python experiments/benchmarks/fuzz_grading.py 600 [--seed 1]
 
 Checked: nothing raises; extraction and text comparison stay under a second; a verdict comes within
 the wall limit plus one second; an answer equal to a valid gold is never wrong; a number with one
-digit changed is never right; equality of numbers, lists and expressions is symmetric. A finding is
-printed with what reproduces it, and ends the run with exit code 1.
+digit changed is never right, in whatever spelling, sentence and ornament it stands; a set of reals
+is the same in every notation, and another one with one end changed; equality of numbers, lists and
+expressions is symmetric. A finding is printed with what reproduces it, and ends the run with exit
+code 1.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import random
 import string
 import sys
 import time
+from collections.abc import Callable
 
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.answers import extract
@@ -25,6 +28,7 @@ from plan_tuning.records import Problem, Verdict
 STYLES = ("gsm8k", "math", "olympiadbench", "aime", "strategyqa", "microworld")
 TEXT_S = 1.0  # of extraction and text comparison of 200,000 characters on a busy core
 WALL_S = 2.0
+REPEATS = 10
 UNICODE = "½²³√π∞−×÷≤≥∪∈°４２\u202e\u00a0\u200b\ud800é中🙂\x00\x1b"
 FRAGMENTS = (
     "\\boxed{", "}", "{", "\\frac", "\\frac{1}{2}", "\\sqrt{", "\\sqrt[3]{", "\\left(", "\\right)",
@@ -33,7 +37,10 @@ FRAGMENTS = (
     "Question:", "\n", " ", "\\\\", "&", "\\begin{pmatrix}", "\\end{pmatrix}", "\\text{", "\\pm",
     "^", "^{", "_", "_{8}", "!", "%", "\\%", "\\cup", "\\infty", ",", ";", ":", "=", "\\le", "<",
     "\\sum", "\\int", "\\lim", "\\binom", "\\log", "\\sin", "x", "n", "i", "e", "\\pi", "cm",
-    " and ", " or ", "yes", "no", "e9", "10", "999999999", ".", "-", "+", "*", "/", "**", "`", "'",
+    "\\over ", "\\choose ", "\\bar{", "\\dot{", "\\textcolor{", "\\mathbb{R}", "\\in ", "\\{",
+    "\\}", "\\mid ", "\\cancel{", "<b>", "</b>", "<del>", "&minus;", "~~", "minus ", "not ",
+    "between ",    " million", " to ", "{,}", "\\,", "\u00bd", "\u2713", "\u2192", "0.333...", "|x|",
+    "\\setminus ", " and ", " or ", "yes", "no", "e9", "10", "999999999", ".", "-", "+", "*", "/", "**", "`", "'",
 )  # fmt: skip
 HOSTILE = (
     lambda r: "^".join(["9"] * r.randint(3, 9)),
@@ -61,6 +68,16 @@ HOSTILE = (
     lambda r: "\\gcd(" + "9" * r.randint(1, 250) + ",6)",
     lambda r: f"\\lfloor {r.randint(1, 9)}^{{{r.randint(1, 19999)}}}/7\\rfloor",
     lambda r: "{" * r.randint(1, 3000) + "5" + "}" * 3000,
+    lambda r: "<b " * r.randint(1, 20000),
+    lambda r: "<del>" * r.randint(1, 20000),
+    lambda r: "1 \\over " * r.randint(1, 300),
+    lambda r: "{" * r.randint(1, 300) + "1 \\over 2" + "}" * 300,
+    lambda r: "5 or " * r.randint(1, 20000),
+    lambda r: "1 + " * r.randint(1, 20000) + "1",
+    lambda r: "#### 5 " + "(" * r.randint(1, 20000),
+    lambda r: "9 500" * r.randint(1, 20000),
+    lambda r: "(1,2)\\cup" * r.randint(1, 60) + "(3,4)",
+    lambda r: "0." + "12" * r.randint(1, 20000) + "...",
 )  # fmt: skip
 
 
@@ -86,6 +103,154 @@ def formula(r: random.Random, depth: int = 0) -> str:
             f"\\binom{{{r.randint(0, 9)}}}{{{r.randint(0, 9)}}}",
         )
     )
+
+
+MINUS = ("-", "\u2212", "\u2013", "\u2010", "\u2011", "\u2012", "\ufe63", "minus ", "negative ")
+GROUPS = (
+    "", ",", "{,}", "\\,", "{\\,}", ",\\!", "\\;", "\\ ", "\u00a0", "\u202f", "\u2009", " ",
+    "'", "\u2019",
+)  # fmt: skip
+CURRENCY = ("", "", "$", "US$", "USD ", "\u20ac", "C$")
+FRAMES = (
+    "{}", "{}", "{}", "**{}**", "<b>{}</b>", "<span class='a'>{}</span>",
+    "\U0001f389 {} \U0001f389",    "\u2192 {}", "\u27a1\ufe0f {}", "{} \u2714", "\u2705 {}", "=> {}", "`{}`",
+)  # fmt: skip
+FORMULA_FRAMES = (
+    "{}",
+    "{}",
+    "\\textcolor{{red}}{{{}}}",
+    "{{\\Large {}}}",
+    "\\mathbf{{{}}}",
+    "{{{}}}",
+)
+SENTENCES = (
+    "The answer is {}.", "So the answer is {}", "#### {}", "#### {} (checked twice)", "Answer: {}",
+    "#### {}, which is the total", "**Final answer:** {}", "#### Answer\n{}", "<answer>{}</answer>",
+    "The answer is {}, because it was counted.", "### Answer\n\n{}", "\\boxed{{{}}}",
+)  # fmt: skip
+NUMERIC_SENTENCES = ("It comes to {}.", "They have {} apples.", "The answer is {} apples, not 3.")
+
+
+def spelled(r: random.Random, whole: str, decimals: str, is_negative: bool) -> str:
+    """Write a number in one of the ways in which models do."""
+    mark = r.choice(GROUPS)
+    first = len(whole) % 3 or 3
+    parts = [whole[:first], *(whole[k : k + 3] for k in range(first, len(whole), 3))]
+    number = mark.join(parts) + (f".{decimals}" if decimals else "")
+    is_latex = "\\" in number or "{" in number
+    text = r.choice(MINUS) + number if is_negative else number
+    if is_latex:
+        frame = r.choice(("${}$", "\\({}\\)"))
+        return frame.format(r.choice(FORMULA_FRAMES).format(text))
+    if is_negative:
+        return text
+    return r.choice(CURRENCY) + text
+
+
+def _check_spellings(grader: Grader, r: random.Random) -> str | None:
+    whole = str(r.randint(1, 10 ** r.randint(1, 8)))
+    decimals = str(r.randint(1, 99)).rstrip("0") if r.random() < 0.2 else ""
+    is_negative = r.random() < 0.4
+    style = r.choice(("gsm8k", "gsm8k", "math"))
+    sentences = SENTENCES + (NUMERIC_SENTENCES if style == "gsm8k" else ())
+    gold = ("-" if is_negative else "") + whole + (f".{decimals}" if decimals else "")
+    place = r.randrange(len(whole))
+    digit = r.choice([d for d in string.digits[1:] if d != whole[place]])
+    other = whole[:place] + digit + whole[place + 1 :]
+    if abs(int(other) - int(whole)) <= 1e-6 * int(whole):
+        return None  # within the rounding that is allowed beside decimals
+    cases = (
+        (whole, decimals, is_negative, True),
+        (other, decimals, is_negative, False),
+        (whole, decimals, not is_negative, False),
+    )
+    for digits, rest, sign, is_right in cases:
+        text = r.choice(sentences).format(r.choice(FRAMES).format(spelled(r, digits, rest, sign)))
+        grade = grader.grade(text, Problem("fuzz", "", gold, style=style))
+        if grade.is_correct != is_right:
+            return f"{grade.verdict} of {text!r} against {gold} ({style}): {grade.answer!r}"
+    return None
+
+
+def set_notations(low: int, high: int, is_closed: bool) -> dict[str, list[str]]:
+    """Write some sets of reals with two ends, each in its notations."""
+    less, more = ("\\le ", "\\ge ") if is_closed else ("<", ">")
+    left, right = ("[", "]") if is_closed else ("(", ")")
+    outer = f"(-\\infty,{low}{right}\\cup{left}{high},\\infty)"
+    return {
+        "inside": [
+            f"{left}{low},{high}{right}", f"{low}{less}x{less}{high}",
+            f"x\\in{left}{low},{high}{right}",
+            f"\\{{x\\mid {low}{less}x{less}{high}\\}}", f"{high}{more}x{more}{low}",
+            f"x{more}{low}\\text{{ and }}x{less}{high}",
+            f"\\{{x\\in\\mathbb{{R}}:{low}{less}x{less}{high}\\}}",
+        ],
+        "outside": [
+            outer, outer.replace("\\cup", "\\bigcup "), f"x{less}{low}\\text{{ or }}x{more}{high}",
+            f"x{more}{high}\\text{{ or }}x{less}{low}", f"x\\in {outer}",
+            outer.replace("\\cup", " U "),
+            f"\\left\\{{x\\,\\middle|\\,x{less}{low}\\text{{ or }}x{more}{high}\\right\\}}",
+            outer.replace("\\cup", "\\text{ or }"),
+        ],
+        "without": [
+            f"x\\neq {low}", f"(-\\infty,{low})\\cup({low},\\infty)", f"\\R\\setminus\\{{{low}\\}}",
+            f"\\mathbb{{R}}-\\{{{low}\\}}", f"x<{low}\\text{{ or }}x>{low}",
+            f"\\{{x\\in\\R\\mid x\\ne {low}\\}}", f"\\text{{all real numbers except }}{low}",
+        ],
+        "listed": [
+            f"{low},{high}", f"\\{{{low},{high}\\}}", f"x\\in\\{{{low},{high}\\}}",
+            f"S=\\{{{high},{low}\\}}",
+            f"x={low}\\text{{ or }}x={high}", f"\\{{{low}\\}}\\cup\\{{{high}\\}}",
+        ],
+    }  # fmt: skip
+
+
+def _check_sets(grader: Grader, r: random.Random) -> str | None:
+    low = r.randint(-50, 50)
+    high = low + r.randint(1, 40)
+    is_closed = r.random() < 0.5
+    kind = r.choice(("inside", "outside", "without", "listed"))
+    forms = set_notations(low, high, is_closed)
+    gold, answer = r.choice(forms[kind]), r.choice(forms[kind])
+    others = [set_notations(low - 1, high, is_closed)[kind]]
+    others += [forms[other] for other in forms if other != kind]
+    if kind in ("inside", "outside"):
+        others.append(set_notations(low, high, not is_closed)[kind])
+    for text, is_right in ((answer, True), (r.choice(r.choice(others)), False)):
+        grade = grader.grade(f"\\boxed{{{text}}}", Problem("fuzz", "", gold))
+        if grade.is_correct != is_right:
+            return f"{grade.verdict} of {text!r} against {gold!r}"
+    return None
+
+
+def _check_notations(grader: Grader, r: random.Random) -> str | None:
+    """Old fractions, recurring decimals and powers of ten, right and with another figure."""
+    over, under = r.randint(1, 99), r.randint(2, 99)
+    period = str(r.randint(1, 999))
+    lead = r.randint(0, 9)
+    nines = int("9" * len(period))
+    mantissa, power = r.randint(11, 99), r.randint(2, 9)
+    n, k = r.randint(3, 12), r.randint(1, 3)
+    pairs = (
+        (f"\\frac{{{over}}}{{{under}}}", (f"{over} \\over {under}", f"{{{over}\\over{under}}}",
+         f"\\nicefrac{{{over}}}{{{under}}}", f"\\sfrac{{{over}}}{{{under}}}"),
+         f"{over + 1} \\over {under}"),
+        (f"\\frac{{{lead * nines + int(period)}}}{{{nines}}}", (f"{lead}.\\overline{{{period}}}",
+         f"{lead}.\\bar{{{period}}}", f"{lead}.({period})", f"{lead}.{period * 4}..."),
+         f"{lead}.\\bar{{{(int(period) + 1) % 10 ** len(period):0{len(period)}d}}}"),
+        (str(mantissa * 10 ** (power - 1)), (f"{mantissa / 10}x10^{power}",
+         f"{mantissa / 10}e{power}",
+         f"{mantissa / 10} \\times 10^{{{power}}}", f"{mantissa / 10}*10**{power}"),
+         f"{mantissa / 10}x10^{power + 1}"),
+        (f"\\binom{{{n}}}{{{k}}}", (f"{n} \\choose {k}", f"{{{n} \\choose {k}}}"),
+         f"{n + 1} \\choose {k}"),
+    )  # fmt: skip
+    gold, right, wrong = r.choice(pairs)
+    for text, is_right in ((r.choice(right), True), (wrong, False)):
+        grade = grader.grade(f"\\boxed{{{text}}}", Problem("fuzz", "", gold))
+        if grade.is_correct != is_right:
+            return f"{grade.verdict} of {text!r} against {gold!r}"
+    return None
 
 
 def random_text(r: random.Random) -> str:
@@ -122,7 +287,20 @@ def check_one(grader: Grader, r: random.Random) -> str | None:
     elapsed = time.perf_counter() - start
     if elapsed > WALL_S + 1.0 + TEXT_S:
         return f"verdict {grade.verdict} took {elapsed:.2f} s: gold={gold!r} {text[:200]!r}"
-    return _check_identity(grader, r, style) or _check_numbers(grader, r)
+    return (
+        _check_identity(grader, r, style)
+        or _check_numbers(grader, r)
+        or _repeated(_check_spellings, grader, r)
+        or _repeated(_check_sets, grader, r)
+        or _repeated(_check_notations, grader, r)
+    )
+
+
+def _repeated(
+    check: Callable[[Grader, random.Random], str | None], grader: Grader, r: random.Random
+) -> str | None:
+    """Run a check that needs no algebra as often as the others take time."""
+    return next((found for _ in range(REPEATS) if (found := check(grader, r))), None)
 
 
 def _check_identity(grader: Grader, r: random.Random, style: str) -> str | None:

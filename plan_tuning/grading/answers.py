@@ -11,8 +11,8 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
-from plan_tuning.grading.normalisation import normalise
-from plan_tuning.grading.quantities import is_quantity, unknowns
+from plan_tuning.grading.decoration import undecorated, without_markup
+from plan_tuning.grading.numerals import SENTENCE_END, last_stated, stated, without_remark
 from plan_tuning.grading.words import POLAR, has_polar, polar
 
 MAX_CHARACTERS = 200_000
@@ -64,29 +64,38 @@ _JOIN = re.compile(
     r"(?:[\s$,;&.]|\\[()\[\],;: ]|\\(?:text|mathrm|textbf)\{\s*(?:and|or)\s*\}|\b(?:and|or)\b"
     r"|\\quad|\\qquad|\*)*"
 )
+_OR = re.compile(r"\bor\b")  # between inequalities it makes one set of two
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|lt|gt)")
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*#{4}[ \t]*([^#\s].*)$", re.MULTILINE)
 _HASHED_ANSWER = re.compile(
-    r"[-+−$€£(\\]*\s*[\d.]|[$\\(\[{]|(?:yes|no|true|false)\b|\S{1,12}$", re.IGNORECASE
+    r"[-+$€£(\\*~]*\s*[\d.½¼¾]|[$\\(\[{]|(?:minus|negative|positive|about|approximately|roughly)\b"
+    r"|(?:US|[A-Z])?\$|(?:USD|EUR|GBP|Rs)\b|[^\w\s#]\s*\d|(?:yes|no|true|false)\b|\S{1,12}$",
+    re.IGNORECASE,
 )
+_HEADING = re.compile(
+    r"\W*(?:(?:the|so|thus|my|your)\s)?(?:final\s)?(?:answer|result|solution)\W*$", re.IGNORECASE
+)
+_OTHER_HEADING = re.compile(
+    r"\W*(?:step|conclusion|explanation|summary|check|verification|note|total|given|plan)\b\W*$"
+    r"|\d{1,2}[.):]\s+\W*[A-Z]",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(
+    r"\W{0,4}(?:(?:so|thus|the|my|final)\s){0,3}(?:answer|result)\s?(?:\*{0,2}(?:is|=|:))\*{0,2}\s*",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(r"\s*\n\s*(?:[-•>]|[*+](?=\s))\s+")
 # Repetitions are bounded throughout: a run of blanks must not be tried in every split.
 _ANSWER_IS = re.compile(
     r"\b(?:final\s{1,3})?(?:answer|result)(?:\s{1,3}to\s{1,3}(?:the|this)\s{1,3}\w{1,30})?"
     r"\*{0,3}[ \t]{0,3}(?:(?:is|are|=|:)\*{0,3}:?|\*{0,3}[ \t]{0,9}$)",
     re.IGNORECASE | re.MULTILINE,
 )
-_NUMBER = re.compile(
-    r"(?<![\w.\\])[-+−]?\s?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?=\D|$)|(?=\.\d))(?:\.\d+)?"
-    r"(?:/\d+)?%?"
-)
 _DELIMITER = re.compile(r"\\\\|\\\$|\$\$|\$|\\[()\[\]]")
 _CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 _POLAR = re.compile(r"\b(yes|no|true|false)\b(?=\s*(?:[.,!;:*\"')\]}]|$))", re.IGNORECASE)
 _POLAR_WORD = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
-# Letters that may be units behind a number stay: the rest of a side is a formula.
-_FORMULA_START = re.compile(r"(?<!\\)[A-Za-z]{2,}|'s\b|[,;:]|\.\s")
-_UNIT_LETTER = re.compile(r"(?<=\d)\s?[mghsL](?![A-Za-z])")
-_SENTENCE_END = re.compile(r"[.!?](?=[\s*\"')\]]|$)|\n")
 _PROSE_END = re.compile(r"[.!?:)\]}>$*\"'`|\d%]\s*$")
 
 
@@ -114,6 +123,7 @@ def extract(text: str, *, style: str = "math", require_box: bool = False) -> Ext
         return _committed(boxed, style)
     if require_box:
         return Extraction("", "", NONE)
+    body = without_markup(body)
     for rule in (_tagged, _hashed, _announced):
         found = rule(body, style)
         if found is not None:
@@ -227,17 +237,34 @@ def _tagged(text: str, style: str) -> Extraction | None:
 
 
 def _hashed(text: str, style: str) -> Extraction | None:
-    found = [m.group(1) for m in _HASHES.finditer(text) if _HASHED_ANSWER.match(m.group(1))]
-    if not found:
+    answer = None
+    for match in _HASHES.finditer(text):
+        content = match.group(1).rstrip("# \t\r")
+        if _HEADING.match(content):
+            content = text[match.end() : match.end() + _MAX_ANNOUNCED].lstrip().partition("\n")[0]
+        content = undecorated(_unlabelled(content))
+        if _HASHED_ANSWER.match(content) and not _OTHER_HEADING.match(content):
+            answer = content.strip()
+    if answer is None:
         return None
-    return Extraction(found[-1].strip(), "hashes", FOUND)
+    if style in NUMERIC_STYLES:
+        answer = stated(answer) or answer
+    elif style != "strategyqa":
+        answer = without_remark(answer)
+    return Extraction(answer, "hashes", FOUND)
+
+
+def _unlabelled(content: str) -> str:
+    label = _LABEL.match(content)
+    return content[label.end() :] if label else content
 
 
 def _announced(text: str, style: str) -> Extraction | None:
     last = _last_match(_ANSWER_IS, text)
     if last is None:
         return None
-    rest = text[last.end() :].lstrip(" \t\r\n*:_`")
+    rest = _LISTED.sub("\n", text[last.end() : last.end() + _MAX_ANNOUNCED], count=1)
+    rest = undecorated(rest.lstrip(" \t\r\n*:_`")).lstrip("*_`")
     if not rest.strip():
         return Extraction("", "answer_is", TRUNCATED)
     answer = _first_answer(rest, style)
@@ -245,22 +272,17 @@ def _announced(text: str, style: str) -> Extraction | None:
 
 
 def _first_answer(rest: str, style: str) -> str | None:
-    end = _SENTENCE_END.search(rest)
+    end = SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
     if style == "strategyqa":
         return _polar_answer(sentence) if has_polar(sentence) else None
     if style in NUMERIC_STYLES:
-        left, _, tail = sentence.rpartition("=")
-        number = _NUMBER.search(tail) or _NUMBER.search(sentence)
-        if number is None:
-            return None
-        unsolved = _unsolved_side(left)
-        return f"{unsolved} = {number.group().strip()}" if unsolved else number.group().strip()
+        return stated(sentence)
     if rest.startswith(("$", "\\(", "\\[")):
-        joined = _joined_formulas(rest[:_MAX_ANNOUNCED])
+        joined = _joined_formulas(rest)
         if joined:
             return joined
-    return sentence.strip(" \t*.`_") or None
+    return without_remark(sentence).strip(" \t*.`_") or None
 
 
 def _polar_answer(sentence: str) -> str:
@@ -272,18 +294,6 @@ def _polar_answer(sentence: str) -> str:
     return words[0] if words else ("yes" if value else "no")
 
 
-def _unsolved_side(left: str) -> str:
-    """Return the formula before an equals sign if it still holds an unknown, as in ``x + 7 = 5``.
-
-    Then the number behind the sign is no answer, and the whole equation is compared.
-    """
-    formula = _FORMULA_START.split(left.rpartition("=")[2])[-1].strip(" \t$*`")
-    if len(formula) > _MAX_JOIN:
-        return ""
-    side = normalise(_UNIT_LETTER.sub("", formula))
-    return formula if unknowns(side) and not is_quantity(side) else ""
-
-
 def _joined_formulas(rest: str) -> str:
     """Join the formulas that a text begins with: ``$3$ and $5$``."""
     parts: list[str] = []
@@ -291,9 +301,10 @@ def _joined_formulas(rest: str) -> str:
     for start, end, content in _formulas(rest):
         if parts and (start - position > _MAX_JOIN or not _JOIN.fullmatch(rest, position, start)):
             break
-        parts.append(content)
+        joined = parts and _OR.search(rest, position, start) and _INEQUALITY.search(content)
+        parts.append(f" or {content}" if joined else f", {content}" if parts else content)
         position = end
-    return ", ".join(parts)
+    return "".join(parts)
 
 
 def _formulas(text: str) -> list[tuple[int, int, str]]:
@@ -320,18 +331,18 @@ def _last(text: str, style: str) -> Extraction:
         word = _last_match(_POLAR, text)
         if word is None:
             return Extraction("", "", NONE)
-        before = _last_match(_SENTENCE_END, text[: word.start()])
-        after = _SENTENCE_END.search(text, word.end())
+        before = _last_match(SENTENCE_END, text[: word.start()])
+        after = SENTENCE_END.search(text, word.end())
         sentence = text[before.end() if before else 0 : after.start() if after else len(text)]
         return _committed(Extraction(_polar_answer(sentence), "last_word", FOUND), style)
     formulas = [] if style in NUMERIC_STYLES else _formulas(text)
     if formulas:
         rule, (_, end, answer) = "last_formula", formulas[-1]
     else:
-        number = _last_match(_NUMBER, text)
-        if number is None:
+        found = last_stated(text)
+        if found is None:
             return Extraction("", "", NONE)
-        rule, end, answer = "last_number", number.end(), number.group().strip()
+        rule, (answer, end) = "last_number", found
     if _is_unfinished(text, end):
         return Extraction("", rule, TRUNCATED)
     return Extraction(answer, rule, FOUND)
@@ -340,7 +351,7 @@ def _last(text: str, style: str) -> Extraction:
 def _is_unfinished(text: str, position: int) -> bool:
     """Whether a sentence begins after ``position`` and does not end: the text was cut off."""
     tail = text[position:]
-    last_end = _last_match(_SENTENCE_END, tail)
+    last_end = _last_match(SENTENCE_END, tail)
     if last_end is None:
         return False
     fragment = tail[last_end.end() :].strip()

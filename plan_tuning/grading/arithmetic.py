@@ -17,11 +17,11 @@ _MAX_FACTORIAL = 5000
 _MAX_DIGITS = 1000
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d{1,4}(?![\d.]))?|\.\d+)|(?P<macro>\\[A-Za-z]+)"
+    r"\s*(?:(?P<number>\d+(?:\.\d*)?(?:[eE][-+]?\d{1,4}(?![\d.]))?|\.\d+|\.(?=\\overline))"
+    r"|(?P<macro>\\[A-Za-z]+)"
     r"|(?P<symbol>[-+*/^!(){}\[\]]))\s*"
 )
 _SPACED_MIXED = re.compile(r"(-?)(\d{1,18}) (\d{1,18})/(\d{1,18})")
-_REPEATING = re.compile(r"(-?)(\d{0,50})\.(\d{0,50})\\overline\{(\d{1,50})\}")
 _PLAIN = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -35,8 +35,8 @@ def evaluate(text: str) -> Fraction | None:
     Returns:
         The value, or None where the text is not plain arithmetic, or too large.
 
-    >>> evaluate(r"1\frac{1}{2}"), evaluate(r"2^{10}-5!"), evaluate(r"x+1")
-    (Fraction(3, 2), Fraction(904, 1), None)
+    >>> evaluate(r"1\frac{1}{2}"), evaluate(r"2^{10}-5!"), evaluate(r"0.1\overline{6}")
+    (Fraction(3, 2), Fraction(904, 1), Fraction(1, 6))
     """
     mixed = _SPACED_MIXED.fullmatch(text)
     if mixed:
@@ -44,12 +44,6 @@ def evaluate(text: str) -> Fraction | None:
         if not int(under):
             return None
         value = int(whole) + Fraction(int(over), int(under))
-        return -value if sign else value
-    repeating = _REPEATING.fullmatch(text)
-    if repeating:
-        sign, before, after, period = repeating.groups()
-        nines = int("9" * len(period) + "0" * len(after))
-        value = Fraction(int((before + after + period) or 0) - int((before + after) or 0), nines)
         return -value if sign else value
     try:
         return _Parser(text).parse()
@@ -147,6 +141,8 @@ class _Parser:
             self._take()
             if self._peek() == "{":
                 exponent = self._group()
+            elif self._peek() == "(":
+                exponent = self._atom()
             elif self._is_number(self.index):
                 digits = self._take()
                 # without braces LaTeX raises to one digit only; people mean all of them
@@ -168,6 +164,8 @@ class _Parser:
     def _atom(self) -> Fraction:
         if self._is_number(self.index):
             literal = self._take()
+            if self._peek() == "\\overline" and "." in literal:
+                return self._recurring(literal)
             value = _number(literal)
             if literal.isdigit() and self._peek() == "\\frac":
                 return value + self._proper_fraction()
@@ -195,6 +193,18 @@ class _Parser:
                 self._take("]")
             return _exact_root(self._group(), degree)
         raise _NotExactError
+
+    def _recurring(self, literal: str) -> Fraction:
+        """Read a decimal whose last digits stand under a bar."""
+        self._take()
+        self._take("{")
+        period = self._take()
+        self._take("}")
+        before, _, after = literal.partition(".")
+        if not period.isdigit() or not (before + after + "0").isdigit() or len(period) > 50:
+            raise _NotExactError
+        nines = int("9" * len(period) + "0" * min(len(after), _MAX_DIGITS))
+        return _number(f"{before or 0}.{after or 0}") + Fraction(int(period), nines)
 
     def _proper_fraction(self) -> Fraction:
         """Read the fraction of a mixed number; an improper one would be a product."""

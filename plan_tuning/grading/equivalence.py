@@ -19,6 +19,7 @@ from plan_tuning.grading.guards import is_safe
 from plan_tuning.grading.normalisation import MAX_DEPTH, MAX_LENGTH, depth, normalise
 from plan_tuning.grading.quantities import conclusion, holds, same_side, turned, unknowns
 from plan_tuning.grading.scalars import Criteria, same_base, same_number, same_ratio
+from plan_tuning.grading.sets import bare_set, real_set, same_set
 from plan_tuning.grading.structure import (
     APPROXIMATELY,
     Relation,
@@ -157,10 +158,16 @@ class _Comparison:
             return polar(gold) is not None and polar(gold) == polar(answer)
         if _squashed(gold) == _squashed(answer):
             return True
+        if same_choice(gold, answer):
+            return True
         answer = conclusion(without_lead(answer))
         choice = same_choice(gold, answer)
         if choice is not None:
             return choice
+        gold, answer = bare_set(gold), bare_set(answer)
+        gold_reals, answer_reals = real_set(gold), real_set(answer)
+        if gold_reals and answer_reals and (gold_reals.is_certain or answer_reals.is_certain):
+            return same_set(gold_reals, answer_reals, self.same_items)
         words = words_of(gold)
         if words is not None:
             return words == (words_of(answer) or "")
@@ -321,12 +328,17 @@ class _Comparison:
             return ratio
         first, second = evaluate(expected.value), _value(given.value)
         if first is not None and second is not None:
-            return same_number(
-                first * expected.scale,
-                second * given.scale,
-                (expected_unit == PERCENT, given.is_percent),
-                (expected.value, given.value),
-                self.criteria,
+            # whether eggs or dozens were asked for is not known here: 2 dozen is 24, and 2
+            is_dozens = self.criteria.style == "gsm8k" and "dozen" in answer.casefold()
+            return any(
+                same_number(
+                    first * expected.scale,
+                    second * scale,
+                    (expected_unit == PERCENT, given.is_percent),
+                    (expected.value, given.value),
+                    self.criteria,
+                )
+                for scale in ((given.scale, given.scale // 12) if is_dozens else (given.scale,))
             )
         if expected.scale != given.scale or expected_unit != given.unit == PERCENT:
             return False

@@ -27,8 +27,8 @@ from plan_tuning.grading.answers import (
     extract,
 )
 from plan_tuning.grading.equivalence import compare, gold_defect, request_fields
+from plan_tuning.grading.pool import WorkerPool
 from plan_tuning.grading.scalars import Criteria
-from plan_tuning.grading.workers import WorkerPool
 from plan_tuning.records import Problem, Verdict
 
 logger = logging.getLogger(__name__)

@@ -7,37 +7,18 @@ is evaluated. The result is what :mod:`plan_tuning.grading.equivalence` takes ap
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from plan_tuning.grading.characters import plain_characters
+from plan_tuning.grading.decoration import undecorated, without_markup
+from plan_tuning.grading.spelling import (
+    comma_groups_joined,
+    spaced_groups_joined,
+    spelled,
+    with_overlines,
+)
 
 MAX_LENGTH = 3000  # longer answers are compared as they are
 MAX_DEPTH = 40  # of nested braces and brackets
-
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙ", "0123456789+-=()n")
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ]+")
-_SUBSCRIPT_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙ]+")
-_GREEK = {
-    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "θ": "theta",
-    "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi",
-    "ϕ": "phi", "χ": "chi", "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta",
-    "Λ": "Lambda", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
-}  # fmt: skip
-_SYMBOLS = {
-    **{letter: f"\\{name} " for letter, name in _GREEK.items()},
-    **dict.fromkeys("−–—‐‑‒﹣－", "-"),
-    **dict.fromkeys("×·⋅∙•∗✕⨯", "\\cdot "),
-    "÷": "/", "⁄": "/", "∕": "/", "∶": ":", "∞": "\\infty ", "≤": "\\le ", "≥": "\\ge ",
-    "⩽": "\\le ", "⩾": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "±": "\\pm ", "∓": "\\mp ",
-    "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "ℝ": "\\mathbb{R}",
-    "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
-    "°": "^{\\circ}", "º": "^{\\circ}", "˚": "^{\\circ}", "⌊": "\\lfloor ", "⌋": "\\rfloor ",
-    "⌈": "\\lceil ", "⌉": "\\rceil ", "∠": "\\angle ", "′": "'", "’": "'", "‘": "'", "“": '"',
-    "”": '"', "„": '"', "…": "\\ldots ", "€": "$", "£": "$", "¥": "$", "₹": "$", "¢": " cents",
-    "∖": "\\setminus ", "∣": "|",
-}  # fmt: skip
-_SYMBOL = re.compile("|".join(map(re.escape, _SYMBOLS)))
-_ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-z]|(?=[({\\]))")
-_ROOT_DEGREE = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 _SYNONYMS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom",
@@ -49,7 +30,11 @@ _SYNONYMS = {
     "vert": "|", "mid": "|", "lt": "<", "gt": ">", "div": "/", "degree": "°", "textdegree": "°",
     "pounds": "$", "euro": "$", "textdollar": "$", "colon": ":",
     "approxeq": "approx", "simeq": "approx", "land": " and ", "lor": " or ", "wedge": " and ",
-    "vee": " or ", "prime": "'",
+    "vee": " or ", "prime": "'", "nicefrac": "frac", "sfrac": "frac", "xfrac": "frac",
+    "flatfrac": "frac", "bigcup": "cup", "bigcap": "cap", "textminus": "-", "minus": "-",
+    "R": "\\mathbb{R}", "reals": "\\mathbb{R}", "Reals": "\\mathbb{R}", "Z": "\\mathbb{Z}",
+    "N": "\\mathbb{N}", "Q": "\\mathbb{Q}", "C": "\\mathbb{C}", "percent": "%",
+    "textpercent": "%",
 }  # fmt: skip
 
 
@@ -60,30 +45,44 @@ def _names(words: str) -> frozenset[str]:
 _SILENT = _names(
     "left right middle displaystyle textstyle scriptstyle limits nolimits mathstrut strut big "
     "Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bf rm it sf tt cal boldmath "
-    "hfill centering small large normalsize nonumber notag par noindent"
+    "hfill centering tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge "
+    "bfseries itshape upshape sffamily ttfamily rmfamily normalfont scriptscriptstyle mathord "
+    "mathbin mathrel mathopen mathclose mathinner relax protect nonumber notag par noindent"
 )
 _SPACES = frozenset(("quad", "qquad", "enspace", "thinspace", "space", "medspace", "thickspace"))
 _TEXT_WRAPPERS = _names(
     "text mathrm textbf textit textrm textnormal textsf texttt mbox hbox emph operatorname "
-    "mathsf textup"
+    "mathsf textup texttt textsc mathtt mathnormal"
 )
 _PLAIN_WRAPPERS = _names(
     "boxed fbox framebox mathbf mathit mathcal mathbb boldsymbol bm underline overline mathop "
-    "bold ensuremath vec widehat hat bar"
+    "bold ensuremath vec widehat hat bar dot mathfrak mathscr"
 )
 # Of the plain wrappers these mean something: they stay.
-_MEANINGFUL = frozenset(("overline", "vec", "widehat", "hat", "bar", "mathbb"))
-_SIZED = frozenset(("hspace", "vspace", "phantom", "hphantom", "vphantom", "label", "tag", "color"))
+_MEANINGFUL = frozenset(("overline", "vec", "widehat", "hat", "bar", "dot", "mathbb"))
+_SIZED = _names(
+    "hspace vspace phantom hphantom vphantom label tag color cancel bcancel xcancel sout fontsize"
+)
+# What dresses its last argument, and how many arguments say how.
+_DRESSED = {
+    "textcolor": 1, "mathcolor": 1, "colorbox": 1, "fcolorbox": 2, "href": 1, "style": 1,
+    "class": 1, "cssId": 1, "enclose": 1, "raisebox": 1, "scalebox": 1, "bbox": 0,
+}  # fmt: skip
+_BLACKBOARD = frozenset(("Bbb", "mathds"))
 
 _TOKEN = re.compile(r"\\([A-Za-z]+)\*?|\\(.)|(.)", re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'\-/]*")
+_WORD_AHEAD = re.compile(r"[A-Za-z]{3}")
 _SPACE_NEXT_TO_SYMBOL = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
-_THIN_GROUPS = re.compile(r"(?<=\d)(?:\\,|\\!|\\;|\\:|\{,\}|\\ |,\\!\s*|\{ \})(?=\d{3}(?!\d))")
-_SPACE_GROUPS = re.compile(r"(?<![\d.A-Za-z^_])\d{1,3}(?: \d{3})+(?![\d])")
-_COMMA_GROUPS = re.compile(r"(?<![\d.,^_])\d{1,3}(?:,\d{3})+(?![\d,]|, ?\d)")
 _DEGREE = re.compile(r"\^(?:\{\s*(?:\\circ|°)\s*\}|\s*\\circ|\s*°)")
 _BARE_SCRIPT = re.compile(r"([\^_]) ?(\w) (?=\w)")  # \log_2 8: the space ends the subscript
 _TWO_ARGUMENTS = frozenset(("frac", "binom"))
+_INFIX = re.compile(r"\\(over|choose)(?![A-Za-z])")
+_INFIX_NAMES = {"over": "frac", "choose": "binom"}
+_RELATION_MACRO = re.compile(r"\\(?:le|ge|leq|geq|in|cup|approx)(?![A-Za-z])")
+_IDLE_BEFORE = re.compile(r"(?:^|[\s\d(+\-=,$])$")  # braces that are no macro's argument
+_MAX_INFIX = 20
+_OPTION = re.compile(r"\s*\[[^\[\]]{0,80}\]")
 
 
 def normalise(raw: str, *, grouping: bool = True) -> str:
@@ -98,18 +97,26 @@ def normalise(raw: str, *, grouping: bool = True) -> str:
     """
     if len(raw) > MAX_LENGTH:
         return raw.strip()
-    text = _plain_characters(raw)
-    text = _strip_outside(text)
-    text = _THIN_GROUPS.sub("", text)
-    text = _rewrite(text, 0)
+    text = plain_characters(without_markup(raw))
+    text = _strip_outside(spelled(text))
+    text = with_overlines(rewritten(text))
     text = _DEGREE.sub("°", text)
     text = " ".join(text.split())
     text = _BARE_SCRIPT.sub(r"\1{\2}", text)
-    text = _SPACE_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
+    text = spaced_groups_joined(text)
     if grouping:
         text = _join_groups(text)
     text = _SPACE_NEXT_TO_SYMBOL.sub(_keep_macro_space, text)
     return _strip_outside(_unbrace(text))
+
+
+def rewritten(text: str) -> str:
+    r"""Write every macro in the one form that is known here.
+
+    >>> rewritten(r"{3 \over 4}"), rewritten(r"\textcolor{red}{\dfrac12}")
+    ('\\frac{3}{4}', '\\frac{1}{2}')
+    """
+    return _rewrite(_prefixed(text), 0)
 
 
 def depth(text: str) -> int:
@@ -124,35 +131,6 @@ def depth(text: str) -> int:
     return deepest
 
 
-def _plain_characters(raw: str) -> str:
-    text = _SUPERSCRIPT_RUN.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", raw)
-    text = _SUBSCRIPT_RUN.sub(lambda m: f"_{{{m.group().translate(_SUBSCRIPTS)}}}", text)
-    text = _ROOT.sub(_root, text)
-    text = _SYMBOL.sub(lambda m: _SYMBOLS[m.group()], text)
-    if text.isascii():
-        return text
-    characters = []
-    for character in text:
-        category = unicodedata.category(character)
-        if category in ("Cf", "Cs", "Cc", "Cn", "Co") and character not in "\n\t":
-            continue
-        if category == "No" and "FRACTION" in unicodedata.name(character, ""):
-            # before NFKC, which would glue the whole part of 2½ to its numerator
-            over, _, under = unicodedata.normalize("NFKC", character).partition("⁄")
-            characters.append(f"\\frac{{{over}}}{{{under}}}")
-        elif category in ("Zs", "Zl", "Zp"):
-            characters.append(" ")
-        else:
-            characters.append(character)
-    text = unicodedata.normalize("NFKC", "".join(characters))
-    return _SYMBOL.sub(lambda m: _SYMBOLS[m.group()], text)
-
-
-def _root(match: re.Match[str]) -> str:
-    macro = f"\\sqrt{_ROOT_DEGREE[match.group(1)]}"
-    return f"{macro}{{{match.group(2)}}}" if match.group(2) else macro
-
-
 def _strip_outside(text: str) -> str:
     """Drop what stands around an answer: spaces, emphasis, quotes, a final period or comma."""
     while True:
@@ -163,6 +141,7 @@ def _strip_outside(text: str) -> str:
             shorter = shorter[1:-1]
         if shorter.endswith((".", ",", ";", ":")) and not shorter.endswith(("\\,", "\\;", "\\:")):
             shorter = shorter[:-1]
+        shorter = undecorated(shorter)
         if shorter == text:
             return text
         text = shorter
@@ -196,6 +175,52 @@ def _rewrite(text: str, level: int) -> str:
     return "".join(out)
 
 
+def _prefixed(text: str) -> str:
+    r"""Write ``a \over b`` as ``\frac{a}{b}``, and ``n \choose k`` likewise."""
+    for _ in range(_MAX_INFIX):
+        match = _INFIX.search(text)
+        if match is None:
+            break
+        start, end = _group_around(text, match.start(), match.end())
+        over, under = text[start : match.start()].strip(), text[match.end() : end].strip()
+        if (
+            text[:start].endswith("{")
+            and text[end : end + 1] == "}"
+            and _IDLE_BEFORE.search(text, 0, start - 1)
+        ):
+            start, end = start - 1, end + 1
+        piece = f"\\{_INFIX_NAMES[match.group(1)]}{{{over}}}{{{under}}}"
+        text = text[:start] + piece + text[end:]
+    return text
+
+
+def _group_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """Find the group that an infix macro divides: braces, brackets or one side of a relation."""
+    level = 0
+    while start > 0:
+        character = text[start - 1]
+        if character in ")]}":
+            level += 1
+        elif character in "([{":
+            level -= 1
+        if level < 0 or (level == 0 and character in ",;$&=<>"):
+            break
+        start -= 1
+    relation = list(_RELATION_MACRO.finditer(text, start, end))
+    level = 0
+    while end < len(text):
+        character = text[end]
+        if character in "([{":
+            level += 1
+        elif character in ")]}":
+            level -= 1
+        stops = level == 0 and (character in ",;$&=<>" or text.startswith("\\text", end))
+        if level < 0 or stops or text.startswith("\\right", end):
+            break
+        end += 1
+    return (relation[-1].end() if relation else start), end
+
+
 def _escape(character: str) -> str:
     if character in ",;: >\n\t":
         return " "
@@ -214,8 +239,16 @@ def _macro(name: str, text: str, position: int, level: int) -> tuple[str, int]:
     if name in _SPACES:
         return " ", position
     if name in _SIZED:
-        _, position = _argument(text, position)
+        _, position = _argument(text, _behind_option(text, position))
         return "", position
+    if name in _DRESSED:
+        position = _behind_option(text, position)
+        for _ in range(_DRESSED[name]):
+            _, position = _argument(text, position)
+        content, position = _argument(text, position)
+        return _rewrite(content, level + 1), position
+    if name in _BLACKBOARD:
+        name = "mathbb"
     if name in _TEXT_WRAPPERS:
         content, position = _argument(text, position)
         return _worded(_rewrite(content, level + 1)), position
@@ -238,6 +271,11 @@ def _macro(name: str, text: str, position: int, level: int) -> tuple[str, int]:
         degree = f"[{_rewrite(index.group(1), level + 1).strip()}]" if index else ""
         return f"\\sqrt{degree}{{{_rewrite(content, level + 1).strip()}}}", position
     return f"\\{name} ", position
+
+
+def _behind_option(text: str, position: int) -> int:
+    option = _OPTION.match(text, position)
+    return option.end() if option else position
 
 
 def _argument(text: str, position: int) -> tuple[str, int]:
@@ -282,9 +320,7 @@ def _join_groups(text: str) -> str:
     for position, character in enumerate(text):  # only outside brackets: (312,123) is a pair
         if character in "([":
             if level == 0:
-                out.append(
-                    _COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), text[start:position])
-                )
+                out.append(comma_groups_joined(text[start:position]))
                 start = position
             level += 1
         elif character in ")]" and level:
@@ -294,7 +330,7 @@ def _join_groups(text: str) -> str:
                 start = position + 1
     rest = text[start:]
     if level == 0:
-        rest = _COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), rest)
+        rest = comma_groups_joined(rest)
     return "".join(out) + rest
 
 
@@ -302,7 +338,11 @@ def _keep_macro_space(match: re.Match[str]) -> str:
     """Keep the space that ends a macro's name; every other space beside a symbol means nothing."""
     before = re.search(r"\\[A-Za-z]+$", match.string[max(0, match.start() - 20) : match.start()])
     after = match.string[match.end() : match.end() + 1]
-    return " " if before and after.isalnum() else ""
+    if before:
+        return " " if after.isalnum() else ""
+    # a word behind a closed value is its unit, or another word
+    is_word = _WORD_AHEAD.match(match.string, match.end())
+    return " " if is_word and match.string[match.start() - 1] in ")}%" else ""
 
 
 _SINGLE_BRACED = re.compile(r"([\^_])\{(\d|[A-Za-z])\}(?![0-9A-Za-z])")

@@ -3,7 +3,7 @@ r"""two canonical formulas -> equal or not: algebra, the last resort of the grad
 math-verify's parser reads the formulas, and its ``verify`` compares what are no expressions (sets,
 matrices). Expressions are evaluated to 50 digits, at several points where they have variables: that
 settles nearly all pairs, and it tells numbers apart that rounding makes equal (1/2^98 and 1/2^88).
-This module runs in the killable workers of :mod:`plan_tuning.grading.workers` only.
+This module runs in the killable workers of :mod:`plan_tuning.grading.pool` only.
 """
 
 from __future__ import annotations

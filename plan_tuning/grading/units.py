@@ -59,6 +59,7 @@ _MULTIPLIERS = {
     "trillion": 10**12,
     "dozen": 12,
 }
+_MULTIPLIERS |= {f"{word}s": value for word, value in _MULTIPLIERS.items()}
 
 
 def _names(words: str) -> frozenset[str]:

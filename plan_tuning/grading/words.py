@@ -34,12 +34,16 @@ _DETERMINER = re.compile(
     r"|no\s+(?:such|one|longer|more|idea|way)\b",
     re.IGNORECASE,
 )
-_CHOICE = re.compile(r"\(?([A-Z])\)?[.:)]?")
-_CHOICE_AND_TEXT = re.compile(r"\(?([A-Z])(?:\)|\.|:)\s*\S.*")
+_CHOICE = re.compile(r"[(\[]?([A-Z])[)\]]?[.:)]?")
+_CHOICE_AND_TEXT = re.compile(r"[(\[]?([A-Z])(?:[)\]]|\.|:)\s*\S.*")
+_CHOICE_LEAD = re.compile(r"(?:option|choice|answer|letter|alternative)\b\s*:?\s*", re.IGNORECASE)
+_LOWER_LETTER = re.compile(r"[(\[]?[a-z](?![A-Za-z])")
+_CHOICE_TAIL = re.compile(r"\s*is\s(?:the\s)?(?:correct|right)(?:\s(?:answer|option|choice))?$")
 _TEXT_MACRO = re.compile(r"\\text\{([^{}]*)\}")
+_LABEL = r"(?:(?:so|thus|hence|the|my|our|final|correct)\s?){0,4}(?:answers?|ans|result|solutions?)"
 _LEAD = re.compile(
-    r"(?:\\text\{)?"
-    r"(?:[A-Za-z' ]{0,80}\b(?:is|are|equals)\b|(?:approximately|about|roughly|exactly)\b|\\approx)"
+    rf"(?:\\text\{{)?(?:{_LABEL}\s?(?:\}}\s?:?|[:.]\}}?)"
+    r"|[A-Za-z' ]{0,80}\b(?:is|are|equals)\b|(?:approximately|about|roughly|exactly)\b|\\approx)"
     r"[\s:}]*",
     re.IGNORECASE,
 )
@@ -102,16 +106,29 @@ def has_polar(text: str) -> bool:
 
 
 def same_choice(gold: str, answer: str) -> bool | None:
-    """Compare choice letters; None where the gold is none, or might be a variable."""
-    expected = _CHOICE.fullmatch(gold)
+    r"""Compare choice letters; None where the gold is none, or might be a variable.
+
+    >>> same_choice("E", r"\text{Option E}"), same_choice("E", "Choice(D)"), same_choice("x", "E")
+    (True, False, None)
+    """
+    expected = _CHOICE.fullmatch(_letter(gold))
     if expected is None:
         return None
-    given = _CHOICE.fullmatch(answer) or _CHOICE_AND_TEXT.fullmatch(
-        _TEXT_MACRO.sub(r" \1", answer).strip()
-    )
+    named = _letter(answer)
+    given = _CHOICE.fullmatch(named) or _CHOICE_AND_TEXT.fullmatch(named)
     if given is not None:
         return expected.group(1) == given.group(1)
     return False if gold.startswith("(") else None
+
+
+def _letter(text: str) -> str:
+    """Drop ``option`` and the like before a letter, and ``is correct`` behind it."""
+    plain = _TEXT_MACRO.sub(r" \1", text).strip()
+    lead = _CHOICE_LEAD.match(plain)
+    if lead is not None:
+        plain = plain[lead.end() :]
+        plain = plain[:2].upper() + plain[2:] if _LOWER_LETTER.match(plain) else plain
+    return _CHOICE_TAIL.sub("", plain)
 
 
 def words_of(text: str) -> str | None:
@@ -131,8 +148,13 @@ def number_of(text: str) -> int | None:
 
     >>> number_of("Seven"), number_of("twenty-one"), number_of("seventeen of them")
     (7, 21, None)
+    >>> number_of("minus five")
+    -5
     """
     parts = unwrapped(text).casefold().replace("-", " ").split()
+    if len(parts) > 1 and parts[0] in ("minus", "negative"):
+        value = number_of(" ".join(parts[1:]))
+        return None if value is None else -value
     if len(parts) == 1:
         return _NUMBERS.get(parts[0])
     if len(parts) == 2:

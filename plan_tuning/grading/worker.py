@@ -1,6 +1,6 @@
 """The grader's worker process: reads comparisons as JSON lines, answers in JSON lines.
 
-Started by :mod:`plan_tuning.grading.workers` as ``python -m plan_tuning.grading.worker``. It holds
+Started by :mod:`plan_tuning.grading.pool` as ``python -m plan_tuning.grading.worker``. It holds
 no state that matters and may be killed at any moment. It ends by itself when its input closes or
 its parent is gone, and the kernel ends it when one comparison outlives its limit, whoever still
 lives.

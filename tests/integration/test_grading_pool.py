@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.grading.workers import WorkerError
+from plan_tuning.grading.pool import WorkerError
 from plan_tuning.records import Problem, Verdict
 from plan_tuning.tasks.benchmarks import DataError, load
 from plan_tuning.tasks.contamination_command import contamination
