@@ -1,7 +1,7 @@
 """Artifacts: what one stage hands to the next, addressed by the hash of what determines it.
 
-``build(root, kind, spec, make)`` returns the folder of a finished artifact and makes it first where
-it is absent. A folder appears under its final name only when it is complete; until then it is
+``build(root, kind, key, make)`` makes an artifact where it is absent. A folder
+appears under its final name only when it is complete; until then it is
 worked on under ``.partial/``, where an interrupted builder leaves what its successor can resume
 from. One process builds at a time, the others wait and use the result.
 """
@@ -188,8 +188,8 @@ def build(
     *,
     spec: Any,
     upstream: Mapping[str, str] | None = None,
-) -> Path:
-    """Return the finished artifact's folder, making it first where it is absent.
+) -> bool:
+    """Make an artifact where it is absent; returns whether this call made it.
 
     Args:
         root: the artifacts' root, usually ``multirun_outputs/artifacts``.
@@ -205,7 +205,7 @@ def build(
     """
     folder = folder_of(root, kind, key)
     if is_complete(folder):
-        return folder
+        return False
     partial = root / kind / ".partial" / key
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def build(
         lock.acquire()
     try:
         if is_complete(folder):
-            return folder
+            return False
         partial.mkdir(exist_ok=True)
         start = time.perf_counter()
         facts = make(partial)
@@ -242,7 +242,7 @@ def build(
         os.replace(partial, folder)
     finally:
         lock.release()
-    return folder
+    return True
 
 
 def provenance() -> dict[str, Any]:

@@ -15,9 +15,8 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,14 @@ from plan_tuning.artifacts import (
     read_manifest,
     write_atomic,
 )
-from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.run import Config
+from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
-from plan_tuning.job.costs import describe
-from plan_tuning.job.examining import examination
-from plan_tuning.job.graph import JobGraph, Stage
+from plan_tuning.job.costs import print_stages
+from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.learning import learn, training_provenance
-from plan_tuning.job.models import Roles
-from plan_tuning.job.reinforcing import reinforce, start_config
+from plan_tuning.job.models import Models, check_machine, prepare_torch
 from plan_tuning.job.result import (
     CURVES_FILE,
     DECONTAMINATED,
@@ -56,13 +52,16 @@ from plan_tuning.job.result import (
     write_predictions,
     write_result,
 )
-from plan_tuning.job.specs import artifacts_root, calls_folder, job_graph
-from plan_tuning.job_record import JobResult, parse_metrics
+from plan_tuning.job.train import Process, Training, training_call
+from plan_tuning.job.train_spec import start_config
+from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
 from plan_tuning.records import Problem, to_json
 from plan_tuning.tracking import Tracker, track
-from plan_tuning.training.processes import train_in_ranks
 
 logger = logging.getLogger(__name__)
+
+Make = Callable[[Path], Mapping[str, Any]]
+"""Writes an artifact into a folder and returns the facts of its manifest."""
 
 
 def run_job(config: Config, context: JobContext) -> float | None:
@@ -76,38 +75,40 @@ def run_job(config: Config, context: JobContext) -> float | None:
     """
     graph = job_graph(config)
     if config.dry_run:
-        describe(config, graph)
+        print_stages(config, graph)
         return None
     check_overwritten(context.folder, graph.fingerprint)
     finished = read_result(context.folder, graph.fingerprint)
     if finished is not None and graph.is_done:
         logger.info("already done: %s", context.folder / "result.json")
         return finished.objective
+    with _recorded(config, graph, context) as job:
+        job.outcome.device = check_machine(config, graph)  # before anything is paid for
+        if graph.corpus is not None and job.needs_corpus:
+            job.distil(graph.corpus)
+        if graph.student is not None:
+            if graph.start is not None and not graph.student.is_available:
+                job.train(graph.start, start_config(config))
+            job.train(graph.student, config)
+        for place in range(len(graph.predictions)):
+            job.evaluate(place)
+    first = [stage.label for stage in graph.predictions[:1]]
+    return job.outcome.metrics[first[0]].accuracy if first else None
+
+
+@contextmanager
+def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[Job]:
+    """Follow a job in W&B and leave its result.json, of a completed job or of a failed one."""
     started = time.perf_counter()
     outcome = Outcome()
-    values = {
-        "settings": to_json(config),
-        "choices": dict(context.choices),
-        "key": graph.fingerprint,
-        "fingerprints": to_json(fingerprints(graph)),
-    }
     result: JobResult | None = None
-    run_id = fingerprint_of(
-        [graph.fingerprint, context.sweep_name, context.name], stage="run", version=1
-    )
     try:
-        with track(
-            config.logger,
-            folder=context.folder,
-            run_id=run_id,
-            name=" ".join(context.overrides) or context.name,
-            group=context.sweep_name,
-            job_type=config.method.name,
-            tags=[*config.tags, config.data.name, config.model.name],
-            values=values,
-        ) as tracker:
+        with _tracked(config, graph, context) as tracker:
             with ExitStack() as resources:
-                Job(config, graph, context, outcome, tracker, resources).run()
+                job = Job(config, graph, context, outcome, tracker, resources)
+                yield job
+                del job.models  # the next job of this process gets the memory
+                gc.collect()
             wall_s = time.perf_counter() - started
             result = write_result(config, graph, context, outcome, wall_s=wall_s)
             tracker.log_summary(
@@ -122,11 +123,32 @@ def run_job(config: Config, context: JobContext) -> float | None:
             logger.error("job failed: %s", error, exc_info=not is_mistake)
         raise
     log_accuracies(outcome)
-    return result.objective
+
+
+def _tracked(
+    config: Config, graph: JobGraph, context: JobContext
+) -> AbstractContextManager[Tracker]:
+    """Open the job's run in W&B: the same one where it is resumed."""
+    names = [graph.fingerprint, context.sweep_name, context.name]
+    return track(
+        config.logger,
+        folder=context.folder,
+        run_id=fingerprint_of(names, stage="run", version=1),
+        name=" ".join(context.overrides) or context.name,
+        group=context.sweep_name,
+        job_type=config.method.name,
+        tags=[*config.tags, config.data.name, config.model.name],
+        values={
+            "settings": to_json(config),
+            "choices": dict(context.choices),
+            "key": graph.fingerprint,
+            "fingerprints": to_json(fingerprints(graph)),
+        },
+    )
 
 
 class Job:
-    """One job while it runs: builds what is missing, stage by stage."""
+    """One job while it runs: builds what is missing, stage by stage, and notes what came of it."""
 
     def __init__(
         self,
@@ -142,77 +164,56 @@ class Job:
         self.context = context
         self.outcome = outcome
         self.tracker = tracker
-        self.roles = Roles(config, graph, outcome, resources)
+        self.models = Models(
+            config,
+            graph,
+            build_base=self._base,
+            on_usage=outcome.add_calls,
+            resources=resources,
+        )
 
-    def run(self) -> None:
-        """Build the job's stages in the order of the flow."""
-        self.roles.check_machine()  # before anything is paid for
+    @property
+    def needs_corpus(self) -> bool:
+        """Whether the corpus is read, or made for a student that is not there yet."""
         corpus, student, stages = self.graph.corpus, self.graph.student, self.config.stages
         is_trained = student is not None and student.is_available
         may_build = "train" in stages or set(stages) == {"distill"}
-        if corpus is not None and (corpus.is_available or (may_build and not is_trained)):
-            self._distil(corpus)
-        if student is not None:
-            start = self.graph.start
-            if start is not None and not is_trained:
-                self._train(start, start_config(self.config))
-            self._train(student, self.config)
-        for place, entry in enumerate(self.config.benchmarks[: len(self.graph.predictions)]):
-            self._evaluate(entry, place)
-        del self.roles  # the next job of this process gets the memory
-        gc.collect()
+        return corpus is not None and (corpus.is_available or (may_build and not is_trained))
 
-    def _distil(self, stage: Stage) -> None:
+    def distil(self, stage: Stage) -> None:
         """Problems → plans → scores → executions → corpus."""
-        folder, is_cached = self._build_corpus(stage, lambda: load_problems(self.config))
-        facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
-        self.outcome.corpus = corpus_facts(folder, facts)
+        make = partial(self._make_corpus, lambda: load_problems(self.config))
+        is_cached = self._obtain("distill", stage, make)
+        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
+        self.outcome.corpus = corpus_facts(stage.folder, facts)
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
             if "train" in self.config.stages:
-                self._show_trajectories(folder)
+                rows = decisions(
+                    read_trajectories(stage.folder),
+                    self.config.filter,
+                    needs_execution=self.config.method.learns_execution,
+                )
+                self.tracker.log_table("trajectories", rows)
 
-    def _show_trajectories(self, folder: Path) -> None:
-        """Show what the filter decides on each trajectory."""
-        rows = decisions(
-            read_trajectories(folder),
-            self.config.filter,
-            needs_execution=self.config.method.learns_execution,
-        )
-        self.tracker.log_table("trajectories", rows)
-
-    def _build_corpus(self, stage: Stage, load: Callable[[], list[Problem]]) -> tuple[Path, bool]:
-        """Distil problems, of the training set or of a test set, where that is not done yet."""
-        config = self.config
-
-        def make(folder: Path) -> Mapping[str, Any]:
-            from plan_tuning.distillation.corpus import make_corpus
-
-            return make_corpus(
-                folder,
-                load(),
-                config.teacher,
-                config.distillation,
-                config.evaluation.grading,
-                calls_folder(config),
-                progress=config.trainer.progress,
-                on_usage=self.outcome.add_calls,
-            )
-
-        return self._obtain(stage, "distill", make)
-
-    def _train(self, stage: Stage, config: Config) -> None:
+    def train(self, stage: Stage, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
-        found = self.outcome.corpus if config.method.needs_corpus else None
-        corpus = None if found is None else Path(found.path)
-        folder, is_cached = self._obtain(
-            stage, "train", partial(self._learn, config, corpus, stage)
+        corpus = self.outcome.corpus if config.method.needs_corpus else None
+        start = None if stage is self.graph.start else self.graph.start
+        training = Training(
+            config,
+            stage,
+            start=None if start is None else start.folder,
+            corpus=None if corpus is None else Path(corpus.path),
+            run_dir=self.context.folder,
+            process=Process(self.models, self.tracker, self.outcome.add_calls),
         )
-        facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
+        is_cached = self._obtain("train", stage, training_call(training))
+        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
         if corpus is not None:
             self.outcome.add_selection(facts.get("selection", {}))
         self.outcome.training = facts
-        curves = folder / CURVES_FILE
+        curves = stage.folder / CURVES_FILE
         if curves.is_file():
             text = curves.read_text(encoding="utf-8")
             write_atomic(self.context.folder / CURVES_FILE, text)
@@ -220,118 +221,83 @@ class Job:
                 self.tracker.log_curves(curves)
         self._track(stage, is_input=is_cached)
 
-    def _learn(
-        self, config: Config, corpus: Path | None, stage: Stage, folder: Path
-    ) -> Mapping[str, Any]:
-        """Train into ``folder``, here or in several processes."""
-        inputs: dict[str, Any] = {
-            "run_dir": self.context.folder,
-            "provenance": training_provenance(config, stage),
-        }
-        shared: dict[str, Any] = {"log_table": self.tracker.log_table}
-        train: Callable[..., Mapping[str, Any]]
-        if isinstance(config.method, GRPOConfig):
-            if corpus is None:
-                raise ArtifactError(
-                    "method=grpo needs a corpus of golden plans: corpus.path=FOLDER"
-                )
-            start = self.graph.start
-            inputs["start"] = self.roles.base if start is None else start.folder
-            inputs |= {"corpus": corpus, "calls": calls_folder(config)}
-            train = partial(reinforce, folder, config, config.method, **inputs)
-            shared |= {"grader": self.roles.grader, "on_usage": self.outcome.add_calls}
-        else:
-            inputs["corpus"] = corpus
-            inputs["problems"] = load_problems(config) if corpus is None else ()
-            inputs["base"] = self.roles.base
-            if config.method.continued_steps and self.graph.start is not None:
-                inputs["base"] = self.graph.start.folder
-                steps = config.method.continued_steps
-                config = replace(config, trainer=replace(config.trainer, max_steps=steps))
-            train = partial(learn, folder, config, **inputs)
-        curves = folder / CURVES_FILE
-        if config.trainer.devices == 1:
-            from plan_tuning.training.logs import CurveFile
-
-            if not isinstance(config.method, GRPOConfig):
-                shared["exam"] = examination(config, self.roles, inputs["corpus"])
-            loggers = [CurveFile(curves), *self.tracker.lightning_loggers()]
-            return train(loggers=loggers, **shared)
-        facts = train_in_ranks(train, config.trainer, curves)
-        self.tracker.log_curves(curves)
-        if isinstance(config.method, GRPOConfig):
-            from plan_tuning.training.grpo.fit import COMPLETIONS_FILE
-
-            self.tracker.log_rows("completions", folder / COMPLETIONS_FILE)
-        return facts
-
-    def _track(self, stage: Stage, *, is_input: bool) -> None:
-        """Record a finished artifact with its lineage; one given by path has none."""
-        if is_complete(stage.folder):
-            self.tracker.log_artifact(
-                stage.folder,
-                kind=stage.kind,
-                key=stage.fingerprint,
-                upstream=stage.upstream,
-                is_input=is_input,
-            )
-
-    def _evaluate(self, entry: str, place: int) -> None:
+    def evaluate(self, place: int) -> None:
         """Student → predictions → metrics, for one benchmark."""
-        config, stage = self.config, self.graph.predictions[place]
-        is_alone = config.method.name == "m2" and config.evaluation.plan == "none"
-        corpus = None
-        if self.graph.plan_corpora:
-            corpus, _ = self._build_corpus(
-                self.graph.plan_corpora[place],
-                lambda: load_benchmark(entry, config, is_tagged=False),
-            )
-        self._obtain(stage, "evaluate", partial(self._solve, entry, stage.label, is_alone, corpus))
+        config, graph, entry = self.config, self.graph, self.config.benchmarks[place]
+        stage, plans = graph.predictions[place], None
+        if graph.plan_corpora:
+            swapped = graph.plan_corpora[place]
+            load = partial(load_benchmark, entry, config, is_tagged=False)
+            self._obtain("distill", swapped, partial(self._make_corpus, load))
+            plans = swapped.folder
+        is_planned = config.method.name == "m2" and config.evaluation.plan != "none"
+        method = config.asked_as if is_planned or config.method.name != "m2" else "zero_shot"
+        self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
         path = stage.folder / PREDICTIONS_FILE
-        self.outcome.metrics[stage.label] = parse_metrics(
-            read_manifest(stage.folder)["facts"]["metrics"]
-        )
+        self.outcome.metrics[stage.label] = _metrics_of(stage)
         self.outcome.predictions[stage.label] = path
-        if self.graph.executor_predictions:  # what the executor can do without a plan
-            alone = self.graph.executor_predictions[place]
-            make = partial(self._solve, entry, alone.label, True, None)
-            folder, _ = self._obtain(alone, "evaluate", make)
-            metrics = parse_metrics(read_manifest(folder)["facts"]["metrics"])
-            self.outcome.executor_zero_shot[alone.label] = metrics
+        if graph.executor_predictions:  # what the executor can do without a plan
+            alone = graph.executor_predictions[place]
+            make = partial(self._solve, entry, alone.label, "zero_shot", None)
+            self._obtain("evaluate", alone, make)
+            self.outcome.executor_zero_shot[alone.label] = _metrics_of(alone)
         if config.evaluation.decontaminate is not None:
             self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
         if self.tracker.run is not None:
             rows = [to_json(row) for row in read_predictions(path)]
             self.tracker.log_table(f"predictions/{stage.label}", rows)
 
+    def _make_corpus(self, load: Callable[[], list[Problem]], folder: Path) -> Mapping[str, Any]:
+        """Distil problems, of the training set or of a test set."""
+        from plan_tuning.distillation.corpus import make_corpus
+
+        config = self.config
+        return make_corpus(
+            folder,
+            load(),
+            config.teacher,
+            config.distillation,
+            config.evaluation.grading,
+            config.paths.calls,
+            progress=config.trainer.progress,
+            on_usage=self.outcome.add_calls,
+        )
+
     def _solve(
-        self, entry: str, benchmark: str, is_alone: bool, corpus: Path | None, folder: Path
+        self, entry: str, benchmark: str, method: str, corpus: Path | None, folder: Path
     ) -> Mapping[str, Any]:
-        """Answer one benchmark into ``folder``; ``is_alone``: M2's executor, without any plan."""
+        """Answer one benchmark into ``folder``.
+
+        Args:
+            entry: the benchmark as the configuration names it.
+            benchmark: its name.
+            method: whose prompt is asked; m2's executor by itself is asked as ``zero_shot``.
+            corpus: where m2's plans are taken from that are swapped in.
+            folder: receives the predictions.
+        """
         from plan_tuning.evaluation.accuracy import summarize
         from plan_tuning.evaluation.predictions import solve, teacher_plans
         from plan_tuning.evaluation.progress import shown
 
-        config = self.config
+        config, models = self.config, self.models
         problems = load_benchmark(entry, config)
-        method = "zero_shot" if is_alone else config.asked_as
         plans = None
         if corpus is not None:
             plans = teacher_plans(read_trajectories(corpus))
         elif method == "m2" and config.evaluation.plan == "true":
             plans = {problem.id: problem.true_plan for problem in problems}
-        # With given plans, or without any, nobody but the executor is asked.
-        is_executor = is_alone or plans is not None
+        # With given plans, or without any, nobody but m2's executor is asked.
+        is_executor = plans is not None or (config.method.name == "m2" and method != "m2")
         with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
             predictions = solve(
-                self.roles.executor if is_executor else self.roles.tested,
+                models.executor if is_executor else models.tested,
                 problems,
                 method=method,
                 prompt=config.prompt,
                 evaluation=config.evaluation,
                 benchmark=benchmark,
-                grader=self.roles.grader,
-                executor=self.roles.executor if method == "m2" else None,
+                grader=models.grader,
+                executor=models.executor if method == "m2" else None,
                 plans=plans,
                 progress=progress,
             )
@@ -356,34 +322,59 @@ class Job:
         write_predictions(self.outcome.predictions[name], clean)
         self.outcome.metrics[name] = summarize(clean)
 
-    def _obtain(
-        self, stage: Stage, name: str, make: Callable[[Path], Mapping[str, Any]]
-    ) -> tuple[Path, bool]:
-        """Return the stage's folder, built if need be; and whether it was there already."""
+    def _obtain(self, name: str, stage: Stage, make: Make) -> bool:
+        """Build a stage where it is absent; returns whether it was there already."""
         started = time.perf_counter()
         is_cached = stage.is_available
         if not is_cached:
-            if name not in self.config.stages:
+            if name in STAGES and name not in self.config.stages:
                 raise ArtifactError(
                     f"stages={self.config.stages} does not list {name}, and {stage.folder} is not "
                     f"there. Build it first with the same command and 'stages=[{name}]', or give "
                     f"one by {'corpus' if name == 'distill' else 'student'}.path=FOLDER"
                 )
-            is_cached = True  # another process may build it while this one waits
-
-            def make_here(folder: Path) -> Mapping[str, Any]:
-                nonlocal is_cached
-                is_cached = False
-                return make(folder)
-
-            root = artifacts_root(self.config)
-            build(
-                root,
+            is_new = build(
+                self.config.paths.artifacts,
                 stage.kind,
                 stage.fingerprint,
-                make_here,
+                make,
                 spec=stage.spec,
                 upstream=stage.upstream,
             )
+            is_cached = not is_new  # another process may have built it while this one waited
         self.outcome.add_stage(name, time.perf_counter() - started, is_cached=is_cached)
-        return stage.folder, is_cached
+        return is_cached
+
+    def _base(self, stage: Stage | None, model: ModelConfig) -> str | Path:
+        """Make an untrained model of ours where it is absent; name it otherwise."""
+        if stage is None:
+            return str(model.path)
+        self._obtain("base", stage, partial(_make_base, self.config, model))
+        return stage.folder
+
+    def _track(self, stage: Stage, *, is_input: bool) -> None:
+        """Record a finished artifact with its lineage; one given by path has none."""
+        if is_complete(stage.folder):
+            self.tracker.log_artifact(
+                stage.folder,
+                kind=stage.kind,
+                key=stage.fingerprint,
+                upstream=stage.upstream,
+                is_input=is_input,
+            )
+
+
+def _metrics_of(predictions: Stage) -> BenchmarkMetrics:
+    return parse_metrics(read_manifest(predictions.folder)["facts"]["metrics"])
+
+
+def _make_base(config: Config, model: ModelConfig, folder: Path) -> Mapping[str, Any]:
+    prepare_torch(config.trainer)
+    if isinstance(model, MicroModelConfig):
+        from plan_tuning.training.microworld_base import train_base
+
+        logger.info("training the micro-world's base model: about a minute, once")
+        return train_base(folder, model, max_steps=config.debug.max_steps)
+    from plan_tuning.students.tiny import make_tiny
+
+    return make_tiny(folder, model.family, model.seed)

@@ -47,7 +47,7 @@ class Preflight(Callback):  # type: ignore[misc]
             checked = typed(config)
             check_outputs(checked)
             check_processes(checked)
-            from plan_tuning.job.specs import job_graph
+            from plan_tuning.job.graph import job_graph
 
             job_graph(checked)
         except ValueError as error:

@@ -21,8 +21,7 @@ from plan_tuning.config.registration import resource_folder
 from plan_tuning.config.run import Config
 from plan_tuning.config.typed import typed
 from plan_tuning.job.costs import teacher_line
-from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.specs import job_graph
+from plan_tuning.job.graph import JobGraph, job_graph
 from plan_tuning.sweep.jobs import Job
 from plan_tuning.sweep.sweeper import AblationSweeper
 

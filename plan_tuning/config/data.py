@@ -55,6 +55,6 @@ class MicroworldDataConfig(DataConfig, MicroworldConfig):
         """Whether the problems are made offline."""
         return True
 
-    def world(self) -> dict[str, object]:
-        """The knobs that determine the world's problems, for fingerprints."""
-        return {f.name: getattr(self, f.name) for f in fields(MicroworldConfig)}
+    def world(self) -> MicroworldConfig:
+        """The knobs that determine the world's problems, without those of ``data``."""
+        return MicroworldConfig(**{f.name: getattr(self, f.name) for f in fields(MicroworldConfig)})

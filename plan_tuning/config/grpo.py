@@ -5,14 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
-from plan_tuning.artifacts import hashed_values
 from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.evaluation import DECODINGS
 from plan_tuning.config.filter import FilterConfig
-from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
-from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import SCHEDULERS, MethodConfig, TrainerConfig
 
 LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo")
@@ -293,32 +289,3 @@ class StartConfig:
             "the folder of a student, with start=path and only there",
             "start=path start.path=multirun_outputs/artifacts/students/FINGERPRINT",
         )
-
-
-def grpo_content(
-    method: GRPOConfig, reward: RewardConfig, trainer: TrainerConfig, judge: TeacherConfig
-) -> dict[str, Any]:
-    """Say what of the settings determines a GRPO student, for its fingerprint.
-
-    What the start was trained with is in the start's own fingerprint.
-
-    Args:
-        method: all but what belongs to the hardware.
-        reward: parts that are switched on; its name is a label.
-        trainer: what GRPO takes from it.
-        judge: its identity counts where it is asked.
-    """
-    parts = dataclasses.replace(reward, name=RewardConfig().name, judge=None)
-    if not parts.plan.weight:
-        parts = dataclasses.replace(parts, plan=PlanRewardConfig(weight=0.0))
-    start_only = {"plan_weight", "solution_weight", "problems"}
-    content: dict[str, Any] = {
-        "method": {k: v for k, v in hashed_values(method).items() if k not in start_only},
-        "reward": hashed_values(parts),
-        "optimizer": {
-            key: getattr(trainer, key) for key in ("weight_decay", "beta1", "beta2", "precision")
-        },
-    }
-    if reward.uses_judge:
-        content["judge"] = judge.spec()
-    return content

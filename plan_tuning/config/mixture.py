@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
@@ -114,15 +113,3 @@ class MixtureDataConfig(DataConfig):
         fitting = [source for source in self.sources if name.startswith(source)]
         source = max(fitting, key=len, default="")
         return (self.sources[source].tag or source) if source else ""
-
-    def mixing_spec(self) -> dict[str, Any]:
-        """What of the mixing determines a student: knobs without effect are left out."""
-        mixing = self.mixing
-        spec: dict[str, Any] = {"sources": list(self.sources), "strategy": mixing.strategy}
-        if mixing.strategy == "tempered":
-            spec |= {"temperature": mixing.temperature, "rows": mixing.rows}
-        if mixing.strategy != "concatenate":
-            spec["seed"] = mixing.seed
-        if mixing.domain_tag:
-            spec["tags"] = [self.tag_of(name) for name in self.sources]
-        return spec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
@@ -59,6 +60,16 @@ class PathsConfig:
     """Where results go."""
 
     outputs: str = "multirun_outputs"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where artifacts lie."""
+        return Path(self.outputs) / "artifacts"
+
+    @property
+    def calls(self) -> Path:
+        """Where paid answers lie."""
+        return Path(self.outputs) / "calls"
 
 
 @dataclass
@@ -131,7 +142,6 @@ class Config:
         self._check_world()
         self._check_roles()
         self._check_shards()
-        self._apply_debug()
 
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld
@@ -216,25 +226,6 @@ class Config:
                 "trainer.strategy=ddp, or adapter=lora",
             )
 
-    def _apply_debug(self) -> None:
-        """Cap what costs time; the caps are content, so debug artifacts stand apart."""
-        debug, trainer, evaluation = self.debug, self.trainer, self.evaluation
-        self.data.limit = _least(self.data.limit, debug.max_problems)
-        evaluation.limit = _least(evaluation.limit, debug.max_test_problems)
-        if debug.max_steps is not None:
-            planned = None if trainer.max_steps == -1 else trainer.max_steps
-            trainer.max_steps = min(debug.max_steps, planned or debug.max_steps)
-            self.method.continued_steps = min(debug.max_steps, self.method.continued_steps)
-        if isinstance(self.method, GRPOConfig):
-            method = self.method
-            method.steps = min(
-                debug.max_steps or 10**9, method.steps if method.steps > 0 else 10**9
-            )
-            method.steps = -1 if method.steps == 10**9 else method.steps
-            method.max_new_tokens = min(method.max_new_tokens, debug.max_new_tokens or 10**9)
-        for key in ("max_new_tokens", "max_plan_tokens"):
-            setattr(evaluation, key, min(getattr(evaluation, key), debug.max_new_tokens or 10**9))
-
     @property
     def uses_teacher(self) -> bool:
         """Whether this job may ask the teacher anything."""
@@ -267,8 +258,3 @@ class Config:
     def benchmarks(self) -> list[str]:
         """Benchmarks of this job; the first one gives the objective."""
         return list(self.evaluation.benchmarks or self.data.benchmarks)
-
-
-def _least(*values: int | None) -> int | None:
-    present = [value for value in values if value is not None]
-    return min(present) if present else None

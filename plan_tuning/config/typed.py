@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
+
+Group = TypeVar("Group")
 
 
 def typed(config: DictConfig) -> Config:
@@ -35,7 +41,40 @@ def typed(config: DictConfig) -> Config:
         ) from error
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")
-    return result
+    return debugged(result)
+
+
+def debugged(config: Config) -> Config:
+    """Cap what costs time, as ``debug`` says; the caps are content: debug artifacts stand apart."""
+    debug = config.debug
+    method = _capped(config.method, continued_steps=debug.max_steps)
+    if isinstance(method, GRPOConfig):
+        method = _capped(method, steps=debug.max_steps, max_new_tokens=debug.max_new_tokens)
+    return replace(
+        config,
+        data=_capped(config.data, limit=debug.max_problems),
+        method=method,
+        trainer=_capped(config.trainer, max_steps=debug.max_steps),
+        evaluation=_capped(
+            config.evaluation,
+            limit=debug.max_test_problems,
+            max_new_tokens=debug.max_new_tokens,
+            max_plan_tokens=debug.max_new_tokens,
+        ),
+    )
+
+
+def _capped(group: Group, **caps: int | None) -> Group:
+    """Copy a group with each named number at most its cap; None and -1 are no limit so far.
+
+    The copy is not checked again: a buffer may be longer than capped completions.
+    """
+    capped = copy(group)
+    for key, cap in caps.items():
+        value = getattr(group, key)
+        if cap is not None:
+            setattr(capped, key, cap if value in (None, -1) else min(value, cap))
+    return capped
 
 
 def check_outputs(config: Config) -> None:

@@ -1,7 +1,7 @@
 """Jobs -> what they may buy of a teacher: calls for corpora, test plans, executions, judgements.
 
-A sweep's plan holds upper bounds from the configuration alone: nothing is read but local data
-files, so it can be printed without a network, a key or a store.
+These are upper bounds from the configuration alone: nothing is read but local data files, so that a
+sweep lists its jobs without a network, a key or a store.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from plan_tuning.distillation.estimate import (
 )
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import count_benchmark, count_problems, load_problems, source_parts
-from plan_tuning.job.specs import calls_folder
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Expense:
         return sum(estimate.calls for estimate in self.estimates)
 
 
-def describe(config: Config, graph: JobGraph) -> None:
+def print_stages(config: Config, graph: JobGraph) -> None:
     """Show what the job would do (``dry_run=true``): stages, teacher calls, price, prompts."""
     from rich.console import Console
 
@@ -52,7 +51,7 @@ def describe(config: Config, graph: JobGraph) -> None:
         )
     if graph.corpus is not None and not graph.corpus.is_done and config.uses_teacher:
         problems = load_problems(config)
-        estimate = dry_run(problems, config.teacher, config.distillation, calls_folder(config))
+        estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
         console.print(render_estimate(estimate, config.teacher))
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
@@ -94,26 +93,26 @@ def _cost(estimates: Iterable[Estimate]) -> str:
 def _corpora(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
     """Count each call once: a corpus of fewer problems or candidates is part of a larger one."""
     needs: dict[str, tuple[int, Config]] = {}
-    keys = set()
+    corpora = set()
     for config, graph in jobs:
         if graph.corpus is None or graph.corpus.is_done or not config.uses_teacher:
             continue
-        keys.add(graph.corpus.fingerprint)
+        corpora.add(graph.corpus.fingerprint)
         for name, part in source_parts(config.data).items():
-            key = _origin(name, part, config)
-            count, largest = needs.get(key, (0, config))
+            origin = _origin(name, part, config)
+            count, largest = needs.get(origin, (0, config))
             most = max(largest, config, key=lambda c: c.distillation.num_candidates)
-            needs[key] = (max(count, count_problems(part)), most)
+            needs[origin] = (max(count, count_problems(part)), most)
     estimates = tuple(
         count_missing_calls(count, config.teacher, config.distillation)
         for count, config in needs.values()
     )
-    return Expense(f"{len(keys)} {'corpus' if len(keys) == 1 else 'corpora'}", estimates)
+    return Expense(f"{len(corpora)} {'corpus' if len(corpora) == 1 else 'corpora'}", estimates)
 
 
 def _origin(name: str, part: DataConfig, config: Config) -> str:
     """Name the problems, the teacher and the settings that calls are shared by."""
-    world = part.world() if isinstance(part, MicroworldDataConfig) else {}
+    world = part.world() if isinstance(part, MicroworldDataConfig) else None
     seed = part.seed if world else 0  # other sets are the same problems in another order
     problems = (world or name, part.path, part.revision, part.split, seed)
     shared = replace(config.distillation, num_candidates=1, plan_temperature=1.0)
@@ -142,12 +141,11 @@ def _executions(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
     for config, graph in jobs:
         if config.method.name != "m2" or config.executor.name != "teacher":
             continue
-        teacher = config.executor.teacher or config.teacher
         for stages in (graph.predictions, graph.executor_predictions):
             for entry, stage in zip(config.benchmarks, stages, strict=False):
                 if not stage.is_done:
                     count = count_benchmark(entry, config) * config.evaluation.num_samples
-                    needs[stage.fingerprint] = (count, teacher)
+                    needs[stage.fingerprint] = (count, config.executor_teacher)
     estimates = tuple(count_executions(count, teacher) for count, teacher in needs.values())
     return Expense("executions", estimates)
 

@@ -1,18 +1,30 @@
-"""What predictions depend on: the questions, who answers them, with whose plans, who executes.
+"""All that determines predictions: the questions, who answers them, with whose plans, who executes.
 
-Plain values for the Specs of :mod:`plan_tuning.job.specs`.
+A Spec is what is hashed; a fingerprint is its hash. Hashed are the test set and how many of its
+problems are asked, the prompts, decoding and grading, the engine where it is not this project's own
+(its kernels round otherwise), and whoever takes part: a student by its fingerprint, an untrained
+model by its base, folder or id, a teacher by its identity and the words in which it is asked. Not
+hashed are batch sizes, ways of decoding that give the same tokens, ports and keys, and the report
+of contamination: it changes how predictions are summarised, not what they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import hashed_values
 from plan_tuning.config.checks import ConfigError, require
+from plan_tuning.config.data import MicroworldDataConfig
+from plan_tuning.config.microworld import MicroworldConfig
+from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
-from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
+from plan_tuning.job.train_spec import model_spec
+from plan_tuning.tasks.benchmarks import source_spec
+from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world
 from plan_tuning.text.prompts import prompt_fingerprint
 
 
@@ -22,6 +34,35 @@ class Party:
 
     spec: Mapping[str, Any]  # what determines its answers
     upstream: Mapping[str, str] = field(default_factory=dict)  # artifacts that it is made of
+
+
+def student_party(student: str, base: str | None) -> Party:
+    """The student of a fingerprint, and the base that it was made of, where that is known."""
+    own = {} if base is None else {"base": base}
+    return Party({"student": student}, {"student": student, **own})
+
+
+def model_party(model: ModelConfig, base: str | None) -> Party:
+    """An untrained model; ``base`` is its fingerprint where it is made here."""
+    return Party({"model": model_spec(model, base)}, {} if base is None else {"base": base})
+
+
+def teacher_party(config: Config) -> Party:
+    """Name the large model that executes, with the words in which it is asked to solve.
+
+    Raises:
+        ConfigError: the scripted teacher would have to execute plans of real problems.
+    """
+    teacher = config.executor_teacher
+    real = [name for name in config.benchmarks if not name.startswith(MICRO_PREFIX)]
+    if teacher.backend == "scripted" and real:
+        raise ConfigError(
+            "executor.teacher",
+            "scripted",
+            f"the scripted teacher can only solve the micro-world, not {', '.join(real)}",
+            "executor=teacher teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1",
+        )
+    return Party({"teacher": {**teacher.spec(), "prompt": prompt_fingerprint("solve")}})
 
 
 def needs_student(config: Config) -> bool:
@@ -54,14 +95,58 @@ def check_swap(config: Config) -> None:
     )
 
 
-def question_spec(
-    benchmark: str, source: Mapping[str, Any], config: Config, *, tag: str
-) -> dict[str, Any]:
-    """Name the questions, and how answers are decoded and graded."""
+def world_of(config: Config) -> MicroworldConfig:
+    """The micro-world of this job's test sets: that of its data, else the default one."""
+    if isinstance(config.data, MixtureDataConfig):
+        return config.data.world
+    if isinstance(config.data, MicroworldDataConfig):
+        return config.data.world()
+    return MicroworldConfig()
+
+
+def benchmark_of(entry: str, config: Config) -> tuple[str, str | None]:
+    """Split an entry ``NAME`` or ``NAME=PATH``; a set of ``data`` brings its own path along.
+
+    Raises:
+        ConfigError: that path is the file of the training problems.
+    """
+    name, _, path = entry.partition("=")
+    if path:
+        return name, path
+    inherited = None
+    if isinstance(config.data, MixtureDataConfig) and name in config.data.sources:
+        inherited = config.data.sources[name].path
+    elif name == config.data.name:
+        inherited = config.data.path
+    if inherited is not None and Path(inherited).expanduser().is_file():
+        raise ConfigError(
+            "evaluation.benchmarks",
+            name,
+            f"{inherited} is one file, the training problems: say where the test set lies",
+            f"'evaluation.benchmarks=[\"{name}=TEST_FILE\"]'",
+        )
+    return name, inherited
+
+
+def domain_tag(benchmark: str, config: Config) -> str:
+    """The tag that a student trained on a mixture sees before a benchmark's problems, or none."""
+    if not isinstance(config.data, MixtureDataConfig) or not config.method.is_trained:
+        return ""
+    return config.data.tag_of(benchmark)
+
+
+def question_spec(entry: str, config: Config) -> dict[str, Any]:
+    """What determines the questions of a benchmark, and how answers are decoded and graded."""
     evaluation = config.evaluation
+    benchmark, path = benchmark_of(entry, config)
+    if benchmark.startswith(MICRO_PREFIX):
+        world, _ = benchmark_world(benchmark, world_of(config))
+        source: dict[str, Any] = {"world": hashed_values(world)}
+    else:
+        source = source_spec(benchmark, "test", path, None)
     spec: dict[str, Any] = {
         "benchmark": benchmark,
-        "source": dict(source),
+        "source": source,
         "limit": evaluation.limit,
         "max_new_tokens": evaluation.max_new_tokens,
         "temperature": evaluation.temperature,
@@ -78,7 +163,7 @@ def question_spec(
         }
     if evaluation.stop:
         spec["stop"] = list(evaluation.stop)
-    if tag:
+    if tag := domain_tag(benchmark, config):
         spec["domain_tag"] = tag
     return spec
 
@@ -86,8 +171,8 @@ def question_spec(
 def answer_spec(
     questions: Mapping[str, Any], config: Config, party: Party, *, protocol: str
 ) -> dict[str, Any]:
-    """Say what one call depends on: of a student, or of an executor that solves by itself."""
-    engine = {} if "teacher" in party.spec else engine_spec(config)
+    """What determines answers in one call: a student's, or those of an executor by itself."""
+    engine = {} if "teacher" in party.spec else _engine_spec(config)
     return {**questions, "protocol": protocol, **party.spec, **engine}
 
 
@@ -98,7 +183,7 @@ def execution_spec(
     executor: Party | None,
     plan_corpus: str | None,
 ) -> dict[str, Any]:
-    """Say what m2's two calls depend on.
+    """What determines answers in m2's two calls.
 
     Args:
         questions: see :func:`question_spec`.
@@ -114,7 +199,7 @@ def execution_spec(
         **({} if student is None else student.spec),
         "max_plan_tokens": evaluation.max_plan_tokens,
         "executor": config.executor.name,
-        **engine_spec(config),
+        **_engine_spec(config),
     }
     if executor is not None:
         spec |= {f"executor_{key}": value for key, value in executor.spec.items()}
@@ -132,27 +217,9 @@ def execution_spec(
     return spec
 
 
-def engine_spec(config: Config) -> dict[str, Any]:
-    """Name the engine, where it is not this project's own: its kernels round otherwise."""
+def _engine_spec(config: Config) -> dict[str, Any]:
+    """The engine, where it is not this project's own."""
     evaluation = config.evaluation
     if evaluation.engine == "server":
         return {"engine": "server", "served_model": evaluation.server.model}
     return {} if evaluation.engine == "native" else {"engine": evaluation.engine}
-
-
-def teacher_party(config: Config) -> Party:
-    """Name the large model that executes, with the words in which it is asked to solve.
-
-    Raises:
-        ConfigError: the scripted teacher would have to execute plans of real problems.
-    """
-    teacher = config.executor_teacher
-    real = [name for name in config.benchmarks if not name.startswith(MICRO_PREFIX)]
-    if teacher.backend == "scripted" and real:
-        raise ConfigError(
-            "executor.teacher",
-            "scripted",
-            f"the scripted teacher can only solve the micro-world, not {', '.join(real)}",
-            "executor=teacher teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1",
-        )
-    return Party({"teacher": {**teacher.spec(), "prompt": prompt_fingerprint("solve")}})

@@ -1,13 +1,20 @@
-"""The stages of a job: their artifacts, and which of them are there."""
+"""The graph of a job: its stages, their fingerprints, and which of them are there.
+
+Nothing here builds anything or imports a heavy library, so that a sweep can list its jobs, drop
+those that mean the same and find what is already done before a single job starts. What a stage's
+fingerprint is the hash of, :mod:`plan_tuning.job.train_spec` and :mod:`plan_tuning.job.eval_spec`
+say.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import (
+    file_fingerprint,
     fingerprint_of,
     folder_fingerprint,
     folder_of,
@@ -15,6 +22,28 @@ from plan_tuning.artifacts import (
     read_manifest,
 )
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.run import Config
+from plan_tuning.job.eval_spec import (
+    Party,
+    answer_spec,
+    check_swap,
+    execution_spec,
+    model_party,
+    needs_student,
+    question_spec,
+    student_party,
+    teacher_party,
+)
+from plan_tuning.job.train_spec import (
+    base_spec,
+    distillation_spec,
+    has_start,
+    problems_spec,
+    start_config,
+    student_spec,
+)
 
 # Bumped by hand when a stage's code changes what it writes for the same Spec.
 STAGE_VERSIONS = {"bases": 1, "corpora": 1, "students": 1, "predictions": 1}
@@ -50,7 +79,7 @@ class JobGraph:
     base: Stage | None
     corpus: Stage | None
     student: Stage | None
-    predictions: tuple[Stage, ...]
+    predictions: tuple[Stage, ...] = ()
     report_fingerprint: str = ""  # fingerprint of what only changes how predictions are summarised
     # Beside m2's predictions, benchmark by benchmark: its executor without any plan ...
     executor_predictions: tuple[Stage, ...] = ()
@@ -79,19 +108,46 @@ class JobGraph:
         return all(stage.is_done for stage in last)
 
 
-def stage(
+def job_graph(config: Config) -> JobGraph:
+    """Compute every stage's fingerprint from the configuration alone.
+
+    Raises:
+        ConfigError: a path that the configuration names does not exist.
+    """
+    if set(config.stages) == {"distill"}:
+        return JobGraph(None, _corpus_stage(config), None)
+    is_evaluated = "evaluate" in config.stages
+    if is_evaluated:
+        check_swap(config)
+    takes_part = not is_evaluated or needs_student(config)
+    base = _base_stage(config.model, config)
+    corpus = start = student = None
+    if takes_part and config.student.path is not None:
+        student = _external("students", config.student.path, "student.path")
+        _check_method(student.folder, config)
+    elif takes_part:
+        corpus = _corpus_stage(config) if config.method.needs_corpus else None
+        if config.method.is_trained:
+            start = _start_stage(config, base, corpus)
+            student = _student_stage(config, base, corpus, start)
+    graph = JobGraph(base, corpus, student, start=start)
+    return _evaluated(graph, config) if is_evaluated else graph
+
+
+def _stage(
+    config: Config,
     kind: str,
     spec: Mapping[str, Any],
-    root: Path,
-    upstream: Mapping[str, str],
+    upstream: Mapping[str, str] | None = None,
     label: str = "",
 ) -> Stage:
     """Address the stage that ``spec`` determines."""
-    key = fingerprint_of(spec, stage=kind, version=STAGE_VERSIONS[kind])
-    return Stage(kind, key, spec, upstream, folder_of(root, kind, key), label)
+    fingerprint = fingerprint_of(spec, stage=kind, version=STAGE_VERSIONS[kind])
+    folder = folder_of(config.paths.artifacts, kind, fingerprint)
+    return Stage(kind, fingerprint, spec, upstream or {}, folder, label)
 
 
-def external(kind: str, path: str, key: str) -> Stage:
+def _external(kind: str, path: str, key: str) -> Stage:
     """Take an artifact from elsewhere as it is.
 
     Args:
@@ -107,7 +163,198 @@ def external(kind: str, path: str, key: str) -> Stage:
         raise ConfigError(
             key, path, "an existing folder", f"{key}=multirun_outputs/artifacts/{kind}/…"
         )
-    address = (
+    fingerprint = (
         read_manifest(folder)["fingerprint"] if is_complete(folder) else folder_fingerprint(folder)
     )
-    return Stage(kind, address, {"path": address}, {}, folder, is_external=True)
+    return Stage(kind, fingerprint, {"path": fingerprint}, {}, folder, is_external=True)
+
+
+def _base_stage(model: ModelConfig, config: Config) -> Stage | None:
+    """The base that is made here; None for weights from elsewhere."""
+    if model.kind == "pretrained":
+        return None
+    return _stage(config, "bases", base_spec(model, config))
+
+
+def _corpus_stage(config: Config) -> Stage:
+    if config.corpus.path is None:
+        return _stage(config, "corpora", distillation_spec(problems_spec(config.data), config))
+    given = _external("corpora", config.corpus.path, "corpus.path")
+    sources = _sources_of_corpus(given.folder)
+    # The micro student's vocabulary holds no real problem.
+    if isinstance(config.model, MicroModelConfig) and any("world" not in s for s in sources):
+        raise ConfigError(
+            "model",
+            config.model.name,
+            "the micro student knows the micro-world's words only, and the corpus is not of it",
+            f"corpus.path={config.corpus.path} model=tiny_qwen3 data=gsm8k",
+        )
+    is_of_test_set = any(str(source.get("split", "")).startswith("test") for source in sources)
+    if is_of_test_set and "train" in config.stages:
+        raise ConfigError(
+            "corpus.path",
+            config.corpus.path,
+            "these are plans for test problems, and nothing is ever trained on those",
+            "method=m2 evaluation.plan=teacher evaluation.plan_corpus=FOLDER",
+        )
+    return given
+
+
+def _sources_of_corpus(folder: Path) -> list[Mapping[str, Any]]:
+    """What a corpus says of its problems, source by source; nothing where it has no manifest."""
+    if not is_complete(folder):
+        return []
+    problems = read_manifest(folder)["spec"].get("problems", {})
+    sources: list[Mapping[str, Any]] = problems.get("mixture", [problems])
+    return sources
+
+
+def _start_stage(config: Config, base: Stage | None, corpus: Stage | None) -> Stage | None:
+    """The student that training begins from; None where that is the untrained model."""
+    if not has_start(config):
+        return None
+    if isinstance(config.method, GRPOConfig) and config.start.path is not None:
+        return _external("students", config.start.path, "start.path")
+    plain = start_config(config)
+    return _student_stage(plain, base, corpus if plain.method.needs_corpus else None, None)
+
+
+def _student_stage(
+    config: Config, base: Stage | None, corpus: Stage | None, start: Stage | None
+) -> Stage:
+    roles = {"base": base, "start": start, "corpus": corpus}
+    upstream = {role: stage.fingerprint for role, stage in roles.items() if stage is not None}
+    spec = student_spec(
+        config,
+        base=upstream.get("base"),
+        start=upstream.get("start"),
+        corpus=upstream.get("corpus"),
+    )
+    return _stage(config, "students", spec, upstream)
+
+
+def _check_method(folder: Path, config: Config) -> None:
+    """Refuse to ask a student otherwise than it was trained, as far as its manifest tells."""
+    if not is_complete(folder) or not config.method.is_trained:
+        return
+    trained = read_manifest(folder)["spec"].get("method", {}).get("name", config.method.name)
+    if trained != config.method.name:
+        raise ConfigError(
+            "method",
+            config.method.name,
+            f"the student in {folder} was trained with {trained} and is asked in that way",
+            f"method={trained} student.path={config.student.path}",
+        )
+
+
+def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
+    """Add the predictions, and what m2's stand on and are compared with."""
+    if not config.benchmarks:
+        raise ConfigError(
+            "evaluation.benchmarks",
+            "[]",
+            "at least one benchmark to evaluate on",
+            "'evaluation.benchmarks=[gsm8k]'",
+        )
+    graph = replace(graph, report_fingerprint=_report_fingerprint(config))
+    base = None if graph.base is None else graph.base.fingerprint
+    untrained = model_party(config.model, base)
+    tested = untrained
+    if graph.student is not None:
+        tested = student_party(graph.student.fingerprint, base)
+    questions = [question_spec(entry, config) for entry in config.benchmarks]
+
+    def answers(party: Party, protocol: str) -> tuple[Stage, ...]:
+        return tuple(
+            _stage(
+                config,
+                "predictions",
+                answer_spec(question, config, party, protocol=protocol),
+                party.upstream,
+                question["benchmark"],
+            )
+            for question in questions
+        )
+
+    if config.method.name != "m2":
+        protocol = "zero_shot_cot" if config.method.name == "zero_shot_cot" else "one_call"
+        if config.student.path is not None:
+            protocol = config.method.name  # its fingerprint does not say how it is asked
+        return replace(graph, predictions=answers(tested, protocol))
+    executor, executor_base = _executor(config, untrained)
+    graph = replace(graph, executor_base=executor_base)
+    without_plan = answers(executor or tested, "one_call")
+    if config.evaluation.plan == "none":
+        return replace(graph, predictions=without_plan)
+    if config.evaluation.plan == "teacher":
+        corpora = tuple(_test_corpus_stage(question, config) for question in questions)
+        graph = replace(graph, plan_corpora=corpora)
+    if config.executor.zero_shot:
+        graph = replace(graph, executor_predictions=without_plan)
+    planner = tested if needs_student(config) else None
+    return replace(
+        graph,
+        predictions=tuple(
+            _execution_stage(question, config, planner, executor, corpus)
+            for question, corpus in zip(
+                questions, graph.plan_corpora or [None] * len(questions), strict=True
+            )
+        ),
+    )
+
+
+def _executor(config: Config, untrained: Party) -> tuple[Party | None, Stage | None]:
+    """Who executes m2's plans, None: the student itself; and its own base, if one is made here."""
+    chosen = config.executor
+    if chosen.name == "teacher":
+        return teacher_party(config), None
+    if chosen.name == "model" and chosen.model is not None:
+        base = _base_stage(chosen.model, config)
+        return model_party(chosen.model, None if base is None else base.fingerprint), base
+    return (untrained if chosen.name == "base" else None), None
+
+
+def _execution_stage(
+    question: Mapping[str, Any],
+    config: Config,
+    planner: Party | None,
+    executor: Party | None,
+    corpus: Stage | None,
+) -> Stage:
+    """M2's predictions on one benchmark; ``corpus`` has the plans that are swapped in."""
+    plan_corpus = None if corpus is None else corpus.fingerprint
+    upstream = {
+        **({} if executor is None else executor.upstream),
+        **({} if planner is None else planner.upstream),
+        **({} if plan_corpus is None else {"plan_corpus": plan_corpus}),
+    }
+    spec = execution_spec(question, config, planner, executor, plan_corpus)
+    return _stage(config, "predictions", spec, upstream, question["benchmark"])
+
+
+def _test_corpus_stage(question: Mapping[str, Any], config: Config) -> Stage:
+    """The distillation of a test set, whose plans are swapped in and never trained on."""
+    given = config.evaluation.plan_corpus
+    if given is not None:
+        folder = folder_of(config.paths.artifacts, "corpora", given)
+        path = folder if "/" not in given and is_complete(folder) else given
+        return _external("corpora", str(path), "evaluation.plan_corpus")
+    problems = {key: question[key] for key in ("benchmark", "source", "limit")}
+    spec = distillation_spec({**problems, "split": "test"}, config)
+    return _stage(config, "corpora", spec, label=question["benchmark"])
+
+
+def _report_fingerprint(config: Config) -> str:
+    """Of the report of contamination: it changes how predictions are summarised, nothing else."""
+    file = config.evaluation.decontaminate
+    if file is None:
+        return ""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            "evaluation.decontaminate",
+            file,
+            "an existing report of contamination",
+            f"plan-tuning contamination --train math --test aime_1983_2024 --out {file}",
+        )
+    return file_fingerprint(path)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
-from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
-from plan_tuning.job.specs import benchmark_of, domain_tag, world_of
+from plan_tuning.job.eval_spec import benchmark_of, domain_tag, world_of
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import benchmark_named, load
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world, load_microworld
@@ -89,8 +88,8 @@ def _load(data: DataConfig) -> list[Problem]:
     if isinstance(data, MixtureDataConfig):
         return _load_mixture(data)
     if isinstance(data, MicroworldDataConfig):
-        world = MicroworldConfig(**data.world())  # type: ignore[arg-type]
-        return load_microworld(world, data.split, limit=count_problems(data), seed=data.seed)
+        limit = count_problems(data)
+        return load_microworld(data.world(), data.split, limit=limit, seed=data.seed)
     problems = load(data.name, split=data.split, path=data.path, revision=data.revision)
     return subset(problems, fraction=data.fraction, limit=data.limit, seed=data.seed)
 
@@ -100,8 +99,8 @@ def _load_mixture(data: MixtureDataConfig) -> list[Problem]:
     problems: dict[str, Problem] = {}
     for name, part in data.parts().items():
         for problem in _load(part):
-            key = f"{name}:{problem.id}" if problem.id in problems else problem.id
-            problems[key] = replace(problem, id=key, source=name)
+            unique = f"{name}:{problem.id}" if problem.id in problems else problem.id
+            problems[unique] = replace(problem, id=unique, source=name)
     return list(problems.values())
 
 

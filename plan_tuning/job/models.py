@@ -1,4 +1,4 @@
-"""Who takes part in a job: the untrained model, the student, M2's executor, and the grader.
+"""The models of a job: the untrained one, the student, who is tested, and M2's executor.
 
 Each is loaded when it is first asked for, so a job whose stages are finished loads nothing.
 """
@@ -6,22 +6,19 @@ Each is loaded when it is first asked for, so a job whose stages are finished lo
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from plan_tuning.artifacts import build
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.config.training import TrainerConfig
+from plan_tuning.distillation.corpus import OnUsage
 from plan_tuning.job.graph import JobGraph, Stage
-from plan_tuning.job.result import Outcome
-from plan_tuning.job.specs import artifacts_root, calls_folder
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
@@ -29,61 +26,88 @@ if TYPE_CHECKING:
     from plan_tuning.grading.grader import Grader
     from plan_tuning.students.loading import Student
 
-logger = logging.getLogger(__name__)
+
+def check_machine(config: Config, graph: JobGraph) -> str:
+    """Refuse a job whose training or evaluation this machine cannot do.
+
+    Returns:
+        Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
+
+    Raises:
+        ConfigError: CUDA, or what 4-bit weights need, is asked for and absent.
+    """
+    student = graph.student
+    is_trained = "train" in config.stages and student is not None and not student.is_available
+    is_tested = "evaluate" in config.stages and not all(
+        stage.is_done for stage in (*graph.predictions, *graph.executor_predictions)
+    )
+    if not is_trained and not is_tested:
+        return "cpu"
+    device = device_of(config.trainer)
+    if is_trained and config.adapter.name == "qlora":
+        from plan_tuning.students.loading import check_four_bits
+
+        check_four_bits()
+    return device
 
 
-class Roles:
-    """The models of one job and its grader; ``resources`` closes what has to be closed."""
+def device_of(trainer: TrainerConfig) -> str:
+    """Say where a job computes: ``cuda`` or ``cpu``.
+
+    Raises:
+        ConfigError: CUDA is asked for and absent.
+    """
+    if trainer.accelerator == "cpu":
+        return "cpu"
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if trainer.accelerator == "cuda" and not has_cuda:
+        raise ConfigError(
+            "trainer.accelerator",
+            "cuda",
+            "this machine has no CUDA device",
+            "trainer=cpu_small",
+        )
+    return "cuda" if has_cuda else "cpu"
+
+
+def prepare_torch(trainer: TrainerConfig) -> None:
+    """Choose the process's threads, before anything is computed."""
+    import torch
+
+    if trainer.threads:
+        # On small models more threads than one are far slower beside another busy process.
+        torch.set_num_threads(trainer.threads)
+    # Tiny weights drift into denormal numbers, which a CPU handles many times slower.
+    torch.set_flush_denormal(True)
+
+
+class Models:
+    """Who writes and who grades in one job, each made at its first use.
+
+    Args:
+        config: the job.
+        graph: its stages; the student is that of its artifact.
+        build_base: makes an untrained model of ours where it is absent, and names it otherwise.
+        on_usage: told what large models were paid.
+        resources: closes what has to be closed.
+    """
 
     def __init__(
-        self, config: Config, graph: JobGraph, outcome: Outcome, resources: ExitStack
+        self,
+        config: Config,
+        graph: JobGraph,
+        *,
+        build_base: Callable[[Stage | None, ModelConfig], str | Path],
+        on_usage: OnUsage,
+        resources: ExitStack,
     ) -> None:
         self.config = config
         self.graph = graph
-        self.outcome = outcome
+        self._build_base = build_base
+        self._on_usage = on_usage
         self._resources = resources
-
-    @cached_property
-    def device(self) -> str:
-        """Where this job computes: ``cuda`` or ``cpu``.
-
-        Raises:
-            ConfigError: CUDA is asked for and absent.
-        """
-        import torch
-
-        trainer = self.config.trainer
-        has_cuda = torch.cuda.is_available()
-        if trainer.accelerator == "cuda" and not has_cuda:
-            raise ConfigError(
-                "trainer.accelerator",
-                "cuda",
-                "this machine has no CUDA device",
-                "trainer=cpu_small",
-            )
-        self.outcome.device = "cuda" if has_cuda and trainer.accelerator != "cpu" else "cpu"
-        return self.outcome.device
-
-    def check_machine(self) -> None:
-        """Refuse a job whose training or evaluation this machine cannot do.
-
-        Raises:
-            ConfigError: CUDA, or what 4-bit weights need, is asked for and absent.
-        """
-        config, graph = self.config, self.graph
-        student = graph.student
-        is_trained = "train" in config.stages and student is not None and not student.is_available
-        is_tested = any(
-            not stage.is_done for stage in (*graph.predictions, *graph.executor_predictions)
-        )
-        if not is_trained and not (is_tested and "evaluate" in config.stages):
-            return
-        if config.trainer.accelerator == "cuda":
-            _ = self.device
-        if is_trained and config.adapter.name == "qlora":
-            from plan_tuning.students.loading import check_four_bits
-
-            check_four_bits()
 
     @cached_property
     def base(self) -> str | Path:
@@ -133,47 +157,12 @@ class Roles:
 
         return self._resources.enter_context(Grader(self.config.evaluation.grading))
 
-    def _prepare_torch(self) -> None:
-        """Choose the process's threads, before anything is computed."""
-        import torch
-
-        if self.config.trainer.threads:
-            # On small models more threads than one are far slower beside another busy process.
-            torch.set_num_threads(self.config.trainer.threads)
-        # Tiny weights drift into denormal numbers, which a CPU handles many times slower.
-        torch.set_flush_denormal(True)
-
     def _load(self, where: str | Path, model: ModelConfig) -> Student:
         from plan_tuning.students.loading import for_inference, load_student
 
-        self._prepare_torch()
-        return for_inference(load_student(where, model, device=self.device, for_training=False))
-
-    def _build_base(self, stage: Stage | None, model: ModelConfig) -> str | Path:
-        """Make an untrained model of ours where it is absent; name it otherwise."""
-        self._prepare_torch()
-        if stage is None:
-            return str(model.path)
-        started = time.perf_counter()
-        is_cached = True  # another process may build it while this one waits
-
-        def make(folder: Path) -> Mapping[str, Any]:
-            nonlocal is_cached
-            is_cached = False
-            if isinstance(model, MicroModelConfig):
-                from plan_tuning.training.microworld_base import train_base
-
-                logger.info("training the micro-world's base model: about a minute, once")
-                return train_base(folder, model, max_steps=self.config.debug.max_steps)
-            from plan_tuning.students.tiny import make_tiny
-
-            return make_tiny(folder, model.family, model.seed)
-
-        folder = build(
-            artifacts_root(self.config), "bases", stage.fingerprint, make, spec=stage.spec
-        )
-        self.outcome.add_stage("base", time.perf_counter() - started, is_cached=is_cached)
-        return folder
+        prepare_torch(self.config.trainer)
+        device = device_of(self.config.trainer)
+        return for_inference(load_student(where, model, device=device, for_training=False))
 
     def _ask_server(self) -> AskAll:
         """Ask the server of ``evaluation.server``; its answers belong to this student alone."""
@@ -200,13 +189,12 @@ class Roles:
             from plan_tuning.teachers.usage import Usage
 
             usage = Usage(teacher.model)
-            calls = calls_folder(self.config)
             try:
                 async with open_caller(
-                    teacher, calls, asks_again=asks_again, usage=usage
+                    teacher, self.config.paths.calls, asks_again=asks_again, usage=usage
                 ) as caller:
                     return await asyncio.gather(*(caller.ask(request) for request in requests))
             finally:  # calls under way when it ended were paid too
-                self.outcome.add_calls(usage.bought, usage.usd)
+                self._on_usage(usage.bought, usage.usd)
 
         return lambda requests: asyncio.run(ask_each(requests))

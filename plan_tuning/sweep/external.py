@@ -1,6 +1,6 @@
 """Sweeps that another sweeper runs (``hydra/sweeper=optuna``): what is checked, and the comparison.
 
-Such a sweeper proposes its jobs one after the other, so there is no plan of all jobs before it
+Such a sweeper proposes its jobs one after the other, so there is no list of all jobs before it
 starts, no job is dropped for meaning the same as another one, and its returns are its own. Stages
 are found by their fingerprints all the same.
 """
@@ -41,15 +41,15 @@ class Search:
             ConfigError: the shared configuration cannot work.
             SystemExit: ``dry_run=true``.
         """
-        from plan_tuning.job.costs import describe
-        from plan_tuning.job.specs import job_graph
+        from plan_tuning.job.costs import print_stages
+        from plan_tuning.job.graph import job_graph
 
         check_processes(config, launcher)
         graph = job_graph(config)
         check_outputs(config)
         if config.dry_run:
             sys.stdout.write(f"Search {folder}: {trials} jobs around this one\n")
-            describe(config, graph)
+            print_stages(config, graph)
             raise SystemExit(0)
         self._folder = folder
 

@@ -1,4 +1,4 @@
-"""A sweep's jobs before they start: what they would replace, and the plan that is printed."""
+"""A sweep's jobs before they start: what they would replace, and the list that is printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plan_tuning.job.costs import teacher_line
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.result import check_overwritten, read_result
 
-HIDDEN = ("experiment=", "paths.", "dry_run=", "logger=", "sweep_name=")  # in the plan
+HIDDEN = ("experiment=", "paths.", "dry_run=", "logger=", "sweep_name=")  # in the list
 # What is one for a whole sweep, and how several are run.
 _ONE_A_SWEEP = {
     "experiment": "one experiment, for each brings its own grids and folder: run them one after "
@@ -101,7 +101,7 @@ def check_overwriting(jobs: Sequence[Job], folder: Path) -> None:
         check_overwritten(folder / job.name, job.graph.fingerprint)
 
 
-def plan_table(jobs: Sequence[Job], title: str) -> Table:
+def job_table(jobs: Sequence[Job], title: str) -> Table:
     """Tabulate a sweep's jobs: what each one builds, shares with another one, or finds done."""
     shown = [name for name in _STAGES if name != "start" or any(job.graph.start for job in jobs)]
     table = Table(title=title, title_justify="left")
@@ -130,17 +130,17 @@ def _shown(job: Job) -> list[str]:
     return [word for word in job.overrides if not word.startswith(HIDDEN)]
 
 
-def print_plan(jobs: Sequence[Job], folder: Path) -> None:
+def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
     """Print what a sweep is about to do: jobs, what is done, what the teacher is asked."""
     console = Console(width=_width())
     if common := common_words(jobs):
         console.print("In all jobs:", " ".join(common), highlight=False, soft_wrap=True)
-    console.print(plan_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
+    console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
 
 
 def _width() -> int | None:
-    """Columns of the plan: the terminal's; COLUMNS, or a width that fits anywhere, where piped."""
+    """Columns of the list: the terminal's; COLUMNS, or a width that fits anywhere, where piped."""
     if sys.stdout.isatty():
         return None
     return shutil.get_terminal_size((_PIPED_WIDTH, 24)).columns

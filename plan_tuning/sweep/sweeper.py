@@ -1,4 +1,4 @@
-"""A sweep: a union of grids, equal jobs once, the plan first, the comparison at the end.
+"""A sweep: a union of grids, equal jobs once, their list first, the comparison at the end.
 
 Hydra's basic sweeper takes one product of choices; the paper's ablations are unions of small grids.
 This one takes ``hydra.sweeper.grids`` from an experiment file, lets the command line narrow or
@@ -29,7 +29,7 @@ from plan_tuning.sweep.jobs import (
     check_names,
     check_overwriting,
     check_swept,
-    print_plan,
+    print_jobs,
     print_sync_command,
 )
 from plan_tuning.sweep.launch import Survivor, failed_returns
@@ -64,7 +64,7 @@ def _text(value: Any) -> str:
 
 
 class AblationSweeper(Sweeper):  # type: ignore[misc]
-    """Hydra sweeper of ablations; without grids it is the basic one with a plan and an ending."""
+    """Hydra sweeper of ablations; without grids it is the basic one with a list and an ending."""
 
     hydra_context: HydraContext
     launcher: Launcher
@@ -101,7 +101,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         jobs = self.jobs(arguments)
         first = jobs[0].config
         folder = Path(self.config.hydra.sweep.dir)
-        print_plan(jobs, folder)
+        print_jobs(jobs, folder)
         if first.dry_run:
             return []
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,8 +168,8 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         return list(combinations)
 
     def _jobs(self, combinations: Sequence[tuple[str, ...]]) -> list[Job]:
+        from plan_tuning.job.graph import job_graph
         from plan_tuning.job.result import job_choices
-        from plan_tuning.job.specs import job_graph
 
         jobs: dict[str, Job] = {}
         launcher = launcher_facts(self.config.hydra.launcher)

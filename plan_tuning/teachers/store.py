@@ -1,8 +1,8 @@
 """Every paid answer, once: an append-only SQLite file that all roles and all processes share.
 
 A reply is addressed by the hash of what determines it (:func:`call_fingerprint`); it is committed
-as it arrives, so a kill loses at most what was in flight. ``calls`` holds the replies with everything
-needed to explain them, ``attempts`` every failed try, ``spend`` the running total by teacher.
+as it arrives, so a kill loses at most what was in flight. ``calls`` holds the replies with all that
+explains them, ``attempts`` every failed try, ``spend`` the running total by teacher.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from composition import config_of, graph
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.job.costs import teacher_line
-from plan_tuning.job.specs import job_graph
+from plan_tuning.job.graph import job_graph
 
 pytestmark = pytest.mark.integration
 

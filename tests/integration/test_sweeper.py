@@ -1,4 +1,4 @@
-"""Sweeps before they start: unions of grids, equal jobs, the plan, and who gets which card."""
+"""Sweeps before they start: unions of grids, equal jobs, their list, and who gets which card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
 from plan_tuning.sweep import devices as launching
 from plan_tuning.sweep.devices import check_processes, claim_card, deal, visible_cards
-from plan_tuning.sweep.jobs import Job, check_names, plan_table, print_plan
+from plan_tuning.sweep.jobs import Job, check_names, job_table, print_jobs
 from plan_tuning.sweep.sweeper import grid_arguments
 
 pytestmark = pytest.mark.integration
@@ -195,11 +195,11 @@ def test_workers_at_the_same_time_have_different_cards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "has_start"), [("m1", False), ("grpo", True)])
-def test_the_plan_has_a_header_over_every_cell(
+def test_the_list_has_a_header_over_every_cell(
     tmp_path: Path, method: str, has_start: bool
 ) -> None:
     jobs = jobs_of(tmp_path, f"method=sft,{method}")
-    table = plan_table(jobs, "title")
+    table = job_table(jobs, "title")
     headers = [str(column.header) for column in table.columns]
     assert ("start" in headers) == has_start
     assert headers[0] == "job"
@@ -212,14 +212,14 @@ def test_the_plan_has_a_header_over_every_cell(
         assert cells["start"] == ["-", "build"]
 
 
-def test_the_plan_fits_eighty_columns_where_it_is_piped(
+def test_the_list_fits_eighty_columns_where_it_is_piped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     piped = io.StringIO()
     monkeypatch.setattr("sys.stdout", piped)
     jobs = jobs_of(tmp_path, "experiment=micro_rewards", "seed=0")
-    print_plan(jobs, Path("micro_rewards"))
+    print_jobs(jobs, Path("micro_rewards"))
     table = [line for line in piped.getvalue().splitlines() if line.startswith(("┃", "│"))]
     assert {len(line) for line in table} == {80}
     for header in ("base", "corpus", "start", "student", "predictions"):
@@ -256,7 +256,7 @@ def test_a_debug_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_two_jobs_of_one_folder_are_refused(tmp_path: Path) -> None:
     one, two = jobs_of(tmp_path, "method=sft,m1")
-    same = Job(two.overrides, two.config, two.plan, one.name)
+    same = Job(two.overrides, two.config, two.graph, one.name)
     check_names([one, two])
     with pytest.raises(ConfigError, match="are both called"):
         check_names([one, same])

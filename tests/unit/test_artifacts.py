@@ -69,10 +69,13 @@ def test_build_once_and_read_the_manifest(tmp_path: Path) -> None:
         (folder / "data.txt").write_text("rows")
         return {"rows": 3}
 
-    for _ in range(2):
-        folder = build(tmp_path, "corpora", "abc", make, spec={"n": 1}, upstream={"base": "def"})
+    made = [
+        build(tmp_path, "corpora", "abc", make, spec={"n": 1}, upstream={"base": "def"})
+        for _ in range(2)
+    ]
+    assert made == [True, False]
     assert len(calls) == 1
-    assert folder == folder_of(tmp_path, "corpora", "abc")
+    folder = folder_of(tmp_path, "corpora", "abc")
     assert (folder / "data.txt").read_text() == "rows"
     manifest = read_manifest(folder)
     assert manifest["facts"] == {"rows": 3}
@@ -95,7 +98,8 @@ def test_a_failed_build_leaves_no_artifact_but_its_work(tmp_path: Path) -> None:
     def resume(partial: Path) -> dict[str, bool]:
         return {"resumed": (partial / "checkpoint").exists()}
 
-    assert read_manifest(build(tmp_path, "students", "abc", resume, spec={}))["facts"]["resumed"]
+    assert build(tmp_path, "students", "abc", resume, spec={})
+    assert read_manifest(folder)["facts"]["resumed"]
 
 
 def _slow_make(folder: Path) -> dict[str, int]:

@@ -220,7 +220,7 @@ def test_the_two_trainings_do_not_import_each_other(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["plan_tuning.main", "plan_tuning.job.specs", "plan_tuning.experiment"]
+    "module", ["plan_tuning.main", "plan_tuning.job.graph", "plan_tuning.experiment"]
 )
 def test_nothing_heavy_before_a_job_starts(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"

@@ -10,9 +10,9 @@ import torch
 from composition import config_of
 
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.job.graph import job_graph
 from plan_tuning.job.models import Roles
 from plan_tuning.job.result import Outcome
-from plan_tuning.job.specs import job_graph
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 

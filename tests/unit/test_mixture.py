@@ -1,4 +1,4 @@
-"""Mixtures: which rows, how often, in what order, and what they change in a job's plan."""
+"""Mixtures: which rows, how often, in what order, and what they change in a job."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.mixture import MixingConfig, MixtureDataConfig, SourceConfig
 from plan_tuning.config.run import Config, PathsConfig
 from plan_tuning.config.training import MethodConfig
+from plan_tuning.job.graph import job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.specs import job_graph
 from plan_tuning.tasks.mixture import Item, MixtureError, count_tokens, levels, mix, tempered_counts
 from plan_tuning.training.order import curriculum_rows
 from plan_tuning.training.sft.data import training_rows

@@ -1,0 +1,245 @@
+"""Configuration → one training call: corpus → rows → student, or start, golden plans → student."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plan_tuning.artifacts import ArtifactError
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.run import Config
+from plan_tuning.distillation.corpus import OnUsage
+from plan_tuning.job.graph import Stage
+from plan_tuning.job.inputs import load_problems
+from plan_tuning.job.models import Models
+from plan_tuning.job.result import CURVES_FILE
+from plan_tuning.job.train_spec import filter_spec
+from plan_tuning.records import Ask, Problem
+from plan_tuning.tracking import Tracker
+
+if TYPE_CHECKING:
+    from plan_tuning.training.lightning import TrainingRun
+    from plan_tuning.training.validation import HeldOutEvaluation
+
+Facts = Mapping[str, Any]
+"""Of a training, for the manifest of its student."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What only the job's own process has, and no process that it starts for a training."""
+
+    models: Models
+    tracker: Tracker
+    on_usage: OnUsage  # told what the judge was paid
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a job; without its ``process`` it can be sent to other processes."""
+
+    config: Config  # the job's, or that of the plain job which makes its start
+    stage: Stage  # the student
+    start: Path | str | None  # what is trained on; None: the untrained model of the job
+    corpus: Path | None  # where the method learns from one
+    run_dir: Path
+    process: Process | None
+
+    def begin(self) -> Path | str:
+        """Name the folder or hub id of what is trained; a base of ours is made first, if need be.
+
+        Raises:
+            ValueError: a process that was started for the training was not told.
+        """
+        if self.start is not None:
+            return self.start
+        if self.process is None:
+            raise ValueError("another process has to be told what the training begins from")
+        return self.process.models.base
+
+    def run(self, folder: Path, loggers: Sequence[Any] | None) -> TrainingRun:
+        """Say where it is trained and shown; ``loggers`` are a rank's, None: this process's."""
+        from plan_tuning.training.lightning import TrainingRun
+        from plan_tuning.training.logs import CurveFile
+
+        provenance = training_provenance(self.config, self.stage)
+        if self.process is None:
+            return TrainingRun(folder, self.run_dir, loggers or (), provenance)
+        tracker = self.process.tracker
+        shown = [CurveFile(folder / CURVES_FILE), *tracker.lightning_loggers()]
+        return TrainingRun(folder, self.run_dir, shown, provenance, tracker.log_table)
+
+
+def training_call(training: Training) -> Callable[[Path], Facts]:
+    """Choose the one call that trains into a folder, in this process or in several."""
+    train = train_with_rewards if _is_grpo(training) else train_sft
+    if training.config.trainer.devices == 1:
+        return partial(train, training)
+    return partial(_train_in_ranks, train, training)
+
+
+def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Path) -> Facts:
+    """Train in several processes, and show here what they have left."""
+    from plan_tuning.training.processes import train_in_ranks
+
+    sent = replace(training, start=training.begin(), process=None)
+    curves = folder / CURVES_FILE
+    facts = train_in_ranks(partial(train, sent, folder), training.config.trainer, curves)
+    if training.process is not None:
+        training.process.tracker.log_curves(curves)
+        if _is_grpo(training):
+            from plan_tuning.training.grpo.fit import COMPLETIONS_FILE
+
+            training.process.tracker.log_rows("completions", folder / COMPLETIONS_FILE)
+    return facts
+
+
+def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = None) -> Facts:
+    """Corpus → rows → student.
+
+    Args:
+        training: what is trained.
+        folder: receives the student.
+        loggers: of a rank; None: this process trains alone.
+    """
+    from plan_tuning.training.sft.data import training_rows
+    from plan_tuning.training.sft.fit import SFTSettings, train_student
+
+    config, corpus = training.config, training.corpus
+    rows, selection = training_rows(
+        method=config.method,
+        prompt=config.prompt,
+        chosen=config.filter,
+        problems=load_problems(config) if corpus is None else (),
+        corpus=corpus,
+        mixture=config.data if isinstance(config.data, MixtureDataConfig) else None,
+        order=config.trainer.order,
+    )
+    trainer = config.trainer
+    if config.method.continued_steps:
+        trainer = replace(trainer, max_steps=config.method.continued_steps)
+    settings = SFTSettings(config.model, config.adapter, trainer, config.method, config.seed)
+    run = training.run(folder, loggers)
+    facts = train_student(run, settings, training.begin(), rows, held_out_evaluation(training))
+    return {**facts, "selection": selection}
+
+
+def train_with_rewards(
+    training: Training, folder: Path, loggers: Sequence[Any] | None = None
+) -> Facts:
+    """Start, golden plans, rewards → student.
+
+    Args:
+        training: what is trained.
+        folder: receives the student.
+        loggers: of a rank, which grades by itself; None: this process trains alone.
+
+    Raises:
+        ArtifactError: there is no corpus.
+    """
+    from plan_tuning.grading.grader import Grader
+    from plan_tuning.training.grpo.data import planned_problems
+    from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
+
+    config, method, process = training.config, training.config.method, training.process
+    if not isinstance(method, GRPOConfig) or training.corpus is None:
+        raise ArtifactError("method=grpo needs a corpus of golden plans: corpus.path=FOLDER")
+    problems, selection = planned_problems(training.corpus, config.filter)
+    settings = GRPOSettings(
+        model=config.model,
+        adapter=config.adapter,
+        trainer=config.trainer,
+        method=method,
+        reward=config.reward,
+        prompt=config.prompt,
+        evaluation=config.evaluation,
+        seed=config.seed,
+    )
+    open_ask = partial(open_judge, training) if config.reward.uses_judge else None
+    run = training.run(folder, loggers)
+    with ExitStack() as resources:
+        grader = (
+            resources.enter_context(Grader(config.evaluation.grading))
+            if process is None
+            else process.models.grader
+        )
+        facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
+    return {**facts, "selection": selection}
+
+
+def _is_grpo(training: Training) -> bool:
+    return isinstance(training.config.method, GRPOConfig)
+
+
+@asynccontextmanager
+async def open_judge(training: Training) -> AsyncIterator[Ask]:
+    """Open the way to the judge; its answers lie in the same store as the teacher's."""
+    from plan_tuning.teachers.factory import open_caller
+    from plan_tuning.teachers.usage import Usage
+
+    config, process = training.config, training.process
+    usage = Usage(config.judge.model)
+    try:
+        async with open_caller(config.judge, config.paths.calls, usage=usage) as caller:
+            yield caller.ask
+    finally:  # calls under way when it ended were paid too
+        if process is not None:
+            process.on_usage(usage.bought, usage.usd)
+
+
+def held_out_evaluation(training: Training) -> HeldOutEvaluation | None:
+    """Say how a student solves held-out training problems while it is trained, as at test time.
+
+    Returns:
+        None where no held-out problem is to be solved, or where several processes train.
+    """
+    config, process, corpus = training.config, training.process, training.corpus
+    if process is None or not config.trainer.val_problems or not config.trainer.val_fraction:
+        return None
+    from plan_tuning.distillation.corpus import PROBLEMS, read_problems
+    from plan_tuning.training.validation import HeldOutEvaluation
+
+    if corpus is not None and not (corpus / PROBLEMS).is_file():
+        return None  # trajectories from elsewhere: nobody says how their problems are graded
+    problems = load_problems(config) if corpus is None else read_problems(corpus)
+    # With executor=self the student carries its plans out as it is at that moment.
+    is_executed = config.method.name == "m2" and config.executor.name != "self"
+    return HeldOutEvaluation(
+        _tagged(problems, config),
+        config.method.name,
+        config.prompt,
+        config.evaluation,
+        process.models.grader,
+        process.models.executor if is_executed else None,
+    )
+
+
+def _tagged(problems: Sequence[Problem], config: Config) -> Sequence[Problem]:
+    """Write each problem as a student of a mixture sees it."""
+    if not isinstance(config.data, MixtureDataConfig):
+        return problems
+    from plan_tuning.tasks.mixture import tagged
+
+    tags = {name: config.data.tag_of(name) for name in {p.source for p in problems}}
+    return [replace(p, problem=tagged(p.problem, tags[p.source])) for p in problems]
+
+
+def training_provenance(config: Config, stage: Stage) -> dict[str, Any]:
+    """Say for a model card what a student stands on; nothing of it is a path."""
+    known = {
+        "method": config.method.name,
+        "training problems": f"{config.data.name} ({config.data.split})",
+        "seed": config.seed,
+        "fingerprint": stage.fingerprint,
+        **{f"fingerprint of the {role}": value for role, value in stage.upstream.items()},
+    }
+    if not config.method.needs_corpus:
+        return known
+    if config.corpus.path is None:
+        known["teacher"] = config.teacher.model
+    return known | {"filter": ", ".join(f"{k} {v}" for k, v in filter_spec(config).items())}

@@ -1,0 +1,267 @@
+"""All that determines a student, and the base and the corpus that it stands on.
+
+A Spec is what is hashed; a fingerprint is its hash. Hashed are the problems, the teacher and how it
+distils (a student has the fingerprint of the corpus instead), what the filter does, the base model,
+the start, the adapter, the method with the loss weights that it reads, the optimisation, the
+prompts, the seed and the mixing; for GRPO also the reward and the judge. Not hashed are paths,
+ports and keys, names of choices, logging, concurrency, and fields with metadata ``runtime``:
+devices, threads, micro-batches, checkpoints. A field at its first default is left out, so that a
+new knob orphans no student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from plan_tuning.artifacts import (
+    folder_fingerprint,
+    hashed_values,
+    is_complete,
+    read_manifest,
+)
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
+from plan_tuning.config.run import Config
+from plan_tuning.config.training import MethodConfig
+from plan_tuning.distillation.corpus import corpus_spec
+from plan_tuning.tasks.benchmarks import source_spec
+from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
+from plan_tuning.text.prompts import prompt_fingerprint
+
+# What of the micro-world its base depends on.
+VOCABULARY_KEYS = ("num_names", "max_value", "max_operand")
+# What GRPO's method says about the training of its start alone; the start's fingerprint has it.
+_OF_THE_START = ("plan_weight", "solution_weight", "problems")
+# What GRPO takes from the trainer, beside the hardware.
+_OF_THE_TRAINER = ("weight_decay", "beta1", "beta2", "precision")
+
+
+def problems_spec(data: DataConfig) -> dict[str, Any]:
+    """What determines the training problems.
+
+    Raises:
+        ConfigError: ``data.path`` does not exist.
+    """
+    if isinstance(data, MixtureDataConfig):
+        return {"mixture": [problems_spec(part) for part in data.parts().values()]}
+    spec: dict[str, Any] = {"name": data.name, "split": data.split}
+    is_made = isinstance(data, MicroworldDataConfig)
+    if is_made or data.limit is not None or data.fraction < 1.0:
+        spec["seed"] = data.seed  # otherwise all problems are taken, in the set's order
+    if data.fraction < 1.0:
+        spec["fraction"] = data.fraction
+    if data.limit is not None:
+        spec["limit"] = data.limit
+    if isinstance(data, MicroworldDataConfig):
+        # A family is the same problems whatever the choice of data that names it is called.
+        return spec | {"name": MICRO_PREFIX, "world": hashed_values(data.world())}
+    if data.path is not None and not Path(data.path).expanduser().exists():
+        raise ConfigError(
+            "data.path",
+            data.path,
+            f"an existing folder with {data.split}.jsonl or {data.split}.parquet, or one file",
+            f"data={data.name} data.path=FOLDER",
+        )
+    return spec | {"source": source_spec(data.name, data.split, data.path, data.revision)}
+
+
+def distillation_spec(problems: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """What determines a corpus of ``problems``, of the training set or of a test set."""
+    return corpus_spec(problems, config.teacher, config.distillation, config.evaluation.grading)
+
+
+def base_spec(model: ModelConfig, config: Config) -> dict[str, Any]:
+    """What determines an untrained model that is made here."""
+    spec: dict[str, Any] = {"kind": model.kind, "family": model.family, "seed": model.seed}
+    if isinstance(model, MicroModelConfig):
+        spec["vocabulary"] = {key: getattr(model.world, key) for key in VOCABULARY_KEYS}
+        spec["base"] = hashed_values(model.base)
+        if config.debug.max_steps is not None:
+            spec["debug_max_steps"] = config.debug.max_steps
+    return spec
+
+
+def model_spec(model: ModelConfig, base: str | None) -> dict[str, Any]:
+    """What determines the weights of a model that this job does not train.
+
+    Args:
+        model: the choice of model.
+        base: fingerprint of the base, where it is made here.
+    """
+    path = Path(str(model.path)).expanduser()
+    if base is not None:
+        spec: dict[str, Any] = {"base": base}
+    elif is_complete(path):  # an artifact, wherever it lies
+        spec = {"artifact": read_manifest(path)["fingerprint"]}
+    elif path.is_dir():
+        spec = {"folder": folder_fingerprint(path)}
+    else:
+        spec = {"path": str(model.path), "revision": model.revision}
+    return spec | {"dtype": model.dtype}
+
+
+def student_spec(
+    config: Config, *, base: str | None, start: str | None, corpus: str | None
+) -> dict[str, Any]:
+    """What determines a student that this job trains.
+
+    Args:
+        config: the job.
+        base: fingerprint of the base, where it is made here.
+        start: fingerprint of the student that training begins from; None: the untrained model.
+        corpus: fingerprint of the corpus, where the method learns from one.
+    """
+    spec: dict[str, Any] = {
+        "model": model_spec(config.model, base),
+        "adapter": _adapter_spec(config),
+        "prompt": config.prompt.name,
+        "prompts": prompt_fingerprint("student"),
+        "seed": config.seed,
+    }
+    if start is not None:
+        spec["start"] = start
+    if isinstance(config.method, GRPOConfig):
+        spec |= _grpo_spec(config, config.method)
+    else:
+        spec |= {"method": _method_spec(config.method), "trainer": _trainer_spec(config)}
+    if corpus is None:
+        spec["problems"] = problems_spec(config.data)
+    else:
+        spec |= {"corpus": corpus, "filter": filter_spec(config)}
+    if isinstance(config.data, MixtureDataConfig):
+        spec["mixing"] = _mixing_spec(config.data)
+    return spec
+
+
+def has_start(config: Config) -> bool:
+    """Whether the training begins from a student, not from the untrained model."""
+    if config.student.path is not None:
+        return False
+    if isinstance(config.method, GRPOConfig):
+        return config.start.name != "base"
+    return config.method.continued_steps > 0
+
+
+def start_config(config: Config) -> Config:
+    """The plain job that makes what this one begins from: the same artifact as that job's."""
+    if not isinstance(config.method, GRPOConfig):
+        return replace(config, method=replace(config.method, continued_steps=0))
+    weights = {key: getattr(config.method, key) for key in _OF_THE_START}
+    method = MethodConfig(name=config.start.name, **weights)
+    return replace(config, method=method, filter=config.start.filter)
+
+
+def filter_spec(config: Config) -> dict[str, Any]:
+    """What a filter does: its name and knobs without effect are left out."""
+    chosen = config.filter
+    spec: dict[str, Any] = {"answer": chosen.answer, "selection": chosen.selection}
+    if chosen.plan:
+        spec["plan_score_threshold"] = chosen.plan_score_threshold
+    if chosen.drop_leaks:
+        spec["drop_leaks"] = True
+    if chosen.selection == "diverse":
+        spec["diverse_below"] = chosen.diverse_below
+    if chosen.max_rows is not None:
+        spec["max_rows"] = chosen.max_rows
+    if chosen.max_rows is not None or chosen.selection == "random":
+        spec["seed"] = chosen.seed
+    return spec
+
+
+def _adapter_spec(config: Config) -> dict[str, Any]:
+    """Which weights are trained; ``export`` counts where it is chosen."""
+    adapter = config.adapter
+    if adapter.name == "full":
+        return {"name": "full"}
+    left_out = ("export",) if adapter.export == "auto" else ()
+    return {key: value for key, value in vars(adapter).items() if key not in left_out}
+
+
+def _method_spec(method: MethodConfig) -> dict[str, Any]:
+    """The method with the loss weights that it reads."""
+    weights = {
+        "m1": ("plan_weight", "solution_weight"),
+        "m2": ("plan_weight",),
+    }.get(method.name, ("solution_weight",))
+    continued = ("continued_steps",) if method.continued_steps else ()
+    return {key: getattr(method, key) for key in ("name", *continued, *weights)}
+
+
+def _trainer_spec(config: Config) -> dict[str, Any]:
+    """What of the optimisation is not at its first default; hardware and pace do not count."""
+    trainer = config.trainer
+    spec = {
+        f.name: getattr(trainer, f.name)
+        for f in fields(trainer)
+        if not f.metadata.get("runtime", False)
+        and getattr(trainer, f.name) != f.metadata.get("hash_default", f.default)
+    }
+    # How often is validated decides which weights are exported, if the best ones are.
+    if trainer.val_every_n_steps and (trainer.select_best or trainer.early_stopping_patience):
+        spec["val_every_n_steps"] = trainer.val_every_n_steps
+    return spec | (_selection_spec(config) if trainer.selects_by_accuracy else {})
+
+
+def _selection_spec(config: Config) -> dict[str, Any]:
+    """What the accuracy depends on that chooses the exported weights."""
+    evaluation, executor = config.evaluation, config.executor
+    spec: dict[str, Any] = {
+        "val_problems": config.trainer.val_problems,
+        "max_new_tokens": evaluation.max_new_tokens,
+        "grading": hashed_values(evaluation.grading),
+        **({"stop": list(evaluation.stop)} if evaluation.stop else {}),
+    }
+    if config.method.name != "m2":
+        return spec
+    who: Any = None
+    if executor.name == "teacher":
+        who = config.executor_teacher.spec()
+    elif executor.name == "model":
+        who = hashed_values(executor.model)
+    return spec | {
+        "max_plan_tokens": evaluation.max_plan_tokens,
+        **({"plan_stop": list(evaluation.plan_stop)} if evaluation.plan_stop else {}),
+        "executor": {"name": executor.name, "who": who},
+    }
+
+
+def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
+    """What determines a GRPO student, beside its model, its corpus and its start.
+
+    Of the reward the parts count that are switched on; its name is a label. Who judges, and with
+    which words, counts where somebody is asked.
+    """
+    reward = replace(config.reward, name=RewardConfig().name, judge=None)
+    if not reward.plan.weight:
+        reward = replace(reward, plan=PlanRewardConfig(weight=0.0))
+    spec: dict[str, Any] = {
+        "method": {k: v for k, v in hashed_values(method).items() if k not in _OF_THE_START},
+        "reward": hashed_values(reward),
+        "optimizer": {key: getattr(config.trainer, key) for key in _OF_THE_TRAINER},
+    }
+    if config.reward.uses_judge:
+        spec["judge"] = config.judge.spec()
+        spec["judge_prompt"] = prompt_fingerprint("judge")
+    if config.reward.answer_weight:
+        spec["grading"] = hashed_values(config.evaluation.grading)
+    return spec
+
+
+def _mixing_spec(data: MixtureDataConfig) -> dict[str, Any]:
+    """What of the mixing has an effect; limit and fraction are the problems'."""
+    mixing = data.mixing
+    spec: dict[str, Any] = {"sources": list(data.sources), "strategy": mixing.strategy}
+    if mixing.strategy == "tempered":
+        spec |= {"temperature": mixing.temperature, "rows": mixing.rows}
+    if mixing.strategy != "concatenate":
+        spec["seed"] = mixing.seed
+    if mixing.domain_tag:
+        spec["tags"] = [data.tag_of(name) for name in data.sources]
+    return spec
