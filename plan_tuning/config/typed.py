@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +16,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
 
 Group = TypeVar("Group")
+_UNSET = "(is a variable of the shell unset?)"
 
 
 def typed(config: DictConfig) -> Config:
@@ -27,10 +29,12 @@ def typed(config: DictConfig) -> Config:
     OmegaConf.set_readonly(node, False)
     OmegaConf.set_struct(node, False)
     if "hydra" in node:
+        _check_folders(node.hydra)
         del node["hydra"]
     if "experiment" in node:
         del node["experiment"]
     try:
+        _check_blanks(node)
         result = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(
@@ -75,6 +79,74 @@ def _capped(group: Group, **caps: int | None) -> Group:
         if cap is not None:
             setattr(capped, key, cap if value in (None, -1) else min(value, cap))
     return capped
+
+
+def _check_blanks(config: DictConfig) -> None:
+    """Refuse a blank path, such as one made of an unset variable of the shell.
+
+    It would mean the working directory, or the root of the file system. What may be left out
+    (``str | None``) is null then: an empty text is a path, an address or a name of nothing. The
+    same holds behind the ``=`` of a benchmark's ``NAME=PATH``.
+
+    Raises:
+        ConfigError: a path is blank.
+    """
+    for key, value in _optional_texts(config, ""):
+        if not value.strip():
+            raise ConfigError(
+                key,
+                repr(value),
+                f"a text that is not blank {_UNSET}, or null",
+                f"{key}=null for none",
+            )
+    if not config.paths.outputs.strip():
+        raise ConfigError(
+            "paths.outputs",
+            repr(config.paths.outputs),
+            f"a folder, named {_UNSET}",
+            "paths.outputs=multirun_outputs",
+        )
+    for entry in map(str, config.evaluation.benchmarks):
+        name, equals, path = entry.partition("=")
+        if equals and not path.strip():
+            raise ConfigError(
+                "evaluation.benchmarks",
+                entry,
+                f"a path stands behind {name}= {_UNSET}; without one the set is read from the Hub",
+                f"'evaluation.benchmarks=[\"{name}=FOLDER\"]', or 'evaluation.benchmarks=[{name}]'",
+            )
+
+
+def _optional_texts(node: DictConfig, prefix: str) -> Iterator[tuple[str, str]]:
+    """Walk the texts that may be null, with their keys."""
+    kind: Any = OmegaConf.get_type(node)
+    hints = {f.name: str(f.type) for f in fields(kind)} if is_dataclass(kind) else {}
+    for name in node:
+        if OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        if isinstance(value, str) and hints.get(str(name)) == "str | None":
+            yield f"{prefix}{name}", value
+        elif isinstance(value, DictConfig):
+            yield from _optional_texts(value, f"{prefix}{name}.")
+
+
+def _check_folders(hydra: DictConfig) -> None:
+    """Refuse blank folders of Hydra's, which mean the working directory.
+
+    Raises:
+        ConfigError: one is blank.
+    """
+    for key in ("run", "sweep"):
+        plain: Any = OmegaConf.to_container(hydra[key], resolve=False)
+        folder = plain["dir"]
+        if folder is not None and not str(folder).strip():
+            raise ConfigError(
+                f"hydra.{key}.dir",
+                repr(folder),
+                f"a folder, named {_UNSET}",
+                "paths.outputs=multirun_outputs",
+            )
 
 
 def check_outputs(config: Config) -> None:

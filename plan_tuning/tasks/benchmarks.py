@@ -8,7 +8,6 @@ rows) or from the Hub at a pinned revision. What each set's rows mean stands in
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 from plan_tuning.artifacts import file_fingerprint
 from plan_tuning.grading.equivalence import gold_defect
 from plan_tuning.records import Problem
+from plan_tuning.tasks.json_rows import DataError, json_lines, read_json
 from plan_tuning.tasks.schemas import RowError, RowReader
 from plan_tuning.tasks.schemas import aime as aime_row
 from plan_tuning.tasks.schemas import gsm8k as gsm8k_row
@@ -40,10 +40,6 @@ _MATH_SUBJECTS = (
     "prealgebra",
     "precalculus",
 )
-
-
-class DataError(ValueError):
-    """A data set that cannot be read: names the file, the row and the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,25 +310,13 @@ def _rows_of_file(file: Path) -> Iterator[tuple[int, Any]]:
     if file.suffix == ".parquet":
         yield from _rows_of_parquet(file)
         return
-    try:
-        if file.suffix == ".json":
-            rows = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(rows, list):
-                raise DataError(f"{file} holds {type(rows).__name__}, expected a list of rows")
-            yield from enumerate(rows, start=1)
-            return
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{file}, row {number}: is not JSON ({error})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} is not JSON ({error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error})") from error
+    if file.suffix == ".jsonl":
+        yield from json_lines(file)
+        return
+    rows = read_json(file)
+    if not isinstance(rows, list):
+        raise DataError(f"{file} holds {type(rows).__name__}, expected a list of rows")
+    yield from enumerate(rows, start=1)
 
 
 def _rows_of_parquet(file: Path) -> Iterator[tuple[int, Any]]:

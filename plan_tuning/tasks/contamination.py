@@ -184,7 +184,7 @@ def contaminated_ids(file: Path, benchmark: str) -> Collection[str]:
 def _read_report(file: Path, benchmark: str) -> dict[str, frozenset[str]]:
     make = _command(file, benchmark)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         return {name: frozenset(entry["ids"]) for name, entry in content["test"].items()}
     except OSError as error:
         raise ContaminationError(

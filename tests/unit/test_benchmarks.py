@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from plan_tuning.tasks.benchmarks import BENCHMARKS, DataError, load, read, source_spec
+from plan_tuning.tasks.benchmarks import BENCHMARKS, load, read, source_spec
+from plan_tuning.tasks.json_rows import DataError
 
 
 def write(folder: Path, *rows: Any, name: str = "test.jsonl") -> Path:
