@@ -19,7 +19,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -127,19 +128,60 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader sees the old file or the new one, never a part."""
+    """Write ``text`` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
+    """
+    write_together({path: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Write several files of which each is the old or the new one; all stay old where one fails.
+
+    Args:
+        texts: by path. A name that is no UTF-8 is written as the bytes that it is.
+
+    Raises:
+        OSError: one cannot be written; names its path.
+    """
+    written: dict[Path, str] = {}
+    try:
+        for path, text in texts.items():
+            with _named(path):
+                written[path] = _write_beside(path, text)
+        for path, name in written.items():
+            with _named(path):
+                os.replace(name, path)
+    except BaseException:
+        for name in written.values():
+            Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an error of the system name the file that was meant."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_beside(path: Path, text: str) -> str:
+    """Write a temporary file in the folder of ``path`` and name it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    return name
 
 
 def _umask() -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
 from plan_tuning.comparison.compare_command import compare
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.corpus_command import app as corpus
+from plan_tuning.storage import storage_error
 from plan_tuning.tasks.contamination_command import contamination
 from plan_tuning.tasks.grade_command import grade
 
@@ -30,9 +32,14 @@ def run() -> None:
     try:
         check_words(sys.argv[1:])
         app(prog_name="plan-tuning")
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(getattr(error, "exit_code", 2)) from None
+    except (ValueError, OSError) as raised:
+        where = {"compare": "--out FOLDER", "corpus": "another folder"}
+        elsewhere = where.get(sys.argv[1], "--out FILE")
+        error = storage_error(raised, Path(), f"Make room, or write elsewhere: {elsewhere}")
+        if error is None and not isinstance(raised, ValueError):
+            raise
+        sys.stderr.write(f"error: {error or raised}\n")
+        raise SystemExit(getattr(error or raised, "exit_code", 2)) from None
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from plan_tuning import interruption
 from plan_tuning.artifacts import (
     ArtifactError,
     build,
@@ -33,6 +34,7 @@ from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
+from plan_tuning.interruption import Interrupted
 from plan_tuning.job.costs import print_stages
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
@@ -56,6 +58,7 @@ from plan_tuning.job.train import Process, Training, training_call
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
 from plan_tuning.records import Problem, to_json
+from plan_tuning.storage import RESUME, storage_error
 from plan_tuning.tracking import Tracker, track
 
 logger = logging.getLogger(__name__)
@@ -114,15 +117,30 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
             tracker.log_summary(
                 {f"test/{name}/accuracy": row.accuracy for name, row in outcome.metrics.items()}
             )
-    except BaseException as error:
+    except BaseException as raised:
+        error = _cause(raised, config)
         if result is None:  # else all is done, and only its report to W&B failed
             wall_s = time.perf_counter() - started
-            write_result(config, graph, context, outcome, wall_s=wall_s, error=error)
-        is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
-        if context.sweep_name is not None or not is_mistake:
-            logger.error("job failed: %s", error, exc_info=not is_mistake)
-        raise
+            try:
+                write_result(config, graph, context, outcome, wall_s=wall_s, error=error)
+            except OSError as failure:  # a full disk, which the error itself may be about
+                logger.warning("the job's end is not recorded: %s", failure)
+        is_told = isinstance(error, ValueError | Interrupted)  # one line; a fault shows where it is
+        if not is_told or (context.sweep_name is not None and not isinstance(error, Interrupted)):
+            logger.error("job failed: %s", error, exc_info=not is_told)
+        if error is raised:
+            raise
+        raise error from raised
     log_accuracies(outcome)
+
+
+def _cause(error: BaseException, config: Config) -> BaseException:
+    """Tell a stop by the user, and a disk's refusal, whatever they became on their way here."""
+    is_stop = isinstance(error, KeyboardInterrupt) or interruption.is_asked()
+    is_stop = is_stop or getattr(error, "exit_code", None) == interruption.EXIT_CODE
+    if is_stop:
+        return error if isinstance(error, Interrupted) else Interrupted()
+    return storage_error(error, Path(config.paths.outputs), RESUME) or error
 
 
 def _tracked(
@@ -324,6 +342,7 @@ class Job:
 
     def _obtain(self, name: str, stage: Stage, make: Make) -> bool:
         """Build a stage where it is absent; returns whether it was there already."""
+        interruption.check()
         started = time.perf_counter()
         is_cached = stage.is_available
         if not is_cached:

@@ -6,6 +6,8 @@ Nothing heavy is imported before a job starts, so ``--help`` and a configuration
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import sys
@@ -21,12 +23,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from plan_tuning import interruption
+from plan_tuning.command_line import check_overrides, ordered
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
+from plan_tuning.storage import RESUME, storage_error
 from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
 from plan_tuning.sweep.external import Search
-from plan_tuning.sweep.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
+from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
@@ -96,6 +101,7 @@ def job(config: DictConfig) -> float | None:
     from plan_tuning.experiment import run_job
     from plan_tuning.job.result import JobContext, job_choices
 
+    replace_what_cannot_be_shown()  # in a launcher's worker process
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN
     checked = typed(config)
@@ -111,13 +117,15 @@ def job(config: DictConfig) -> float | None:
         choices=job_choices(settings.runtime.choices),
     )
     try:
-        with only_runner(folder):
-            return run_job(checked, context)
-    except ValueError as error:
-        if is_sweep:
-            if getattr(error, "exit_code", USER_ERROR) == INTERRUPTED:
-                raise KeyboardInterrupt from error  # ends the sweep, not only this job
-            raise  # the sweeper goes on with the other jobs
+        with interruption.watched(), only_runner(folder):
+            interruption.check()
+            objective = run_job(checked, context)
+            interruption.check()  # ends the sweep, whose next job would begin
+            return objective
+    except (ValueError, OSError) as raised:
+        error = storage_error(raised, folder, RESUME) or raised
+        if is_sweep or not isinstance(error, ValueError):
+            raise error from raised  # the sweeper goes on with the other jobs
         stop(error)
         return None
 
@@ -152,8 +160,28 @@ def help_text() -> str:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    words = sys.argv[1:]
+    """Entry point of the console script.
+
+    Raises:
+        SystemExit: with the code of what went wrong; 130 where the user stopped it.
+    """
+    replace_what_cannot_be_shown()
+    with interruption.reported():
+        run(sys.argv[1:])
+
+
+def replace_what_cannot_be_shown() -> None:
+    """Let an output that is not UTF-8 show a question mark for a character that it lacks.
+
+    A table is no reason for a sweep to fail; files are UTF-8 whatever the terminal is.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def run(words: list[str]) -> None:
+    """Run a subcommand, or Hydra's app."""
     if words and words[0] in SUBCOMMANDS:
         from plan_tuning import cli
 
@@ -162,6 +190,12 @@ def main() -> None:
     if "--help" in words or "-h" in words:
         sys.stdout.write(help_text() + "\n")
         return
+    try:
+        sys.argv[1:] = ordered(words)
+        check_overrides(sys.argv[1:], SUBCOMMANDS)
+    except ValueError as error:
+        stop(error)
+    logging.raiseExceptions = False  # a log that cannot be written is no fault of a job
     app = hydra.main(
         version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"
     )(job)
@@ -173,6 +207,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The importable module, not __main__: launchers send the job to other processes by its name.
-    from plan_tuning.main import main as run
+    from plan_tuning.main import main as start
 
-    run()
+    start()

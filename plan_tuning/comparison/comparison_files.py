@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from plan_tuning.artifacts import write_atomic
+from plan_tuning.artifacts import write_together
 from plan_tuning.comparison.claims import findings
 from plan_tuning.comparison.comparison import Comparison, holes
 from plan_tuning.comparison.differences import OutcomeReader
@@ -92,8 +92,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         "comparison.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
         "report.html": report_page(comparison, title=f"Comparison of {folder.resolve().name}"),
     }
-    for name, text in texts.items():
-        write_atomic(folder / name, text)
+    write_together({folder / name: text for name, text in texts.items()})
     return [folder / name for name in texts]
 
 

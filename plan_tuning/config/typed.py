@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
 
 Group = TypeVar("Group")
+_PROBE_BYTES = 2**16
 _UNSET = "(is a variable of the shell unset?)"
 
 
@@ -121,11 +123,11 @@ def _optional_texts(node: DictConfig, prefix: str) -> Iterator[tuple[str, str]]:
     """Walk the texts that may be null, with their keys."""
     kind: Any = OmegaConf.get_type(node)
     hints = {f.name: str(f.type) for f in fields(kind)} if is_dataclass(kind) else {}
-    for name in node:
+    for name in map(str, node):
         if OmegaConf.is_missing(node, name):
             continue
         value = node[name]
-        if isinstance(value, str) and hints.get(str(name)) == "str | None":
+        if isinstance(value, str) and hints.get(name) == "str | None":
             yield f"{prefix}{name}", value
         elif isinstance(value, DictConfig):
             yield from _optional_texts(value, f"{prefix}{name}.")
@@ -156,11 +158,10 @@ def check_outputs(config: Config) -> None:
         ConfigError: the folder cannot be made or written.
     """
     folder = Path(config.paths.outputs)
+    probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
+        probe.write_bytes(b"\0" * _PROBE_BYTES)  # a full disk takes an empty file
     except OSError as error:
         raise ConfigError(
             "paths.outputs",
@@ -168,3 +169,6 @@ def check_outputs(config: Config) -> None:
             f"a folder that can be written ({error.strerror})",
             "paths.outputs=/tmp/plan_tuning",
         ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -279,8 +280,14 @@ def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
         write_atomic(path, "".join(f"{line}\n" for line in lines))
     elif path.suffix == ".parquet":
         partial = path.with_name(f".{path.name}.tmp")
-        _write(partial, Trajectory, rows)
-        partial.replace(path)
+        try:
+            _write(partial, Trajectory, rows)
+            partial.replace(path)
+        except OSError as error:  # arrow names no file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
     else:
         raise CorpusError(f"{path}: choose a name that ends in .jsonl or .parquet")
 

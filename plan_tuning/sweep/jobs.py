@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -148,8 +149,9 @@ def _width() -> int | None:
 
 def print_sync_command(folder: Path) -> None:
     """Say how a sweep's offline W&B runs are uploaded."""
+    runs = f"{shlex.quote(str(folder))}/*/wandb/offline-run-*"  # the shell fills in the stars
     Console().print(
-        f"W&B runs written offline; upload them with: wandb sync {folder}/*/wandb/offline-run-*",
+        f"W&B runs written offline; upload them with: wandb sync {runs}",
         highlight=False,
         soft_wrap=True,
     )

@@ -8,6 +8,7 @@ extend every grid, and launches through whichever launcher is chosen.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from plan_tuning.config.registration import job_slug
 from plan_tuning.config.run import SWEEPER_MODULE
 from plan_tuning.config.typed import check_outputs, typed
+from plan_tuning.interruption import Interrupted
+from plan_tuning.storage import RESUME, storage_error
 from plan_tuning.sweep.devices import check_processes, launcher_facts
 from plan_tuning.sweep.jobs import (
     Job,
@@ -37,7 +40,6 @@ from plan_tuning.sweep.launch import Survivor, failed_returns
 logger = logging.getLogger(__name__)
 
 USER_ERROR = 2  # exit code of a configuration or input error
-INTERRUPTED = 130  # exit code of a stop by the user
 
 
 def grid_arguments(grid: dict[str, Any], taken: Iterable[str]) -> list[str]:
@@ -95,15 +97,22 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
 
         Raises:
             SystemExit: a job's configuration cannot work and nothing was started (exit code 2);
-                jobs failed (1, or their common exit code); the comparison failed (1); the user
-                stopped the sweep (130).
+                jobs failed (1, or their common exit code); the comparison failed (1).
+            Interrupted: the user stopped the sweep.
         """
         jobs = self.jobs(arguments)
-        first = jobs[0].config
         folder = Path(self.config.hydra.sweep.dir)
         print_jobs(jobs, folder)
-        if first.dry_run:
+        if jobs[0].config.dry_run:
             return []
+        try:
+            return self._run(jobs, folder)
+        except OSError as error:  # of Hydra itself, which writes beside the jobs
+            _refuse(storage_error(error, folder, RESUME) or error)
+
+    def _run(self, jobs: Sequence[Job], folder: Path) -> Any:
+        """Run what is left of the jobs, and compare them all."""
+        first = jobs[0].config
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         left = [job for job in jobs if not job.is_finished(folder)]
@@ -118,8 +127,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
                     logger.error("stopping: a job failed and hydra.sweeper.max_batch_size is set")
                     break
         except KeyboardInterrupt:
-            logger.warning("stopped by the user; the same command goes on where it stopped")
-            raise SystemExit(INTERRUPTED) from None
+            raise Interrupted from None
         finally:  # whatever ended the sweep, a launcher's own failure too
             is_compared = self._compare(folder, len(jobs))
         if first.logger.name == "wandb_offline":
@@ -204,10 +212,12 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
 
         try:
             compare([folder], expected_jobs=num_jobs)
-        except (ValueError, OSError):  # a damaged result, a full disk: the outcome is told first
-            logger.exception(
-                "the comparison failed, the jobs' results are kept; again: plan-tuning compare %s",
-                folder,
+        except (ValueError, OSError) as error:  # a damaged result, a full disk
+            logger.error(
+                "the comparison failed (%s), the jobs' results are kept; again: "
+                "plan-tuning compare %s --out FOLDER",
+                storage_error(error, folder, "Make room there, or write elsewhere") or error,
+                shlex.quote(str(folder)),
             )
             return False
         return True
@@ -224,7 +234,7 @@ def register_sweeper() -> None:
     Plugins.instance().register(AblationSweeper)
 
 
-def _refuse(error: ValueError, where: str = "") -> NoReturn:
+def _refuse(error: Exception, where: str = "") -> NoReturn:
     """End the process on a configuration that cannot work: its message, and in which job."""
     sys.stderr.write(f"error: {error}\n" + (f"{where}\n" if where else ""))
     raise SystemExit(getattr(error, "exit_code", USER_ERROR))

@@ -12,18 +12,20 @@ from pathlib import Path
 import pytest
 
 FLOORS = {
-    "main": 7, "cli": 7, "sweep": 7,
+    "__main__": 7, "main": 7, "cli": 7, "command_line": 7, "sweep": 7,
     "experiment": 6, "job": 6,
     "training": 5, "comparison": 5,
     "distillation": 4, "evaluation": 4,
     "teachers": 3, "students": 3, "rewards": 3,
     "tasks": 2,
     "text": 1, "grading": 1,
-    "records": 0, "job_record": 0, "config": 0, "artifacts": 0, "tracking": 0, "statistics": 0,
+    "records": 0, "job_record": 0, "interruption": 0, "storage": 0, "config": 0,
+    "artifacts": 0, "tracking": 0, "statistics": 0,
 }  # fmt: skip
 # Rooms of one floor that may use each other, in this order.
-ORDER = ["records", "job_record", "artifacts", "statistics", "config", "tracking", "grading",
-         "text", "job", "experiment", "sweep", "cli", "main"]  # fmt: skip
+ORDER = ["interruption", "storage", "records", "job_record", "artifacts", "statistics", "config",
+         "tracking", "grading", "text", "job", "experiment", "sweep", "cli", "command_line", "main",
+         "__main__"]  # fmt: skip
 HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")
 PURE_ROOMS = (
     "text",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from plan_tuning import interruption
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.grpo import ASKED_AS, GRPOConfig
@@ -139,7 +140,8 @@ def train_grpo(
             lightning = build_trainer(run, trainer, callbacks)
             if resumed is not None:
                 logger.info("training continues from %s", resumed)
-            lightning.fit(module, Steps(module), ckpt_path=resumed)
+            with interruption.kept():
+                lightning.fit(module, Steps(module), ckpt_path=resumed)
         facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
     if lightning.is_global_zero:
         export_student(
