@@ -27,8 +27,8 @@ _PLAIN = re.compile(
 )
 _HAZARD = re.compile(
     r"[\\{}<>^~&!#]|\*\*|\d['_:A-Za-z]|\d,\d{1,2}(?!\d)|\d\.\d+\.\d|\d\s?[-+*/x(]|[-+]\s|[A-Za-z]\$"
-    r"|\.\d+\s?\.\.|\b(?:minus|negative|not|no|neither|nor|or|to|than|and|between|plus|times|divided"
-    r"|squared|cubed|half|quarter|third|[a-z]*illions?|hundreds?|thousands?|dozens?|n't)\b"
+    r"|\d\s?\.\.|\b(?:minus|negative|not|no|neither|nor|or|to|than|and|between|plus|times|divided"
+    r"|squared|cubed|cannot|never|but|other|twice|double|triple|otherwise|else|half|quarter|third|[a-z]*illions?|hundreds?|thousands?|dozens?|n't)\b"
     r"|n't\b",
     re.IGNORECASE,
 )
@@ -40,7 +40,7 @@ _ATOM = (
     rf"|{_DECIMAL}(?:\s?{_FRACTION}|\s\d+\s?/\s?\d+(?![\d/]))?|{_FRACTION}"
     r"|\\(?:sqrt|binom)(?:\[\d\])?(?:\{[^{}]{1,60}\}){1,2})"
 )
-_TERM = rf"{_ATOM}(?:\s?\^\s?(?:\{{[^{{}}]{{1,40}}\}}|\(-?\d+\)|-?\d+))?\s?%?"
+_TERM = rf"{_ATOM}(?:\s?\^\s?(?:\{{[^{{}}]{{1,40}}\}}|\(-?\d+\)|-?\d+))?(?:\s?%)?"
 _BRACKET = r"\((?=[^()]{0,80}\d)(?:[-+*/^.\d\s{}]|\\cdot|\\frac){1,80}\)"
 _FORMULA = re.compile(
     rf"(?<![\w^_])(?<![\^_]\{{)(?<!\d\.)(?P<sign>[-+]\s?)?(?:{_TERM}|{_BRACKET})"
@@ -53,13 +53,15 @@ _SCALE_NAMES = {"k": "thousand", "m": "million", "bn": "billion", "mn": "million
 _RANGE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%?")
 
 _NEGATION = re.compile(
-    r"(?:\b(?:not|neither|nor|never|cannot|instead of|rather than)|n't)"
+    r"(?:\b(?:not|neither|nor|never|cannot|(?:instead|other|rather) (?:of|than)|anything but"
+    r"|no longer)|n't)"
     r"\s(?:be\s|equal to\s|exactly\s|simply\s|just\s|the\s)?$",
     re.IGNORECASE,
 )
 _CROSSED_OUT = re.compile(r"\s?[❌✗✘🚫]")
 _BOUND = re.compile(
-    r"(?:(?<!no )(?<!not )\b(?:less|more|fewer|greater|larger|smaller|bigger) than|\\(?:le|ge|ne)"
+    r"(?:(?<!no )(?<!not )\b(?:less|more|fewer|greater|larger|smaller|bigger) than(?: or equal to)?"
+    r"|\b(?:twice|double|triple|half of|half|a (?:half|third|quarter) of)|\\(?:le|ge|ne)"
     r"|(?:^|\s|\s[A-Za-z])\s?[<>]=?|!=)\s?$",
     re.IGNORECASE,
 )
@@ -69,9 +71,16 @@ _JOINED = re.compile(
     r"\s(?:(?:\w+ly|maybe|perhaps|even|about|else|also)\s)?$",
     re.IGNORECASE,
 )
+_BOUND_BEHIND = re.compile(
+    r"\s?(?:[<>]=?|\\(?:le|ge|ne)(?![A-Za-z]))\s?(?:-?\d|[A-Za-z]\s?[<>\\=])"
+)
+_DEPENDS = re.compile(r"\sif\b.*\b(?:otherwise|else)\b")
 _ADJACENT = re.compile(r"\s?[%°]?\s?(?:and|&)\s$")
-_LIST_GAP = re.compile(r"\s?,\s?$")
-_LIST_END = re.compile(r"\s?(?:$|[,;.)]|and\b|or\b)")
+_LIST_GAP = re.compile(r"\s?[,;]\s?")
+_LIST_END = re.compile(r"\s?(?:$|[,;.)\]}\\]|and\b|or\b)")
+_RANGE_GAP = re.compile(r"\s?(?:\.{2,3}|~|\\ldots)\s?|['\u2032]\s?")
+_COUNTED_GAP = re.compile(r"\s[A-Za-z]+,\s")
+_COUNTED_END = re.compile(r"\s[A-Za-z]+s\W*$")
 _MEASURES = (
     "hours? hrs? h minutes? mins? m seconds? secs? s days? weeks? months? years? feet foot ft inch"
     "(?:es)? in pounds? lbs? ounces? oz dollars? cents? yards? miles? kilometers? km meters? cm "
@@ -98,6 +107,8 @@ _OPERATIONS = (
     (re.compile(r"(?<=[\d)}%])\s(?:times|multiplied by)\s(?=[-\d(.])"), "\\\\cdot "),
     (re.compile(r"(?<=[\d)}%])\splus\s(?=[-\d(.])"), "+"),
     (re.compile(r"(?<=[\d)}%])\s?(?:divided by|over)\s(?=[-\d(.])"), "/"),
+    (re.compile(r"(?<=[\d)])\s(?:raised )?to the power (?:of )?(?=[-\d(])"), "^"),
+    (re.compile(r"\bhalf (?:of )?an? (?=(?:thousand|[mbtr]+illion)s?\b)"), "0.5 "),
     (re.compile(r"(?<=[\d)])\ssquared\b"), "^2"),
     (re.compile(r"(?<=[\d)])\scubed\b"), "^3"),
     (re.compile(r"(?<![\d./])(\d+)\s(?:and|&)\s(?=\d{1,2}/\d)"), r"\1 "),
@@ -110,7 +121,7 @@ _REMARK = re.compile(
     r"|\s\((?=[^()]*[A-Za-z]{3})[^()]*\)\W*$",
     re.DOTALL,
 )
-_BRACKETED = re.compile(r"(?<=[\dA-Za-z%$}*])\s\([^()]{0,300}\)")
+_BRACKETED = re.compile(r"(?<=[\dA-Za-z%$}*])\s\((?!or\b)[^()]{0,300}\)")
 _EQUALS = re.compile(r"(?<![<>!])=(?![=>])")
 # Letters that may be units behind a number stay: the rest of a side is a formula.
 _FORMULA_START = re.compile(r"(?<!\\)[A-Za-z]{2,}|'s\b|[,;:]|\.\s")
@@ -235,12 +246,14 @@ def _named(text: str, *, is_last: bool = False) -> str | None:
     numeral = kept[-1 if is_last else 0]
     if len(kept) > 1:
         first, second = kept[-2:] if is_last else kept[:2]
-        if _are_joined(prose, first, second, is_last):
+        if first.text != second.text and _are_joined(prose, first, second, is_last):
             return f"{first.text} or {second.text}"
     before, behind = prose[: numeral.start], prose[numeral.end :]
     bound = _BOUND.search(before)
     if bound and (not is_last or _BOUND_SIGN.search(bound.group())):
         return f"{bound.group().strip()} {numeral.text}"
+    if _BOUND_BEHIND.match(behind) or _DEPENDS.match(behind):
+        return f"{numeral.text} or other"
     unknown = _UNKNOWN_BEHIND.match(behind)
     return numeral.text + unknown.group() if unknown else numeral.text
 
@@ -299,13 +312,17 @@ def _is_denied(prose: str, numeral: _Numeral) -> bool:
 
 def _are_joined(prose: str, first: _Numeral, second: _Numeral, is_last: bool) -> bool:
     """Whether two numbers are named together, so that neither is the answer alone."""
-    gap, behind = prose[first.end : second.start], prose[second.end :]
+    gap, behind = prose[first.end : second.start].replace("(", ""), prose[second.end :]
     if _COMPOUND_GAP.fullmatch(gap) and _COMPOUND_END.match(behind):
         return True  # 1 hour 20 minutes
     if gap == " " and any(word in first.text for word in _SCALE_WORDS.split("|")):
         return True  # 3 thousand 500
+    if _RANGE_GAP.fullmatch(gap):
+        return True
     if not is_last and _LIST_GAP.fullmatch(gap) and _LIST_END.match(behind):
         return True
+    if not is_last and _COUNTED_GAP.fullmatch(gap) and _COUNTED_END.match(behind):
+        return True  # 5 apples, 7 oranges
     joined = _JOINED.fullmatch(gap)
     if joined is None:
         return False

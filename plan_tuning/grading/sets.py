@@ -33,7 +33,8 @@ _SET_AHEAD = r"(?=[(\[\]{]|\\\{|\\mathbb|\\emptyset)"
 _VARIABLE = r"(?:[A-Za-z](?:_\{?\w+\}?)?|\([A-Za-z]\w*(?:,\s?[A-Za-z]\w*)+\))"
 _MEMBERSHIP = re.compile(rf"(?:\\forall\s?)?({_VARIABLE})\s?\\in\s?{_SET_AHEAD}")
 _NAMED = re.compile(
-    r"(?:(?:\\text\{[^{}]*\}|[A-Za-z][A-Za-z ]{0,40}|[A-Z]_\{?\w+\}?|\\\{[^{}]*\\\}"
+    r"(?:\\text\{(?:[Tt]he )?(?:[Ss]olution )?[Ss]et(?: is| of solutions(?: is)?)?\}\s?"
+    r"|(?:\\text\{[^{}]*\}|[A-Za-z][A-Za-z ]{0,40}|[A-Z]_\{?\w+\}?|\\\{[^{}]*\\\}"
     r"|[A-Z]'?\s?\\c[au]p\s?[A-Z]'?|[A-Z](?:\^c)?)\s?(?:=|:)\s?)(?=\\\{|\{|\\mathbb|\\emptyset"
     r"|[(\[\]][^=]*\\(?:cup|infty))"
 )
@@ -41,6 +42,10 @@ _PLAIN_BRACES = re.compile(r"\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 _BUILDER = re.compile(
     rf"\\\{{\s?({_VARIABLE})\s?(?:\\in\s?\\mathbb\{{([RZN])\}}(\^\{{?[+*]\}}?|_\{{?>?0\}}?)?)?"
     r"\s?(?:\||:)\s?(.+)\\\}"
+)
+_BUILT = re.compile(rf"\\\{{\s?({_VARIABLE}(?:\\in\s?\\mathbb\{{[A-Z]\}})?)\s?[|:]\s?")
+_HALF_LINE = re.compile(
+    r"\\mathbb\{R\}(?:[\^_]\{?(?P<sign>[+-])\}?|_\{?(?P<bound>>|<|\\ge|\\le)\s?0\}?)"
 )
 _IS_REAL = re.compile(r"(?:,|and)?\s?[A-Za-z]\s?\\in\s?\\mathbb\{R\}\s?(?:,|and(?![A-Za-z]))?\s?")
 _IS_WHOLE = re.compile(r"(?:,|and)?\s?[A-Za-z]\s?\\in\s?\\mathbb\{Z\}\s?(?:,|and(?![A-Za-z]))?\s?")
@@ -114,7 +119,7 @@ def bare_set(text: str) -> str:
         contents = [set_content(part) for part in union(text)]
         if len(contents) > 1 and all(content is not None for content in contents):
             return f"\\{{{','.join(str(content) for content in contents)}\\}}"
-        return _members(text) or text
+        return _members(text) or _BUILT.sub(r"\\{\1|", text, count=1)
     return text
 
 
@@ -212,7 +217,13 @@ def _any_of(text: str) -> RealSet | None:
     without = _EXCEPT.fullmatch(unwrapped(text).strip())
     if without and _ALL_REALS.fullmatch(without.group(1).strip().casefold()):
         return _all_but("", [without.group(2)])
-    excluded = [relation(part) for part in _AND.sub(",", text).split(",")] if "\\ne" in text else []
+    half = _HALF_LINE.fullmatch(text)
+    if half is not None:
+        bound = half.group("bound") or {"+": ">", "-": "<"}[half.group("sign")]
+        line = _from_relation(Relation(("x", "0"), (bound,)), is_alone=True)
+        return RealSet("", line.pieces, True) if line else None
+    parts = _AND.sub(",", text).split(",") if "\\ne" in text else []
+    excluded = [relation(part if "\\ne" in part else f"x\\ne {part}") for part in parts]
     if excluded and all(part is not None and part.operators == ("\\ne",) for part in excluded):
         names = {bare_name(part.parts[0]) for part in excluded if part}
         if len(names) == 1 and all(part and is_name(part.parts[0]) for part in excluded):
