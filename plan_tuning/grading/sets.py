@@ -66,6 +66,8 @@ _REVERSED = re.compile(r"([(\[\]])([^()\[\]]*,[^()\[\]]*)([)\[\]])")
 _SEMICOLON_PAIR = re.compile(r"([(\[\]][^(),;\[\]]*);([^(),;\[\]]*[)\[\]])")
 _DISTANCE = re.compile(r"\|([A-Za-z])(?:([-+])([^|]+))?\|")
 _MAX_MEMBERS = 60
+_MAX_CHARACTERS = 400  # of a text that is read as a set
+_HINT = re.compile(r"[<>(\[\]]|\\(?:le|ge|ne|in|cup|mathbb|setminus)(?![A-Za-z])|[Rr]eal|^R$")
 Limit = Fraction | None  # None is infinite
 _Span = tuple[Limit, bool, Limit, bool]
 
@@ -131,7 +133,7 @@ def real_set(text: str) -> RealSet | None:
     >>> real_set("x+1"), real_set("(1,2)").is_certain, real_set(r"\mathbb{R}").is_certain
     (None, False, True)
     """
-    if len(text) > 400:
+    if len(text) > _MAX_CHARACTERS or not _HINT.search(text):
         return None
     named = _MEMBERSHIP.match(text)
     name = ""
