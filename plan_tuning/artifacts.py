@@ -57,7 +57,7 @@ def hashed_values(value: Any) -> Any:
     Fields with metadata ``runtime=True`` are left out altogether.
 
     Raises:
-        TypeError: the value has no canonical form.
+        TypeError: the value is none that can be hashed.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def hashed_values(value: Any) -> Any:
         return int(value)  # 1 and 1.0 on a command line mean the same
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"{type(value).__name__} has no canonical form: {value!r}")
+    raise TypeError(f"{type(value).__name__} is nothing that can be hashed: {value!r}")
 
 
 def fingerprint_of(spec: Any, *, stage: str, version: int) -> str:

@@ -6,9 +6,10 @@ import sys
 
 import typer
 
-from plan_tuning.comparison.commands import compare
-from plan_tuning.distillation.commands import app as corpus
-from plan_tuning.tasks.commands import contamination, grade
+from plan_tuning.comparison.compare_command import compare
+from plan_tuning.distillation.corpus_command import app as corpus
+from plan_tuning.tasks.contamination_command import contamination
+from plan_tuning.tasks.grade_command import grade
 
 app = typer.Typer(
     help="Subcommands of plan-tuning; everything else on its command line is a Hydra override.",

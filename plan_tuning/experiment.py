@@ -57,6 +57,7 @@ from plan_tuning.job.result import (
     write_result,
 )
 from plan_tuning.job.specs import artifacts_root, calls_folder, job_graph
+from plan_tuning.job_record import JobResult, parse_metrics
 from plan_tuning.records import Problem, to_json
 from plan_tuning.tracking import Tracker, track
 from plan_tuning.training.processes import train_in_ranks
@@ -81,17 +82,16 @@ def run_job(config: Config, context: JobContext) -> float | None:
     finished = read_result(context.folder, graph.fingerprint)
     if finished is not None and graph.is_done:
         logger.info("already done: %s", context.folder / "result.json")
-        objective: float | None = finished["objective"]
-        return objective
+        return finished.objective
     started = time.perf_counter()
     outcome = Outcome()
     values = {
         "settings": to_json(config),
         "choices": dict(context.choices),
         "key": graph.fingerprint,
-        "fingerprints": fingerprints(graph),
+        "fingerprints": to_json(fingerprints(graph)),
     }
-    result: dict[str, Any] | None = None
+    result: JobResult | None = None
     run_id = fingerprint_of(
         [graph.fingerprint, context.sweep_name, context.name], stage="run", version=1
     )
@@ -111,7 +111,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
             wall_s = time.perf_counter() - started
             result = write_result(config, graph, context, outcome, wall_s=wall_s)
             tracker.log_summary(
-                {f"test/{name}/accuracy": row["accuracy"] for name, row in outcome.metrics.items()}
+                {f"test/{name}/accuracy": row.accuracy for name, row in outcome.metrics.items()}
             )
     except BaseException as error:
         if result is None:  # else all is done, and only its report to W&B failed
@@ -122,8 +122,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
             logger.error("job failed: %s", error, exc_info=not is_mistake)
         raise
     log_accuracies(outcome)
-    value: float | None = result["objective"]
-    return value
+    return result.objective
 
 
 class Job:
@@ -167,7 +166,7 @@ class Job:
         """Problems → plans → scores → executions → corpus."""
         folder, is_cached = self._build_corpus(stage, lambda: load_problems(self.config))
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
-        self.outcome.corpus = {"path": folder, **corpus_facts(facts)}
+        self.outcome.corpus = corpus_facts(folder, facts)
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
             if "train" in self.config.stages:
@@ -204,13 +203,14 @@ class Job:
 
     def _train(self, stage: Stage, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
-        corpus = self.outcome.corpus if config.method.needs_corpus else None
+        found = self.outcome.corpus if config.method.needs_corpus else None
+        corpus = None if found is None else Path(found.path)
         folder, is_cached = self._obtain(
             stage, "train", partial(self._learn, config, corpus, stage)
         )
         facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
         if corpus is not None:
-            corpus |= facts.get("selection", {})
+            self.outcome.add_selection(facts.get("selection", {}))
         self.outcome.training = facts
         curves = folder / CURVES_FILE
         if curves.is_file():
@@ -221,7 +221,7 @@ class Job:
         self._track(stage, is_input=is_cached)
 
     def _learn(
-        self, config: Config, corpus: Mapping[str, Any] | None, stage: Stage, folder: Path
+        self, config: Config, corpus: Path | None, stage: Stage, folder: Path
     ) -> Mapping[str, Any]:
         """Train into ``folder``, here or in several processes."""
         inputs: dict[str, Any] = {
@@ -237,11 +237,11 @@ class Job:
                 )
             start = self.graph.start
             inputs["start"] = self.roles.base if start is None else start.folder
-            inputs |= {"corpus": corpus["path"], "calls": calls_folder(config)}
+            inputs |= {"corpus": corpus, "calls": calls_folder(config)}
             train = partial(reinforce, folder, config, config.method, **inputs)
             shared |= {"grader": self.roles.grader, "on_usage": self.outcome.add_calls}
         else:
-            inputs["corpus"] = None if corpus is None else corpus["path"]
+            inputs["corpus"] = corpus
             inputs["problems"] = load_problems(config) if corpus is None else ()
             inputs["base"] = self.roles.base
             if config.method.continued_steps and self.graph.start is not None:
@@ -288,13 +288,15 @@ class Job:
             )
         self._obtain(stage, "evaluate", partial(self._solve, entry, stage.label, is_alone, corpus))
         path = stage.folder / PREDICTIONS_FILE
-        self.outcome.metrics[stage.label] = read_manifest(stage.folder)["facts"]["metrics"]
+        self.outcome.metrics[stage.label] = parse_metrics(
+            read_manifest(stage.folder)["facts"]["metrics"]
+        )
         self.outcome.predictions[stage.label] = path
         if self.graph.executor_predictions:  # what the executor can do without a plan
             alone = self.graph.executor_predictions[place]
             make = partial(self._solve, entry, alone.label, True, None)
             folder, _ = self._obtain(alone, "evaluate", make)
-            metrics = read_manifest(folder)["facts"]["metrics"]
+            metrics = parse_metrics(read_manifest(folder)["facts"]["metrics"])
             self.outcome.executor_zero_shot[alone.label] = metrics
         if config.evaluation.decontaminate is not None:
             self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
@@ -307,9 +309,8 @@ class Job:
     ) -> Mapping[str, Any]:
         """Answer one benchmark into ``folder``; ``is_alone``: M2's executor, without any plan."""
         from plan_tuning.evaluation.accuracy import summarize
-        from plan_tuning.evaluation.plans import teacher_plans
+        from plan_tuning.evaluation.predictions import solve, teacher_plans
         from plan_tuning.evaluation.progress import shown
-        from plan_tuning.evaluation.solve import solve
 
         config = self.config
         problems = load_benchmark(entry, config)
@@ -335,7 +336,7 @@ class Job:
                 progress=progress,
             )
         write_predictions(folder / PREDICTIONS_FILE, predictions)
-        return {"metrics": summarize(predictions), "problems": len(problems)}
+        return {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
 
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""

@@ -7,6 +7,7 @@ Nothing heavy is imported before a job starts, so ``--help`` and a configuration
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -41,6 +42,7 @@ class Preflight(Callback):  # type: ignore[misc]
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Stop with one line on a configuration that cannot work."""
+        note_ignored_interrupts()
         try:
             checked = typed(config)
             check_outputs(checked)
@@ -53,6 +55,7 @@ class Preflight(Callback):  # type: ignore[misc]
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin a search where another sweeper than the project's own runs the jobs."""
+        note_ignored_interrupts()
         if config.hydra.sweeper._target_ != SweeperConfig._target_:
             try:
                 search.begin(
@@ -63,6 +66,19 @@ class Preflight(Callback):  # type: ignore[misc]
                 )
             except ValueError as error:
                 stop(error)
+
+
+def note_ignored_interrupts() -> None:
+    """Say how to end a command that Ctrl-C does not reach.
+
+    A shell starts the background jobs of a script with SIGINT ignored, and Python leaves a signal
+    that it finds ignored as it is: whoever interrupts the script does not mean its jobs.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        sys.stderr.write(
+            "note: started with Ctrl-C (SIGINT) ignored, as background jobs of a script are; "
+            f"end it with: kill {os.getpid()} (the same command resumes)\n"
+        )
 
 
 def stop(error: Exception) -> None:

@@ -18,6 +18,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+FURTHER = {"json": "further"}  # marks the field whose keys stand among the record's own
+UNLESS_NONE = {"json": "unless_none"}  # marks a field whose key is absent where it is None
+
 Message = Mapping[str, str]
 """One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 
@@ -181,7 +184,14 @@ class Prediction:
 def to_json(record: Any) -> Any:
     """Turn a record into plain JSON values; tuples become lists, enums their values."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {f.name: to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+        values: dict[str, Any] = {}
+        for f in dataclasses.fields(record):
+            value = to_json(getattr(record, f.name))
+            if f.metadata == FURTHER:
+                values |= value
+            elif value is not None or f.metadata != UNLESS_NONE:
+                values[f.name] = value
+        return values
     if isinstance(record, StrEnum):
         return str(record)
     if isinstance(record, Mapping):
@@ -214,12 +224,13 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     ]
     if missing:
         raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
-    hints = _hints(kind)  # type: ignore[arg-type]
+    hints = field_types(kind)  # type: ignore[arg-type]
     return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def field_types(kind: Any) -> Mapping[str, Any]:
+    """Types of a record's fields by name, looked up once."""
     return typing.get_type_hints(kind)
 
 

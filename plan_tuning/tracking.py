@@ -57,7 +57,7 @@ class Tracker:
         self.run.log({name: wandb.Table(columns=columns, data=shown)})
 
     def log_curves(self, path: Path) -> None:
-        """Repeat the training curves of a student that an earlier job has trained."""
+        """Repeat the training curves of a student that another job has trained."""
         if self.run is None:
             return
         with path.open(encoding="utf-8", newline="") as file:

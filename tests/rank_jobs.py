@@ -60,9 +60,10 @@ def train(
 ) -> Mapping[str, Any]:
     """Train three steps on rows of very different lengths; the last step has a single row."""
     from plan_tuning.text.formats import render_completion, student_messages
+    from plan_tuning.training.lightning import TrainingError, TrainingRun
     from plan_tuning.training.sft.batches import TrainingRow
-    from plan_tuning.training.sft.fit import train_student
-    from plan_tuning.training.sft.module import SFTModule, TrainingError
+    from plan_tuning.training.sft.fit import SFTSettings, train_student
+    from plan_tuning.training.sft.module import SFTModule
 
     if dies_after is not None:
         step = SFTModule.training_step
@@ -84,14 +85,14 @@ def train(
         for index in range(9)
     ]
     return train_student(
-        folder,
-        base=base,
-        rows=rows,
-        model=ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3"),
-        adapter=AdapterConfig(name=adapter),
-        trainer=config,
-        method=MethodConfig(name="m2"),
-        seed=3,
-        loggers=loggers,
-        run_dir=folder,
+        TrainingRun(folder, folder, loggers),
+        SFTSettings(
+            model=ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3"),
+            adapter=AdapterConfig(name=adapter),
+            trainer=config,
+            method=MethodConfig(name="m2"),
+            seed=3,
+        ),
+        base,
+        rows,
     )

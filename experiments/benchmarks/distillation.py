@@ -154,7 +154,7 @@ def distil_cell(arguments: argparse.Namespace, backend: str, candidates: int) ->
 def sequential_cell(arguments: argparse.Namespace) -> dict[str, Any]:
     """The authors' order: one call after the other, here for three problems."""
     from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
-    from plan_tuning.distillation.requests import (
+    from plan_tuning.distillation.teacher_requests import (
         constraints_request,
         execute_request,
         plan_request,
@@ -189,7 +189,7 @@ def distilabel_cell(arguments: argparse.Namespace) -> dict[str, Any]:
     from distilabel.models import OpenAILLM
 
     from plan_tuning.config.teacher import DistillationConfig
-    from plan_tuning.distillation.requests import plan_request
+    from plan_tuning.distillation.teacher_requests import plan_request
 
     model = OpenAILLM(model="teacher", base_url=arguments.base_url, api_key="none")
     model.load()

@@ -51,15 +51,17 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     from plan_tuning.records import Problem
     from plan_tuning.students.adapters import PROJECTIONS
     from plan_tuning.students.loading import Student
-    from plan_tuning.training.completions import CompletionLog
-    from plan_tuning.training.grpo.module import GRPOModule, GRPOSteps
-    from plan_tuning.training.grpo.reward import Scorer
-    from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+    from plan_tuning.training.grpo.data import PlannedProblem
+    from plan_tuning.training.grpo.module import GRPOModule
+    from plan_tuning.training.grpo.reward import RewardWorker
+    from plan_tuning.training.grpo.rollout import Rollout
+    from plan_tuning.training.lightning import Steps, TrainingRun, build_trainer, quiet
+    from plan_tuning.training.logs import CompletionLog
 
     torch.set_num_threads(threads)
 
-    class Digits(Scorer):
-        async def _score(self, rollout: Rollout) -> dict[str, float]:
+    class Digits(RewardWorker):
+        async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
             return {"correct": digit_share(rollout.completion.text)}
 
     size = WORKS[work]
@@ -71,8 +73,8 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
         )
     end = int(tokenizer.eos_token_id)
     student = Student(model, tokenizer, (end,), (end,))
-    cases = [
-        GoldenProblem(Problem(f"p{i}", text, "0"), "")
+    planned = [
+        PlannedProblem(Problem(f"p{i}", text, "0"), "")
         for i, text in enumerate(problems(tokenizer, PROMPTS * 2, size.prompt_tokens))
     ]
     total = steps + WARMUP
@@ -96,24 +98,19 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
         Grader() as grader,
-        Digits(RewardConfig(), grader, max_new_tokens=size.new_tokens) as scorer,
+        Digits(RewardConfig(), grader, max_new_tokens=size.new_tokens) as worker,
     ):
+        config = TrainerConfig(
+            precision="bf16" if is_card else "fp32", micro_batch_tokens=16384,
+            accelerator=size.device, progress=False,
+        )  # fmt: skip
         module = GRPOModule(
-            student, cases, scorer, method=method, prompt=PromptConfig(), seed=0,
-            trainer=TrainerConfig(
-                precision="bf16" if is_card else "fp32", micro_batch_tokens=16384,
-                accelerator=size.device,
-            ),
+            student, planned, worker, method=method, prompt=PromptConfig(), seed=0, trainer=config,
             total_steps=total, log=CompletionLog(Path(folder) / "c.jsonl", every_n_steps=0),
         )  # fmt: skip
-        trainer = pl.Trainer(
-            accelerator="gpu" if is_card else "cpu", devices=1, max_epochs=-1,
-            precision="bf16-mixed" if is_card else "32-true",
-             logger=False, callbacks=[Clock()],
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            use_distributed_sampler=False, default_root_dir=folder,
-        )  # fmt: skip
-        trainer.fit(module, train_dataloaders=GRPOSteps(module))
+        run = TrainingRun(Path(folder), Path(folder))
+        with quiet():
+            build_trainer(run, config, [Clock()]).fit(module, Steps(module))
     named = {
         name: statistics.median(p.get(f"time/{name}", 0.0) for p in phases[WARMUP:])
         for name in PHASES

@@ -106,7 +106,7 @@ def card_shares(causal_lm: Any, size: Work, phases: dict[str, float]) -> dict[st
     """
     import torch
 
-    from plan_tuning.training.sft.throughput import utilisation
+    from plan_tuning.training.sft.metrics import utilisation
 
     card, rows = torch.cuda.get_device_name(), PROMPTS * GROUP
     _, _, layers, _, kv_heads, head_dim = size.shape

@@ -45,10 +45,11 @@ from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.loading import without_bars
 from plan_tuning.students.templates import turn_end_ids
 from plan_tuning.students.tiny import build_tokenizer
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import TrainingRow
-from plan_tuning.training.sft.fit import train_student
-from plan_tuning.training.sft.throughput import utilisation
+from plan_tuning.training.sft.fit import SFTSettings, train_student
+from plan_tuning.training.sft.metrics import utilisation
 
 METHOD = MethodConfig(name="m1")
 BATCH = 8
@@ -79,26 +80,26 @@ def our_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) ->
     """Train for one epoch with this project."""
     with tempfile.TemporaryDirectory() as folder:
         train_student(
-            Path(folder),
-            base=base,
-            rows=rows,
-            model=ModelConfig(name="bench", kind="tiny", family="qwen3"),
-            adapter=AdapterConfig(name="full"),
-            trainer=TrainerConfig(
-                learning_rate=1e-4,
-                precision=precision,
-                accelerator=device,
-                batch_size=BATCH,
-                val_fraction=0.0,
-                max_length=4096,
-                checkpoint_every_n_steps=0,
-                threads=0,
-                micro_batch_tokens=2048 if device == "cpu" else 65536,
+            TrainingRun(Path(folder), Path(folder)),
+            SFTSettings(
+                model=ModelConfig(name="bench", kind="tiny", family="qwen3"),
+                adapter=AdapterConfig(name="full"),
+                trainer=TrainerConfig(
+                    learning_rate=1e-4,
+                    precision=precision,
+                    accelerator=device,
+                    batch_size=BATCH,
+                    val_fraction=0.0,
+                    max_length=4096,
+                    checkpoint_every_n_steps=0,
+                    threads=0,
+                    micro_batch_tokens=2048 if device == "cpu" else 65536,
+                ),
+                method=METHOD,
+                seed=0,
             ),
-            method=METHOD,
-            seed=0,
-            loggers=[],
-            run_dir=Path(folder),
+            base,
+            rows,
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.comparison.choices import method_of, values_of
-from plan_tuning.comparison.results import Run, corpus_file, read_predictions, read_trajectories
+from plan_tuning.comparison.runs import Run, corpus_file, read_predictions, read_trajectories
 from plan_tuning.comparison.tables import Table
 from plan_tuning.records import Verdict
 

@@ -12,11 +12,12 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from plan_tuning.comparison.results import Run
+from plan_tuning.comparison.runs import Run
+from plan_tuning.config.training import METHODS, NEEDS_CORPUS, TRAINED
 
 IRRELEVANT = "-"
-UNTRAINED = frozenset({"zero_shot", "zero_shot_cot"})
-_TEACHER_FREE = frozenset({*UNTRAINED, "sft"})
+UNTRAINED = frozenset(METHODS) - frozenset(TRAINED)
+_TEACHER_FREE = frozenset(METHODS) - frozenset(NEEDS_CORPUS)
 _NEVER_SWEPT = frozenset(
     {"seed", "experiment", "logger", "debug", "paths", "sweep_name", "stages", "tags", "dry_run"}
 )
@@ -32,7 +33,7 @@ _OF_PLANS = frozenset(
         "method.plan_weight",
     }
 )
-_TEACHER_IDENTITY = frozenset(
+_TEACHER_SPEC = frozenset(
     {"teacher", "teacher.backend", "teacher.model", "teacher.label", "teacher.seeded"}
 )
 _COLUMNS = frozenset({"evaluation.benchmarks", "data.benchmarks"})
@@ -78,7 +79,7 @@ def is_seedless(run: Run) -> bool:
         return False
     if method_of(run) in UNTRAINED or run.settings.get("student.path"):
         return True
-    return run.fingerprints.get("student", "unknown") is None
+    return run.result.fingerprints.student is None
 
 
 def can_matter(run: Run, key: str) -> bool:
@@ -87,7 +88,7 @@ def can_matter(run: Run, key: str) -> bool:
     method = method_of(run)
     if group in _NEVER_SWEPT or key in _COLUMNS or key in _runtime_keys():
         return False
-    if group == "teacher" and not _is_of_identity(key):
+    if group == "teacher" and not _is_of_spec(key):
         return False
     if method in UNTRAINED and (
         group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA or key.startswith(_MIXING)
@@ -110,9 +111,9 @@ def can_matter(run: Run, key: str) -> bool:
     return not _repeats_seed(run, key)
 
 
-def _is_of_identity(key: str) -> bool:
-    """Whether a teacher's key is part of its identity; its address, price and pace are not."""
-    return key in _TEACHER_IDENTITY or key.startswith("teacher.scripted.")
+def _is_of_spec(key: str) -> bool:
+    """Whether a teacher's key is part of its spec; its address, price and pace are not."""
+    return key in _TEACHER_SPEC or key.startswith("teacher.scripted.")
 
 
 def _repeats_seed(run: Run, key: str) -> bool:
@@ -150,7 +151,7 @@ def swept_choices(runs: Sequence[Run]) -> list[str]:
     overridden = {
         text.lstrip("+~").partition("=")[0].partition("@")[0]
         for run in runs
-        for text in run.overrides
+        for text in run.result.overrides
     }
     groups = {key for run in runs for key in run.choices}
     keys = {key for flat in values for key in flat}
@@ -210,17 +211,17 @@ def group_runs(runs: Sequence[Run], swept: Sequence[str]) -> dict[tuple[str, ...
 
 
 def _newest_first(run: Run) -> tuple[int, list[int]]:
-    return (run.seed, [-ord(c) for c in str(run.facts.get("created") or "")])
+    return (run.seed, [-ord(c) for c in run.result.created])
 
 
 def conflicts(runs: Sequence[Run]) -> int:
     """Count the results that disagree with another one of the same benchmark and seed."""
     found: dict[tuple[str, int], set[str]] = {}
     for run in runs:
-        for benchmark in run.metrics:
-            identity = run.prediction_key(benchmark) or str(run.folder)
-            found.setdefault((benchmark, seed_of(run)), set()).add(identity)
-    return sum(len(identities) - 1 for identities in found.values())
+        for benchmark in run.result.metrics:
+            key = run.result.fingerprints.predictions.get(benchmark) or str(run.folder)
+            found.setdefault((benchmark, seed_of(run)), set()).add(key)
+    return sum(len(keys) - 1 for keys in found.values())
 
 
 def seed_of(run: Run) -> int:

@@ -6,7 +6,7 @@ the micro-world's among them, only the direction of the claim is compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
@@ -31,9 +31,9 @@ class Finding:
     row: str
     against: str
     benchmark: str
-    difference: Difference
     direction: str  # what the paper claims: higher, lower or inconsistent
     published: str  # the paper's number, or NOT_PUBLIC
+    difference: Difference
     verdict: str = "undecided"
 
 
@@ -142,17 +142,11 @@ def _matches(table: Table, row: Row, conditions: Mapping[str, Sequence[str]]) ->
 def _allows(row: Row, conditions: Mapping[str, Sequence[str]]) -> bool:
     """Whether a row's runs have the choices, wherever these can matter to them."""
     return all(
-        value in allowed
-        for key, allowed in conditions.items()
-        for value in _values_that_matter(row, key)
+        value in conditions[key]
+        for run in row.runs
+        for key, value in values_of(run).items()
+        if key in conditions and can_matter(run, key)
     )
-
-
-def _values_that_matter(row: Row, key: str) -> Iterable[str]:
-    for run in row.runs:
-        flat = values_of(run)
-        if key in flat and can_matter(run, key):
-            yield flat[key]
 
 
 def _compare(

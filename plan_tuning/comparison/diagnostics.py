@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plan_tuning.comparison.drawing import Figure, new_canvas, short, style_of, svg_of
-from plan_tuning.comparison.results import read_curves
+from plan_tuning.comparison.drawing import Figure, dress, new_canvas, short, style_of, svg_of
+from plan_tuning.comparison.runs import read_curves
 from plan_tuning.comparison.tables import Row, Table
 from plan_tuning.text.plans import has_box, leaks
 
@@ -71,10 +71,7 @@ def verifier_figure(corpora: Mapping[str, Sequence[ThresholdPoint]]) -> Figure:
         axes[1].plot(thresholds, [100 * p.correct_rate for p in points], **style)
     for axis, title in zip(axes, ("problems kept (%)", "kept plans with a right answer (%)"),
                            strict=True):  # fmt: skip
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel("plan score threshold", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(color="0.9", lw=0.6)
+        dress(axis, title, "plan score threshold")
     if len(corpora) > 1:
         axes[0].legend(fontsize=7)
     for axis in axes:
@@ -105,7 +102,7 @@ def length_figure(
     axes[0].barh(
         positions, [value or 0 for value in lengths], color="0.75", edgecolor="black", lw=0.6
     )
-    axes[0].set_title("mean completion tokens", fontsize=9)
+    dress(axes[0], "mean completion tokens", grid="x")
     for number, (name, values) in enumerate(rates.items()):
         shown = [(100 * value, y) for y, value in enumerate(values) if value is not None]
         axes[1].plot(
@@ -114,7 +111,7 @@ def length_figure(
             **(style_of(number) | {"ls": ""}),
             label=name.removesuffix("_rate").replace("_", " "),
         )
-    axes[1].set_title("rates (%)", fontsize=9)
+    dress(axes[1], "rates (%)", grid="x")
     axes[1].set_xlim(-2, 102)
     if rates:
         axes[1].legend(fontsize=7)
@@ -122,18 +119,16 @@ def length_figure(
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_yticks(list(positions))
         axis.set_yticklabels(labels or [""] * len(rows))
-        axis.tick_params(labelsize=8)
-        axis.grid(axis="x", color="0.9", lw=0.6)
     caption = "Means over benchmarks and seeds: length, and answers missing, cut off or leaked."
     return Figure("length", "Length, missing answers and leaks", caption, svg_of(canvas))
 
 
 def _mean_metric(table: Table, row: Row, name: str) -> float | None:
     values = [
-        float(value)
+        value
         for benchmark in table.benchmarks
         for run in row.runs_for(benchmark)
-        if isinstance(value := run.metrics[benchmark].get(name), int | float)
+        if (value := getattr(run.result.metrics[benchmark], name)) is not None
     ]
     return sum(values) / len(values) if values else None
 
@@ -178,10 +173,7 @@ def curves_figure(table: Table, rows: Sequence[Row]) -> Figure | None:
                 every = max(1, len(steps) // _NUM_MARKS)
                 style = style_of(number) | {"ms": 3, "markevery": (number % every, every)}
                 axis.plot(steps, values, label=short(label), **style)
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(color="0.9", lw=0.6)
+        dress(axis, name, "step")
     for axis in axes[len(names) :]:
         axis.set_visible(False)
     handles = {label: handle for axis in axes for handle, label in

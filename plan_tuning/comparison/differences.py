@@ -13,14 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from plan_tuning.comparison.choices import is_seedless
-from plan_tuning.comparison.results import Run, read_predictions
-from plan_tuning.statistics.intervals import (
-    crossed,
-    holm,
-    mcnemar,
-    paired_bootstrap,
-    permutation_test,
-)
+from plan_tuning.comparison.runs import Run, read_predictions
+from plan_tuning.statistics.intervals import crossed, paired_bootstrap
+from plan_tuning.statistics.tests import holm, mcnemar, permutation_test
 
 LEVEL = 0.05
 
@@ -174,17 +169,14 @@ def _mean(values: Sequence[float]) -> float:
 def _recorded(
     pairs: Sequence[tuple[Run, Run]], benchmark: str, num_possible: int
 ) -> Difference | None:
-    used = [
-        pair
-        for pair in pairs
-        if all(run.metrics.get(benchmark, {}).get("accuracy") is not None for run in pair)
-    ]
+    used, values = [], []
+    for base, run in pairs:
+        first, second = base.accuracy(benchmark), run.accuracy(benchmark)
+        if first is not None and second is not None:
+            used.append((base, run))
+            values.append(second - first)
     if not used:
         return None
-    values = [
-        run.metrics[benchmark]["accuracy"] - base.metrics[benchmark]["accuracy"]
-        for base, run in used
-    ]
     nan = math.nan
     return Difference(
         value=_mean(values),

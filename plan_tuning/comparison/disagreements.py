@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plan_tuning.comparison.differences import OutcomeReader, pair_seeds
-from plan_tuning.comparison.results import Run
+from plan_tuning.comparison.runs import Run
 from plan_tuning.comparison.tables import Table
 
 THRESHOLD = 0.5

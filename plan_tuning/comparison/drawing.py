@@ -50,6 +50,14 @@ def svg_of(canvas: Canvas) -> str:
     return text.getvalue()
 
 
+def dress(axis: Any, title: str | None, x: str | None = None, *, grid: str = "both") -> None:
+    """Give an axis its texts and its grid."""
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(x, fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis=grid, color="0.9", lw=0.6)
+
+
 def short(label: str) -> str:
     """Fit a label into a figure."""
     # matplotlib reads dollar signs as mathematics

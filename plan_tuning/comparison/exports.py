@@ -11,7 +11,7 @@ from typing import Any
 from plan_tuning.comparison.choices import IRRELEVANT
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding
 from plan_tuning.comparison.differences import Difference
-from plan_tuning.comparison.formats import (
+from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     LEGEND,
     accuracy_table,
@@ -166,19 +166,7 @@ def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
         "benchmarks": list(table.benchmarks),
         "rows": [_row_json(table, row) for row in table.rows],
         "claims": [
-            {
-                "id": item.id,
-                "claim": item.claim,
-                "certainty": item.certainty,
-                "row": item.row,
-                "against": item.against,
-                "benchmark": item.benchmark,
-                "direction": item.direction,
-                "published": item.published,
-                "difference": _difference_json(item.difference),
-                "verdict": item.verdict,
-            }
-            for item in found
+            vars(item) | {"difference": _difference_json(item.difference)} for item in found
         ],
         "notes": list(table.notes),
     }

@@ -12,10 +12,13 @@ from plan_tuning.comparison.diagnostics import (
     length_figure,
     verifier_figure,
 )
-from plan_tuning.comparison.drawing import Figure, new_canvas, short, style_of, svg_of
+from plan_tuning.comparison.drawing import Figure, dress, new_canvas, short, style_of, svg_of
+from plan_tuning.comparison.runs import finite_number
 from plan_tuning.comparison.tables import Cell, Row, Table
 
 _MAX_ROWS = 40
+_MIN_POINTS = 3  # of a curve
+_DARK = 65  # percent: from here on a cell of the transfer figure is labelled in white
 
 
 def draw_figures(
@@ -43,21 +46,13 @@ def draw_figures(
 
 
 def numeric_choices(table: Table) -> list[str]:
-    """Swept choices with at least three numeric values: they are drawn as curves."""
+    """Swept choices with enough numeric values to be drawn as curves, and no other ones."""
     found = []
     for i, key in enumerate(table.swept):
         values = {row.values[i] for row in table.rows if row.values[i] != IRRELEVANT}
-        if len(values) >= 3 and all(_as_number(value) is not None for value in values):
+        if len(values) >= _MIN_POINTS and all(finite_number(value) is not None for value in values):
             found.append(key)
     return found
-
-
-def _as_number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _bars(cell: Cell) -> list[list[float]]:
@@ -96,15 +91,12 @@ def _accuracy(table: Table, rows: Sequence[Row]) -> Figure:
             cell = table.rows[base].cells.get(name)
             if cell is not None:
                 axis.axvline(100 * cell.accuracy, color="0.6", ls="--", lw=0.8, zorder=0)
-        axis.set_title(name, fontsize=9)
+        dress(axis, name, "accuracy (%)", grid="x")
         axis.set_xlim(-2, 102)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_yticks(range(len(rows)))
         has_labels = index % columns == 0
         axis.set_yticklabels([short(table.label(row)) for row in rows] if has_labels else [])
-        axis.tick_params(labelsize=8)
-        axis.grid(axis="x", color="0.9", lw=0.6)
-        axis.set_xlabel("accuracy (%)", fontsize=8)
     caption = (
         "Mean over seeds with its 95 % interval. Diamond and dashed line: baseline. White: one "
         "seed only, the interval is over problems."
@@ -120,7 +112,7 @@ def _numeric(table: Table, rows: Sequence[Row], key: str) -> Figure:
     at = table.swept.index(key)
     lines: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
-        value = _as_number(row.values[at])
+        value = finite_number(row.values[at])
         if value is not None:
             others = (*row.values[:at], IRRELEVANT, *row.values[at + 1 :])
             label = table.label(Row(others, row.runs, row.cells))
@@ -166,7 +158,7 @@ def _numeric(table: Table, rows: Sequence[Row], key: str) -> Figure:
 
 
 def _training_rows(row: Row) -> float:
-    counts = [run.corpus.get("rows") or run.training.get("rows") or 0 for run in row.runs]
+    counts = [run.training_rows for run in row.runs]
     return sum(counts) / len(counts) if counts else 0.0
 
 
@@ -183,7 +175,7 @@ def _transfer(table: Table, rows: Sequence[Row]) -> Figure:
     for y, line in enumerate(grid):
         for x, value in enumerate(line):
             text = "–" if math.isnan(value) else f"{value:.1f}"
-            color = "white" if value > 65 else "black"  # on grey neither is read well
+            color = "white" if value > _DARK else "black"  # on grey neither is read well
             axis.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
     names = [short(name).replace("_", "\n", 1) for name in table.benchmarks]
     axis.set_xticks(range(len(names)), names, fontsize=7)

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING, Any
 
 from plan_tuning.comparison.browser import browser_payload
 from plan_tuning.comparison.claims import VERDICTS
+from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
-from plan_tuning.comparison.formats import (
+from plan_tuning.comparison.runs import corpus_file, read_predictions, read_trajectories
+from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     LEGEND,
     REWARDS_LEGEND,
@@ -23,32 +24,21 @@ from plan_tuning.comparison.formats import (
     finding_table,
     reward_table,
 )
-from plan_tuning.comparison.results import corpus_file, read_predictions, read_trajectories
 from plan_tuning.comparison.tables import Table
-
-if TYPE_CHECKING:
-    from plan_tuning.comparison.report import Comparison
 
 _MAX_CORPORA = 6
 
 
-def report_page(
-    comparison: Comparison, *, title: str, summary: str, warnings: Sequence[str]
-) -> str:
-    """Render the page.
-
-    Args:
-        comparison: what to show.
-        title: of the page.
-        summary: one line about the jobs.
-        warnings: what a reader must know before believing the table.
-    """
+def report_page(comparison: Comparison, *, title: str) -> str:
+    """Render the page."""
     table = comparison.table
     payload = browser_payload(table, comparison.results.runs)
     parts = {
         "title": escape(title),
-        "summary": escape(summary),
-        "warnings": "".join(f'<p class="warning">{escape(line)}</p>' for line in warnings),
+        "summary": escape(comparison.summary),
+        "warnings": "".join(
+            f'<p class="warning">{escape(line)}</p>' for line in comparison.warnings
+        ),
         "table": _accuracies(table),
         "claims": _claims(comparison),
         "figures": "".join(_figure(figure) for figure in _figures(comparison)),
@@ -155,12 +145,12 @@ def _funnels(comparison: Comparison) -> str:
     """One funnel per row that learned from a corpus, summed over its seeds."""
     blocks = []
     for row in comparison.table.rows:
-        corpora = [run.corpus for run in row.runs if run.corpus]
+        corpora = [run.result.corpus for run in row.runs if run.result.corpus]
         if not corpora:
             continue
-        counts = _sums([corpus["funnel"] for corpus in corpora])
-        counts |= {"training rows": sum(corpus["rows"] for corpus in corpora)}
-        reasons = _sums([corpus["reasons"] for corpus in corpora])
+        counts = _sums([corpus.funnel for corpus in corpora])
+        counts |= {"training rows": sum(corpus.rows or 0 for corpus in corpora)}
+        reasons = _sums([corpus.reasons or {} for corpus in corpora])
         reasons.pop("kept", None)
         label = escape(comparison.table.label(row))
         blocks.append(
@@ -173,12 +163,11 @@ def _funnels(comparison: Comparison) -> str:
     return f'<div class="funnels">{"".join(blocks)}</div>'
 
 
-def _sums(mappings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _sums(mappings: Sequence[Mapping[str, int]]) -> dict[str, int]:
     totals: dict[str, int] = {}
     for mapping in mappings:
         for key, value in mapping.items():
-            if isinstance(value, int) and not isinstance(value, bool):
-                totals[str(key)] = totals.get(str(key), 0) + value
+            totals[key] = totals.get(key, 0) + value
     return totals
 
 

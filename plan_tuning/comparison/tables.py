@@ -16,7 +16,8 @@ from plan_tuning.comparison.choices import (
     swept_choices,
 )
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
-from plan_tuning.comparison.results import ComparisonError, Results, Run
+from plan_tuning.comparison.runs import ComparisonError, Results, Run, finite_number
+from plan_tuning.config.training import METHODS
 from plan_tuning.statistics.intervals import mean_interval, wilson
 
 
@@ -59,7 +60,7 @@ class Row:
         """The row's runs with a figure for ``benchmark``, one per seed."""
         by_seed: dict[int, Run] = {}
         for run in self.runs:
-            if run.metrics.get(benchmark, {}).get("accuracy") is not None:
+            if run.accuracy(benchmark) is not None:
                 by_seed.setdefault(seed_of(run), run)
         return list(by_seed.values())
 
@@ -103,7 +104,9 @@ def build_table(
     runs = [*results.completed, *(run for run in results.failed if run.settings or run.choices)]
     swept = swept_choices(runs)
     groups = group_runs(runs, swept)
-    benchmarks = tuple(dict.fromkeys(name for run in results.completed for name in run.metrics))
+    benchmarks = tuple(
+        dict.fromkeys(name for run in results.completed for name in run.result.metrics)
+    )
     ordered = sorted(groups.items(), key=lambda item: _order(swept, item[0]))
     rows = [_row(values, members, benchmarks) for values, members in ordered]
     table = Table(tuple(swept), benchmarks, tuple(rows), tuple(_notes(rows)))
@@ -111,7 +114,7 @@ def build_table(
 
 
 _SHOWN_ROWS = 6
-_METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2", "grpo")
+_METHODS = (*METHODS, "grpo")
 _FILTERS = ("none", "plan_only", "answer_only", "two_stage")
 
 
@@ -119,33 +122,31 @@ def _order(swept: Sequence[str], values: Sequence[str]) -> list[tuple[float, str
     order = []
     for key, value in zip(swept, values, strict=True):
         known = {"method": _METHODS, "filter": _FILTERS}.get(key, ())
-        rank = float(known.index(value)) if value in known else _numeric(value)
-        order.append((-math.inf if value == IRRELEVANT else rank, value))
+        rank = known.index(value) if value in known else finite_number(value)
+        rank = -math.inf if value == IRRELEVANT else rank
+        order.append((math.inf if rank is None else rank, value))
     return order
-
-
-def _numeric(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.inf
 
 
 def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]) -> Row:
     done = [run for run in runs if run.is_completed]
     failed = {seed_of(run) for run in runs if not run.is_completed}
-    corpora = {run.fingerprints.get("corpus"): run for run in done if run.corpus_calls}.values()
+    corpora = {
+        run.result.fingerprints.corpus: run.result.corpus
+        for run in done
+        if run.result.corpus and run.result.corpus.teacher_answers
+    }.values()
     row = Row(
         values=values,
         runs=tuple(done),
         cells={},
         num_failed=len(failed - {seed_of(run) for run in done}),
-        wall_s=math.fsum(run.wall_s for run in done) / len(done) if done else 0.0,
-        is_cached=any(stage.get("is_cached") for run in done for stage in run.stages.values()),
-        teacher_calls=sum(run.teacher_calls for run in done),
-        cost_usd=_total([run.cost_usd for run in done]),
-        corpus_calls=sum(run.corpus_calls for run in corpora),
-        corpus_usd=_total([run.corpus_usd for run in corpora]),
+        wall_s=math.fsum(run.result.wall_s for run in done) / len(done) if done else 0.0,
+        is_cached=any(stage.is_cached for run in done for stage in run.result.stages.values()),
+        teacher_calls=sum(run.result.teacher_calls for run in done),
+        cost_usd=_total([run.result.cost_usd for run in done]),
+        corpus_calls=sum(corpus.teacher_answers or 0 for corpus in corpora),
+        corpus_usd=_total([corpus.cost_usd for corpus in corpora]),
     )
     cells = {name: _cell(row.runs_for(name), name) for name in benchmarks if row.runs_for(name)}
     return replace(row, cells=cells)
@@ -156,29 +157,23 @@ def _total(costs: Sequence[float | None]) -> float | None:
 
 
 def _cell(runs: Sequence[Run], benchmark: str) -> Cell:
-    by_seed = {run.seed: float(run.metrics[benchmark]["accuracy"]) for run in runs}
+    by_seed = {run.seed: share for run in runs if (share := run.accuracy(benchmark)) is not None}
     interval = mean_interval(list(by_seed.values()))
-    figures = runs[0].metrics[benchmark]
+    figures = runs[0].result.metrics[benchmark]
     low, high = interval.low, interval.high
-    problems = int(figures.get("n") or 0)
     if len(by_seed) == 1:
-        wilson_interval = wilson(round(interval.value * problems), problems)
-        low = _recorded(figures, "low", wilson_interval.low)
-        high = _recorded(figures, "high", wilson_interval.high)
+        over_problems = wilson(round(interval.value * figures.n), figures.n)
+        low = over_problems.low if figures.low is None else figures.low
+        high = over_problems.high if figures.high is None else figures.high
     return Cell(
         accuracy=interval.value,
         low=max(low, 0.0),  # in this order nan stays nan
         high=min(high, 1.0),
         num_seeds=len(by_seed),
-        num_problems=problems,
+        num_problems=figures.n,
         by_seed=by_seed,
         is_seedless=len(runs) == 1 and is_seedless(runs[0]),
     )
-
-
-def _recorded(figures: Mapping[str, object], key: str, otherwise: float) -> float:
-    value = figures.get(key)
-    return float(value) if isinstance(value, int | float) else otherwise
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

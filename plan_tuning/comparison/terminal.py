@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from plan_tuning.comparison.formats import (
+from plan_tuning.comparison.comparison import Comparison
+from plan_tuning.comparison.table_text import (
     LEGEND,
     accuracy_table,
     difference_text,
@@ -18,19 +18,16 @@ from plan_tuning.comparison.formats import (
     reward_table,
 )
 
-if TYPE_CHECKING:
-    from plan_tuning.comparison.report import Comparison
-
 _WIDTH_OF_LOGS = 160  # columns where the output is not a terminal
 _SHOWN_HOLES = 20
 
 
-def show(comparison: Comparison, warnings: Sequence[str]) -> None:
+def show(comparison: Comparison) -> None:
     """Print the table, what the paper claims, what is missing, and where the files are."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_LOGS)
-    for line in warnings:
+    for line in comparison.warnings:
         console.print(f"[bold yellow]{escape(line)}[/]")
     if comparison.table.rows:
         console.print(_accuracies(comparison))

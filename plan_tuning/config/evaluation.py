@@ -19,7 +19,7 @@ _RUNTIME = {"runtime": True}
 
 @dataclass
 class ExecutorConfig:
-    """Who executes the plans of M2 (METHOD.md section 3)."""
+    """Who executes the plans of M2 (experiments/METHOD.md section 3)."""
 
     name: str = "base"  # base: the untuned model (paper); self; model; teacher
     model: ModelConfig | None = None  # with name=model
@@ -77,7 +77,7 @@ class EvaluationConfig:
     stop: list[str] = field(default_factory=list)  # end an answer, and stay in it
     plan_stop: list[str] = field(default_factory=list)  # end a plan of m2's first call
     decontaminate: str | None = (
-        None  # file of `plan-tuning contamination`: scores without those ids too
+        None  # file of `plan-tuning contamination`: accuracy without those ids too
     )
     plan: str = "own"  # whose plan m2's executor gets: own, none, teacher, true, other
     plan_corpus: str | None = None  # plan=teacher: a distilled test set; None: distilled by the job

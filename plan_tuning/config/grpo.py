@@ -25,14 +25,14 @@ CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
 SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
 STARTS = ("base", "sft", "m1", "path")
-ASKED_AS = "m1"  # GRPO's prompt is that of M1 (METHOD.md section 3)
+ASKED_AS = "m1"  # GRPO's prompt is that of M1 (experiments/METHOD.md section 3)
 
 _RUNTIME = {"runtime": True}
 
 
 @dataclass
 class GRPOConfig(MethodConfig):
-    """Group-relative policy optimisation (METHOD.md section 5).
+    """Group-relative policy optimisation (experiments/METHOD.md section 5).
 
     ``trainer`` stays what it is for the start (so the start is the very artifact of the plain job)
     and gives GRPO its hardware, betas and precision; everything else about the optimisation is

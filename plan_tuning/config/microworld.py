@@ -14,7 +14,7 @@ from plan_tuning.config.checks import (
 FAMILIES = ("a", "b")
 MAX_NAMES = 20
 # Bumped by hand when teachers/scripted.py answers the same request otherwise: it is part of the
-# teacher's identity, so that stored answers of the earlier one are not served for it.
+# teacher's spec, so that stored answers of one version are never served for another.
 SCRIPTED_VERSION = 1
 
 
@@ -148,11 +148,11 @@ class MicroBaseConfig:
     rope_theta: float = 500.0
     initializer_range: float = 0.1
     batch_size: int = 16  # documents per step
-    # Stage 1, looking up facts: ends as soon as the running loss is below the gate
+    # Phase 1, looking up facts: ends as soon as the running loss is below the gate
     lookup_learning_rate: float = 2e-3
     lookup_gate: float = 0.02
     lookup_max_steps: int = 1500  # the gate not reached by then: the build fails
-    # Stage 2: arithmetic, look-up, stories and the execution of given plans
+    # Phase 2: arithmetic, look-up, stories and the execution of given plans
     mixture_learning_rate: float = 4e-3
     mixture_steps: int = 1400
     guided_max_depth: int = 6  # deepest given plan

@@ -6,9 +6,13 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from plan_tuning.config.data import MicroworldDataConfig
@@ -20,6 +24,7 @@ from plan_tuning.config.run import Config, SweeperConfig
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SLUG_BYTES = 100
 _MAX_PARALLEL_JOBS = 8
+_GROUP = "experiment"
 
 
 def resource_folder(name: str) -> Path:
@@ -58,6 +63,63 @@ def parallel_jobs() -> int:
     return max(1, min(_MAX_PARALLEL_JOBS, os.cpu_count() or 1))
 
 
+class ExperimentSource(ConfigSource):  # type: ignore[misc]
+    """The group ``experiment``: files of experiments/, of which only the chosen one is read."""
+
+    @staticmethod
+    def scheme() -> str:
+        """What the search path calls it."""
+        return "experiments"
+
+    def _file(self, config_path: str) -> Path:
+        group, _, name = config_path.rpartition("/")
+        return Path(self.path) / f"{name.removesuffix('.yaml')}.yaml" if group == _GROUP else Path()
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read one experiment.
+
+        Raises:
+            ConfigLoadError: there is no such file.
+        """
+        file = self._file(config_path)
+        if not file.is_file():
+            raise ConfigLoadError(f"there is no experiment {file}")
+        return ConfigResult(
+            config=OmegaConf.load(file),
+            path=self.full_path(),
+            provider=self.provider,
+            header={"package": "_global_"},
+        )
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether a path is the one group that is here."""
+        return config_path in ("", _GROUP)
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether a path is an experiment."""
+        return self._file(config_path).is_file()
+
+    def available(self) -> bool:
+        """Whether the folder is there."""
+        return Path(self.path).is_dir()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Names for ``--info``, error messages and completion."""
+        if config_path == "":
+            return [] if results_filter == ObjectType.CONFIG else [_GROUP]
+        if config_path != _GROUP or results_filter == ObjectType.GROUP:
+            return []
+        return sorted(file.stem for file in Path(self.path).glob("*.yaml"))
+
+
+class ExperimentSearchPath(SearchPathPlugin):  # type: ignore[misc]
+    """Puts the experiments on Hydra's search path, behind conf/."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra for every command and every composition."""
+        search_path.append(_GROUP, f"experiments://{resource_folder('experiments')}")
+
+
 def register() -> None:
     """Register everything that conf/ and experiments/ refer to; safe to call twice."""
     store = ConfigStore.instance()
@@ -67,8 +129,7 @@ def register() -> None:
     store.store(group="schema/data", name="mixture", node=MixtureDataConfig)
     store.store(group="schema/method", name="grpo", node=GRPOConfig)
     store.store(group="schema/model", name="micro", node=MicroModelConfig)
-    for path in sorted(resource_folder("experiments").glob("*.yaml")):
-        node: Any = OmegaConf.load(path)
-        store.store(group="experiment", name=path.stem, node=node, package="_global_")
+    Plugins.instance().register(ExperimentSource)
+    Plugins.instance().register(ExperimentSearchPath)
     OmegaConf.register_new_resolver("job_slug", job_slug, replace=True)
     OmegaConf.register_new_resolver("parallel_jobs", parallel_jobs, replace=True)

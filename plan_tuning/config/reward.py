@@ -28,7 +28,7 @@ class PlanRewardConfig:
     swap: bool = False  # ask in both orders and take the mean
     temperature: float = 0.0
     max_tokens: int = 512
-    wait_s: float = field(default=600.0, metadata=_RUNTIME)  # then a plan stays unscored
+    wait_s: float = field(default=600.0, metadata=_RUNTIME)  # then a plan stays without a reward
     # kind=embedding
     encoder: str | None = None  # folder of an encoder of transformers
 

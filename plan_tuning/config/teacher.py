@@ -138,7 +138,7 @@ class TeacherConfig:
 
 @dataclass
 class DistillationConfig:
-    """How plans are sampled, verified and executed (METHOD.md section 2)."""
+    """How plans are sampled, verified and executed (experiments/METHOD.md section 2)."""
 
     num_candidates: int = 5  # N plans per problem; paper: 5
     plan_temperature: float = 0.7  # paper: 0.7

@@ -22,7 +22,7 @@ _RUNTIME = {"runtime": True}
 
 @dataclass
 class MethodConfig:
-    """What the student learns (METHOD.md section 3)."""
+    """What the student learns (experiments/METHOD.md section 3)."""
 
     name: str = "m1"
     problems: str = "all"  # sft only: all training problems, or those that the filter keeps
@@ -71,7 +71,7 @@ class MethodConfig:
 
 @dataclass
 class PromptConfig:
-    """Which suffixes student prompts carry (METHOD.md section 8.3)."""
+    """Which suffixes student prompts carry (experiments/METHOD.md section 8.3)."""
 
     name: str = "matched"
 

@@ -10,7 +10,7 @@ import yaml
 
 from plan_tuning.artifacts import write_atomic
 from plan_tuning.config.teacher import DistillationConfig
-from plan_tuning.distillation.report import FUNNEL
+from plan_tuning.distillation.funnel import FUNNEL
 from plan_tuning.records import Problem
 from plan_tuning.teachers.pricing import shown_usd
 

@@ -19,16 +19,16 @@ from plan_tuning.artifacts import hashed_values, write_atomic
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.card import write_card
-from plan_tuning.distillation.live import Monitor
-from plan_tuning.distillation.report import Tally
-from plan_tuning.distillation.synthesize import distil
+from plan_tuning.distillation.funnel import Tally
+from plan_tuning.distillation.monitor import Monitor
+from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Trajectory, from_json, to_json
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import HolesError
 from plan_tuning.teachers.factory import open_caller
 from plan_tuning.teachers.usage import Usage
-from plan_tuning.text.prompts import STAGES, prompt_fingerprint
+from plan_tuning.text.prompts import REQUESTS, prompt_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -65,19 +65,19 @@ def corpus_spec(
 
     Args:
         problems_spec: what determines the problems and their order.
-        teacher: only its identity counts, and whether samples are seeded.
+        teacher: only its spec counts, and whether samples are seeded.
         distillation: sampling, limits, parsers; the window and the breaker do not count.
         grading: the Answer Verifier's policy.
     """
-    identity = dict(teacher.spec())
+    asked = dict(teacher.spec())
     if not teacher.seeded:
-        identity["seeded"] = False
+        asked["seeded"] = False
     return {
         "problems": dict(problems_spec),
-        "teacher": identity,
+        "teacher": asked,
         "distillation": hashed_values(distillation),
         "grading": hashed_values(grading),
-        "prompts": {name: prompt_fingerprint(name) for name in STAGES},
+        "prompts": {name: prompt_fingerprint(name) for name in REQUESTS},
     }
 
 
@@ -144,11 +144,11 @@ async def _make(
                 )
                 if is_last or not usage.left_out:
                     break
-                logger.info("%d calls kept failing: they are tried once more", usage.left_out)
+                logger.info("%d calls kept failing: they are retried once", usage.left_out)
     if usage.left_out and not distillation.allow_holes:
         raise HolesError(
             f"{usage.left_out} calls to {teacher.model} failed to the end, each in two rounds of "
-            f"{teacher.max_attempts} tries. Every answer that arrived is kept, and the same "
+            f"{teacher.max_attempts} attempts. Every answer that arrived is kept, and the same "
             "command asks for the missing ones alone; to make the corpus without them: "
             "distillation.allow_holes=true"
         )
@@ -187,7 +187,7 @@ async def _distil(
     *,
     is_shown: bool,
 ) -> Tally:
-    """Run all problems through their stages and write their trajectories."""
+    """Make every request about every problem and write the trajectories."""
     tally = Tally(len(problems))
     with (
         Monitor(len(problems), tally, caller, is_shown=is_shown) as monitor,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
-from plan_tuning.distillation.requests import (
+from plan_tuning.distillation.teacher_requests import (
     constraints_request,
     execute_request,
     plan_request,
@@ -58,7 +58,7 @@ class Estimate:
 def count_missing_calls(
     problems_count: int, teacher: TeacherConfig, distillation: DistillationConfig
 ) -> Estimate:
-    """Bound a distillation from above without looking at problems or store, for a sweep's plan."""
+    """Bound a distillation from above without looking at problems or store, for a sweep's list."""
     plans = problems_count * distillation.num_candidates
     counts = {"constraints": problems_count, "plan": plans, "verify": plans, "execute": plans}
     estimate = Estimate(problems=problems_count, to_buy=counts)
@@ -123,7 +123,7 @@ def dry_run(
 
 
 class _Walk:
-    """Follows each problem through its stages as far as the store goes."""
+    """Follows the requests about each problem as far as the store goes."""
 
     def __init__(self, teacher: TeacherConfig, distillation: DistillationConfig) -> None:
         self._teacher, self._config = teacher, distillation

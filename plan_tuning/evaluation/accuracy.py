@@ -1,4 +1,4 @@
-"""predictions -> figures: accuracy, pass@k, maj@k, avg@k and the rates behind them.
+"""Predictions -> an evaluation's figures: accuracy, pass@k, maj@k, avg@k and the rates behind them.
 
 Pure functions of graded predictions. With several samples a problem, accuracy is avg@n: the mean
 over problems of the mean over samples; its interval is Wilson's for one sample and Student's over
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from plan_tuning.grading.votes import vote_key
+from plan_tuning.job_record import BenchmarkMetrics, Figures
 from plan_tuning.records import Prediction, Verdict
 from plan_tuning.statistics.intervals import Interval, mean_interval, wilson
 
@@ -48,20 +49,20 @@ def majority_at_k(
     is_correct: Sequence[bool],
     k: int,
     *,
-    canonical: Callable[[str], str] = vote_key,
+    key: Callable[[str], str] = vote_key,
 ) -> float:
     """Grade the most frequent answer among the first k samples.
 
     Samples without an answer (empty text) do not vote. Among answers that are equally frequent one
     is drawn at random, so the expected value is returned: the share of right ones among them.
-    Right answers vote together however they are written; wrong ones by their ``canonical`` key, so
+    Right answers vote together however they are written; wrong ones by their ``key``, so
     that a wrong answer does not lose votes for being written in two ways.
 
     Args:
         answers: extracted answers, empty where none was found.
         is_correct: the verdict on each.
         k: 1..n; the first k samples are exchangeable with any other k.
-        canonical: maps an answer to what it is counted as.
+        key: maps an answer to what it is counted as.
 
     Raises:
         ValueError: k is out of range, or the two sequences differ in length.
@@ -80,7 +81,7 @@ def majority_at_k(
         if right:
             votes[True, ""] += 1
         elif answer.strip():
-            votes[False, canonical(answer)] += 1
+            votes[False, key(answer)] += 1
     if not votes:
         return 0.0
     most = max(votes.values())
@@ -98,26 +99,22 @@ def ks_of(num_samples: int) -> list[int]:
     return [*powers, num_samples] if num_samples else []
 
 
-def summarize(predictions: Sequence[Prediction]) -> dict[str, Any]:
+def summarize(predictions: Sequence[Prediction]) -> BenchmarkMetrics:
     """Turn graded predictions of one benchmark into the figures of result.json.
 
     Args:
         predictions: any number of samples a problem, in any order.
 
     Returns:
-        JSON values: ``accuracy`` with ``low`` and ``high`` (95 %), ``n`` problems, ``num_samples``,
-        strict accuracy and its interval, rates over samples, mean completion tokens, the same by
-        difficulty where there is more than one, and for several samples ``pass@k``, ``maj@k``
-        and ``avg@n``. Figures of nothing are None.
+        Accuracies with their intervals (95 %), rates over samples and the same by difficulty; for
+        several samples also ``pass@k``, ``maj@k`` and ``avg@n``. Figures of nothing are None.
     """
-    summary = _figures(predictions)
-    levels = sorted({p.difficulty for p in predictions}, key=_difficulty_order)
-    summary["by_difficulty"] = {
-        level: _figures([p for p in predictions if p.difficulty == level])
+    levels = sorted({p.difficulty for p in predictions} - {""}, key=_difficulty_order)
+    by_difficulty = {
+        level: Figures(**_figures([p for p in predictions if p.difficulty == level]))
         for level in levels
-        if level
     }
-    return summary
+    return BenchmarkMetrics(**_figures(predictions), by_difficulty=by_difficulty)
 
 
 def _difficulty_order(level: str) -> tuple[float, str]:
@@ -150,7 +147,7 @@ def _figures(predictions: Sequence[Prediction]) -> dict[str, Any]:
             figures[f"{verdict}_rate"] = _rate(predictions, _is(verdict))
     num_samples = min(map(len, groups), default=0)
     if num_samples > 1:
-        figures.update(_sampled(groups, num_samples))
+        figures["further"] = _sampled(groups, num_samples)
     return figures
 
 

@@ -1,4 +1,4 @@
-"""Messages to texts: a student on this machine, one behind a server, or a large model.
+"""Messages to texts: inference of a student here, of one behind a server, or of a large model.
 
 ``solve`` asks a :class:`Writer` and does not know which it is.
 """
@@ -13,7 +13,7 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Message, Problem, Reply, Request
 from plan_tuning.students.generation.continuous_batching import generate_continuously
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import Student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text import formats
@@ -42,13 +42,13 @@ class Written:
 
 
 class Writer(Protocol):
-    """Whoever answers test problems or carries out plans."""
+    """Whoever answers test problems or executes plans."""
 
     def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
         """Ask for an answer (or for m2: a plan) to a problem."""
 
     def execution_request(self, problem: Problem, plan: str) -> Messages:
-        """Ask for a plan to be carried out."""
+        """Ask for a plan to be executed."""
 
     def write(
         self,
@@ -72,7 +72,7 @@ class _StudentRequests:
         )
 
     def execution_request(self, problem: Problem, plan: str) -> Messages:
-        """Ask for a plan to be carried out."""
+        """Ask for a plan to be executed."""
         return formats.executor_messages(problem.problem, plan, style=problem.style)
 
 
@@ -184,7 +184,7 @@ class ServedWriter(_StudentRequests):
             raise SolveError(f"{len(requests)} requests got {len(replies)} replies")
         failed = sum(reply.status == "failed" for reply in replies)
         if failed:
-            # An answer that never came is no wrong answer.
+            # A missing answer is no wrong answer: as one it would lower the accuracy.
             raise SolveError(
                 f"{failed} of {len(replies)} calls failed to the end: run the same command again; "
                 "every answer that arrived is stored"
@@ -230,5 +230,5 @@ class TeacherWriter(ServedWriter):
         return render("solve", problem=problem.problem)
 
     def execution_request(self, problem: Problem, plan: str) -> Messages:
-        """Ask for a plan to be carried out."""
+        """Ask for a plan to be executed."""
         return render("execute", problem=problem.problem, plan=plan)

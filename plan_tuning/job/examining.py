@@ -12,10 +12,10 @@ from plan_tuning.job.inputs import load_problems
 from plan_tuning.job.models import Roles
 
 if TYPE_CHECKING:
-    from plan_tuning.training.validation import Examination
+    from plan_tuning.training.validation import HeldOutEvaluation
 
 
-def examination(config: Config, roles: Roles, corpus: Path | None) -> Examination | None:
+def examination(config: Config, roles: Roles, corpus: Path | None) -> HeldOutEvaluation | None:
     """Say how a student solves held-out training problems while it is trained.
 
     Args:
@@ -30,7 +30,7 @@ def examination(config: Config, roles: Roles, corpus: Path | None) -> Examinatio
         return None
     from plan_tuning.distillation.corpus import PROBLEMS, read_problems
     from plan_tuning.tasks.mixture import tagged
-    from plan_tuning.training.validation import Examination
+    from plan_tuning.training.validation import HeldOutEvaluation
 
     if corpus is not None and not (corpus / PROBLEMS).is_file():
         return None  # trajectories from elsewhere: nobody says how their problems are graded
@@ -40,7 +40,7 @@ def examination(config: Config, roles: Roles, corpus: Path | None) -> Examinatio
         problems = [replace(p, problem=tagged(p.problem, tags[p.source])) for p in problems]
     # With executor=self the student carries its plans out as it is at that moment.
     is_executed = config.method.name == "m2" and config.executor.name != "self"
-    return Examination(
+    return HeldOutEvaluation(
         problems,
         config.method.name,
         config.prompt,

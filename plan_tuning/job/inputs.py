@@ -12,7 +12,7 @@ from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.job.specs import benchmark_of, domain_tag, world_of
 from plan_tuning.records import Problem
-from plan_tuning.tasks.benchmarks import load, spec_of
+from plan_tuning.tasks.benchmarks import benchmark_named, load
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world, load_microworld
 from plan_tuning.tasks.mixture import tagged
 
@@ -52,8 +52,8 @@ def count_problems(data: DataConfig) -> int:
     """How many problems of one source a job uses at the most; none is made or fetched for it."""
     if isinstance(data, MicroworldDataConfig):
         size = data.train_size if data.split == "train" else data.test_size
-    elif data.path is None and data.split in spec_of(data.name).num_rows:
-        size = spec_of(data.name).num_rows[data.split]
+    elif data.path is None and data.split in benchmark_named(data.name).num_rows:
+        size = benchmark_named(data.name).num_rows[data.split]
     else:
         return len(_load(data))
     share = max(1, round(data.fraction * size))
@@ -69,8 +69,8 @@ def count_benchmark(entry: str, config: Config) -> int:
     name, path = benchmark_of(entry, config)
     if name.startswith(MICRO_PREFIX):
         size = benchmark_world(name, world_of(config))[0].test_size
-    elif path is None and "test" in spec_of(name).num_rows:
-        size = spec_of(name).num_rows["test"]
+    elif path is None and "test" in benchmark_named(name).num_rows:
+        size = benchmark_named(name).num_rows["test"]
     else:
         size = len(load(name, split="test", path=path))
     return size if config.evaluation.limit is None else min(size, config.evaluation.limit)

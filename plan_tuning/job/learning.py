@@ -17,8 +17,8 @@ from plan_tuning.job.graph import Stage
 from plan_tuning.records import Problem
 
 if TYPE_CHECKING:
-    from plan_tuning.training.completions import LogTable
-    from plan_tuning.training.validation import Examination
+    from plan_tuning.training.logs import LogTable
+    from plan_tuning.training.validation import HeldOutEvaluation
 
 
 def adapter_spec(config: Config) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def learn(
     run_dir: Path,
     loggers: Sequence[Any],
     provenance: Mapping[str, Any] | None = None,
-    exam: Examination | None = None,
+    exam: HeldOutEvaluation | None = None,
     log_table: LogTable | None = None,
 ) -> Mapping[str, Any]:
     """Corpus → rows → student; returns the facts of the training.
@@ -144,8 +144,9 @@ def learn(
         exam: how held-out problems are solved meanwhile.
         log_table: shows the answers to them.
     """
+    from plan_tuning.training.lightning import TrainingRun
     from plan_tuning.training.sft.data import training_rows
-    from plan_tuning.training.sft.fit import train_student
+    from plan_tuning.training.sft.fit import SFTSettings, train_student
 
     rows, selection = training_rows(
         method=config.method,
@@ -156,19 +157,7 @@ def learn(
         mixture=config.data if isinstance(config.data, MixtureDataConfig) else None,
         order=config.trainer.order,
     )
-    facts = train_student(
-        folder,
-        base=base,
-        rows=rows,
-        model=config.model,
-        adapter=config.adapter,
-        trainer=config.trainer,
-        method=config.method,
-        seed=config.seed,
-        loggers=loggers,
-        run_dir=run_dir,
-        provenance=provenance,
-        exam=exam,
-        log_table=log_table,
-    )
+    run = TrainingRun(folder, run_dir, loggers, provenance, log_table)
+    settings = SFTSettings(config.model, config.adapter, config.trainer, config.method, config.seed)
+    facts = train_student(run, settings, base, rows, exam)
     return {**facts, "selection": selection}

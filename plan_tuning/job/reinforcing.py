@@ -81,10 +81,11 @@ def reinforce(
         on_usage: is told what was bought of the judge, also where the training ends in an error.
     """
     from plan_tuning.grading.grader import Grader
-    from plan_tuning.training.grpo.data import golden_problems
-    from plan_tuning.training.grpo.fit import train_grpo
+    from plan_tuning.training.grpo.data import planned_problems
+    from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
+    from plan_tuning.training.lightning import TrainingRun
 
-    cases, selection = golden_problems(corpus, config.filter)
+    problems, selection = planned_problems(corpus, config.filter)
 
     @asynccontextmanager
     async def open_judge() -> AsyncIterator[Ask]:
@@ -102,22 +103,20 @@ def reinforce(
 
     with ExitStack() as resources:
         facts = train_grpo(
-            folder,
-            start=start,
-            cases=cases,
-            model=config.model,
-            adapter=config.adapter,
-            trainer=config.trainer,
-            method=method,
-            reward=config.reward,
-            prompt=config.prompt,
-            evaluation=config.evaluation,
-            grader=grader or resources.enter_context(Grader(config.evaluation.grading)),
-            open_ask=open_judge if config.reward.uses_judge else None,
-            seed=config.seed,
-            loggers=loggers,
-            run_dir=run_dir,
-            provenance=provenance,
-            log_table=log_table,
+            TrainingRun(folder, run_dir, loggers, provenance, log_table),
+            GRPOSettings(
+                model=config.model,
+                adapter=config.adapter,
+                trainer=config.trainer,
+                method=method,
+                reward=config.reward,
+                prompt=config.prompt,
+                evaluation=config.evaluation,
+                seed=config.seed,
+            ),
+            start,
+            problems,
+            grader or resources.enter_context(Grader(config.evaluation.grading)),
+            open_judge if config.reward.uses_judge else None,
         )
     return {**facts, "selection": selection}

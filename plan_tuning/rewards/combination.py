@@ -25,12 +25,12 @@ def weighted_total(rewards: Mapping[str, Array], weights: Mapping[str, float]) -
 
 
 def summarize(rewards: Mapping[str, Array], weights: Mapping[str, float]) -> dict[str, float]:
-    """Report each part: mean, spread, share that was scored, correlation with being correct.
+    """Report each part: mean, spread, share that is known, correlation with being correct.
 
     A plan reward that does not rise together with correctness is being gamed, or judges badly.
 
     Args:
-        rewards: by part, each (P, G); NaN: not scored.
+        rewards: by part, each (P, G); NaN: not known.
         weights: of the parts; a part without one is reported but counts nothing.
 
     Returns:

@@ -52,7 +52,7 @@ def export_student(
     causal_lm.generation_config.save_pretrained(folder)
     student.tokenizer.save_pretrained(folder)
     if has_adapter:
-        _record_base(folder, base, student.identity.get("revision") or model.revision)
+        _record_base(folder, base, student.origin.get("revision") or model.revision)
     card = _card(student, base, model, adapter, {**(provenance or {}), **facts})
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -87,7 +87,7 @@ def _card(
     head = ["---", f"library_name: {library}", "tags: [plan-tuning, sft]"]
     if not Path(base).is_dir():
         head.append(f"base_model: {base}")
-    revision = student.identity.get("revision")
+    revision = student.origin.get("revision")
     lines = [
         *head,
         "---",
@@ -100,7 +100,7 @@ def _card(
         "|---|---|",
         f"| begins from | {name} |",
         *([f"| commit of that | {revision} |"] if revision else []),
-        f"| architecture | {student.identity.get('architecture', '')} |",
+        f"| architecture | {student.origin.get('architecture', '')} |",
         f"| trained weights | {adapter.name}{'' if is_adapter else ', exported whole'} |",
     ]
     lines += [

@@ -1,4 +1,4 @@
-"""A folder or hub id to a student: model, tokenizer and the ids that end its texts."""
+"""A checkpoint folder or hub id to a student: model, tokenizer and the ids that end its texts."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class StudentError(ValueError):
 
 @dataclass
 class Student:
-    """A small language model with everything that is needed to ask it."""
+    """A small language model with everything that inference and training need."""
 
     model: Any  # PreTrainedModel, or PeftModel around one
     tokenizer: Any
     end_ids: tuple[int, ...]  # every id that ends a generation
     turn_end: tuple[int, ...]  # what stands behind a completion in training
-    identity: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)  # base, revision, architecture, parameters
 
     @property
     def device(self) -> torch.device:
@@ -87,17 +87,17 @@ def load_student(
                 f"{folder} is an adapter, and 4-bit weights cannot take it up: begin from a folder "
                 "of merged weights, or use adapter=lora"
             )
-        loaded, tokenizer, identity = _load_weights(
+        loaded, tokenizer, origin = _load_weights(
             str(folder_or_id), model, device, is_four_bits=True
         )
     elif is_adapter:
-        loaded, tokenizer, identity = _load_adapter(folder, model, device)
+        loaded, tokenizer, origin = _load_adapter(folder, model, device)
         if for_training:
             loaded = loaded.merge_and_unload()
         else:
             loaded.requires_grad_(False)
     else:
-        loaded, tokenizer, identity = _load_weights(str(folder_or_id), model, device)
+        loaded, tokenizer, origin = _load_weights(str(folder_or_id), model, device)
     if for_training:
         loaded = wrap(loaded, model, adapter)
     else:
@@ -108,7 +108,7 @@ def load_student(
         tokenizer=tokenizer,
         end_ids=templates.end_ids(tokenizer, generation, loaded.config),
         turn_end=tuple(templates.turn_end_ids(tokenizer)),
-        identity=identity,
+        origin=origin,
     )
 
 
@@ -132,11 +132,11 @@ def merge_for_inference(student: Student) -> Student:
         return student
     merged = student.model.merge_and_unload()
     merged.eval()
-    return Student(merged, student.tokenizer, student.end_ids, student.turn_end, student.identity)
+    return Student(merged, student.tokenizer, student.end_ids, student.turn_end, student.origin)
 
 
 def for_inference(student: Student) -> Student:
-    """Make a student that is only asked as cheap as it can be: merged, and in bfloat16 on CUDA.
+    """Make inference as cheap as it can be: adapters merged, and bfloat16 on CUDA.
 
     A token's cost on a card is that of reading the weights once, so half the bytes are half the
     time; on a CPU bfloat16 is slow, and the weights stay as they are.
@@ -224,13 +224,13 @@ def _load_weights(
         ) from error
     if not is_four_bits:
         loaded.to(device)
-    identity = {
+    origin = {
         "base": str(folder.resolve()) if is_local else source,
         "revision": None if is_local else getattr(loaded.config, "_commit_hash", model.revision),
         "architecture": type(loaded).__name__,
         "parameters": sum(p.numel() for p in loaded.parameters()),
     }
-    return loaded, tokenizer, identity
+    return loaded, tokenizer, origin
 
 
 def _load_adapter(folder: Path, model: ModelConfig, device: str) -> tuple[Any, Any, dict[str, Any]]:
@@ -241,14 +241,14 @@ def _load_adapter(folder: Path, model: ModelConfig, device: str) -> tuple[Any, A
     if revision is not None:  # what the hub holds today may not be what the adapter belongs to
         model = replace(model, revision=revision)
     if (Path(base) / ADAPTER_FILE).is_file():  # trained on from an earlier student
-        earlier, _, identity = _load_adapter(Path(base), model, device)
+        earlier, _, origin = _load_adapter(Path(base), model, device)
         loaded = earlier.merge_and_unload()
     else:
-        loaded, _, identity = _load_weights(base, model, device)
+        loaded, _, origin = _load_weights(base, model, device)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     with quiet_peft():
         wrapped = PeftModel.from_pretrained(loaded, folder, torch_device=device)
-    return wrapped, tokenizer, {**identity, "adapter": str(folder.resolve())}
+    return wrapped, tokenizer, {**origin, "adapter": str(folder.resolve())}
 
 
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:

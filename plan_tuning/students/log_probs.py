@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens: the one function behind SFT, scoring and policy gradients.
+"""Log-probabilities of given tokens: one chunked computation for every training and evaluation.
 
 Only the positions that are asked for are projected onto the vocabulary, a chunk at a time, and a
 chunk's logits are computed again in the backward pass, so no tensor exceeds chunk x vocabulary.
@@ -6,6 +6,7 @@ chunk's logits are computed again in the backward pass, so no tensor exceeds chu
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_TOKENS = 1024
-_CHUNK_LOGITS = 2**24  # a small vocabulary leaves room for longer chunks, in as many bytes x 4
+CHUNK_LOGITS = 2**24  # tokens x vocabulary that are held at once: 64 MiB in float32
 
 
 class ProjectionError(ValueError):
@@ -21,92 +22,127 @@ class ProjectionError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenScores:
-    """Scores of N tokens, each (N,)."""
+class TokenLogProbs:
+    """Log-probabilities of N tokens and what else was asked for, each (N,)."""
 
     log_probs: torch.Tensor
-    entropy: torch.Tensor | None = None  # of the whole distribution, in nats; carries no gradient
+    entropy: torch.Tensor | None = None  # of the whole distribution, in nats
     is_top: torch.Tensor | None = None  # whether the token is the most probable one
 
 
-def token_scores(
+def token_log_probs(
     causal_lm: Any,
     input_ids: torch.Tensor,
     positions: torch.Tensor,
     targets: torch.Tensor,
     *,
-    attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
     with_entropy: bool = False,
     with_top: bool = False,
-) -> TokenScores:
-    """Score tokens under a model.
+) -> TokenLogProbs:
+    """Compute the log-probabilities of tokens that follow in texts padded on the right.
 
     Args:
         causal_lm: a causal language model of transformers (inside a peft model: its base model).
         input_ids: (B, T).
         positions: (N,) indices into the flattened (B * T) hidden states.
         targets: (N,) the tokens that follow there.
-        attention_mask: (B, T) or (B, 1, T, T); not needed with padding on the right.
         position_ids: (B, T); counted from 0 where absent.
         temperature: logits are divided by it.
         chunk_tokens: positions that are projected at once; None: 1024, or as many as make 2**24
             logits where that is more.
-        with_entropy: also return the entropy.
+        with_entropy: also return the entropy; it carries no gradient.
         with_top: also return whether each token is the most probable one.
 
     Returns:
-        Scores in float32.
+        All in float32.
     """
-    extra = {
-        name: value
-        for name, value in (("attention_mask", attention_mask), ("position_ids", position_ids))
-        if value is not None
-    }
+    extra = {} if position_ids is None else {"position_ids": position_ids}
     output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
-    hidden = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
-    size = chunk_tokens
-    if size is None:
-        size = max(CHUNK_TOKENS, _CHUNK_LOGITS // causal_lm.config.get_text_config().vocab_size)
-    chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
-    again = torch.is_grad_enabled() and len(chunks) > 1
+    states = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
+    size = chunk_tokens or max(CHUNK_TOKENS, tokens_of_logits(causal_lm, CHUNK_LOGITS))
+    return log_probs_of_states(
+        causal_lm,
+        states,
+        targets,
+        chunk_tokens=size,
+        temperature=temperature,
+        with_entropy=with_entropy,
+        with_top=with_top,
+    )
+
+
+def tokens_of_logits(causal_lm: Any, logits: int) -> int:
+    """How many tokens have no more than so many logits; at least one."""
+    return max(1, logits // int(causal_lm.config.get_text_config().vocab_size))
+
+
+def log_probs_of_states(
+    causal_lm: Any,
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    chunk_tokens: int,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    entropy_has_gradient: bool = False,
+    with_top: bool = False,
+) -> TokenLogProbs:
+    """Compute the log-probabilities of tokens from the hidden states in front of them.
+
+    Args:
+        causal_lm: the model that the states are of.
+        states: (N, H).
+        targets: (N,) the token behind each state.
+        chunk_tokens: states that are projected at once.
+        temperature: logits are divided by it.
+        with_entropy: also return the entropy.
+        entropy_has_gradient: for an entropy bonus.
+        with_top: also return whether each token is the most probable one.
+
+    Returns:
+        All in float32.
+    """
+    chunks = list(zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True))
+    is_recomputed = torch.is_grad_enabled() and len(chunks) > 1
     parts = []
-    for states, tokens in chunks:
-        arguments = (causal_lm, states, tokens, temperature, with_entropy, with_top)
-        if again:
-            parts.append(checkpoint(_score, *arguments, use_reentrant=False))
+    for part, tokens in chunks:
+        arguments = (causal_lm, part, tokens, temperature, with_entropy, entropy_has_gradient)
+        if is_recomputed:
+            found = checkpoint(_chunk, *arguments, with_top, use_reentrant=False)
         else:
-            parts.append(_score(*arguments))
+            found = _chunk(*arguments, with_top)
+        parts.append(found)
     log_probs, entropy, is_top = (list(part) for part in zip(*parts, strict=True))
-    return TokenScores(
+    return TokenLogProbs(
         log_probs=torch.cat(log_probs),
         entropy=torch.cat(entropy) if with_entropy else None,
         is_top=torch.cat(is_top) if with_top else None,
     )
 
 
-def _score(
+def _chunk(
     causal_lm: Any,
     states: torch.Tensor,
     tokens: torch.Tensor,
     temperature: float,
     with_entropy: bool,
+    entropy_has_gradient: bool,
     with_top: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     logits = project(causal_lm, states).float()  # (chunk, V)
     if temperature != 1.0:
         logits = logits / temperature
-    log_probs = -torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
-    entropy = is_top = None
-    with torch.no_grad():
-        if with_entropy:
-            weights = torch.softmax(logits, dim=-1)
-            entropy = logits.logsumexp(dim=-1) - (weights * logits).sum(dim=-1)
-        if with_top:
-            is_top = logits.argmax(dim=-1) == tokens
-    return log_probs, entropy, is_top
+    is_top = logits.detach().argmax(dim=-1) == tokens if with_top else None
+    if not with_entropy:  # one tensor of the logits' size less than the way below
+        log_probs = -torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
+        return log_probs, None, is_top
+    normalised = logits.log_softmax(dim=-1)  # (chunk, V)
+    with contextlib.nullcontext() if entropy_has_gradient else torch.no_grad():
+        entropy = -(normalised.exp() * normalised).sum(dim=-1)
+    return normalised.gather(-1, tokens[:, None])[:, 0], entropy, is_top
 
 
 def project(causal_lm: Any, states: torch.Tensor) -> torch.Tensor:

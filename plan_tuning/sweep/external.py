@@ -58,7 +58,7 @@ class Search:
         folder, self._folder = self._folder, None
         if folder is None or not any(folder.glob("*/result.json")):
             return
-        from plan_tuning.comparison.report import compare
+        from plan_tuning.comparison.comparison_files import compare
 
         try:
             compare([folder])

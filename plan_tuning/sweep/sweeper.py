@@ -200,7 +200,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
 
     def _compare(self, folder: Path, num_jobs: int) -> bool:
         """Compare what there is; a comparison that fails hides nothing of the sweep."""
-        from plan_tuning.comparison.report import compare
+        from plan_tuning.comparison.comparison_files import compare
 
         try:
             compare([folder], expected_jobs=num_jobs)

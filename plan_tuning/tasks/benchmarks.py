@@ -1,4 +1,4 @@
-"""data set on disk or on the Hub -> problems: every benchmark and training set, read and checked.
+"""Data set on disk or on the Hub -> problems: every benchmark and training set, read and checked.
 
 ``load`` returns problems; ``read`` also says which rows were left out and why. A set comes from a
 path (JSONL, JSON or parquet, in the set's own published schema or as id/problem/answer/solution
@@ -27,7 +27,7 @@ from plan_tuning.tasks.schemas import strategyqa as strategyqa_row
 
 logger = logging.getLogger(__name__)
 
-# Bump when a reader turns the same rows into other problems: identities of data change with it.
+# Bump when a reader turns the same rows into other problems: the spec of its data changes with it.
 READER_VERSION = 1
 
 _SUFFIXES = (".jsonl", ".parquet", ".json")
@@ -57,7 +57,7 @@ class HubSource:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchmarkSpec:
+class Benchmark:
     """One data set: how its rows are read and where they come from."""
 
     name: str
@@ -73,10 +73,10 @@ _MATH_500 = HubSource(
 )
 _HENDRYCKS = ("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3")
 
-BENCHMARKS: Mapping[str, BenchmarkSpec] = {
-    spec.name: spec
-    for spec in (
-        BenchmarkSpec(
+BENCHMARKS: Mapping[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
             "gsm8k",
             gsm8k_row,
             {
@@ -88,7 +88,7 @@ BENCHMARKS: Mapping[str, BenchmarkSpec] = {
             {"train": 7473, "test": 1319},
         ),
         # The split of PRM800K: 12,000 training problems, the rest is MATH-500.
-        BenchmarkSpec(
+        Benchmark(
             "math",
             math_row,
             {"train": HubSource(*_HENDRYCKS, ("train", "test"), _MATH_SUBJECTS), "test": _MATH_500},
@@ -96,14 +96,14 @@ BENCHMARKS: Mapping[str, BenchmarkSpec] = {
             without={"train": _MATH_500},
         ),
         # The split of Hendrycks et al.; tested on MATH-500, a part of its 5,000 test problems.
-        BenchmarkSpec(
+        Benchmark(
             "math_7500",
             math_row,
             {"train": HubSource(*_HENDRYCKS, ("train",), _MATH_SUBJECTS), "test": _MATH_500},
             {"train": 7500, "test": 500},
         ),
-        BenchmarkSpec("math500", math_row, {"test": _MATH_500}, {"test": 500}),
-        BenchmarkSpec(
+        Benchmark("math500", math_row, {"test": _MATH_500}, {"test": 500}),
+        Benchmark(
             "olympiadbench",
             olympiadbench_row,
             {
@@ -118,7 +118,7 @@ BENCHMARKS: Mapping[str, BenchmarkSpec] = {
         ),
         # 933 problems of 1983-2024, which the paper calls "AIME 2024". 14 of them are AIME-2024-II:
         # this set and aime2024 must not be added up.
-        BenchmarkSpec(
+        Benchmark(
             "aime_1983_2024",
             aime_row,
             {
@@ -130,7 +130,7 @@ BENCHMARKS: Mapping[str, BenchmarkSpec] = {
             },
             {"test": 933},
         ),
-        BenchmarkSpec(
+        Benchmark(
             "aime2024",
             aime_row,
             {
@@ -142,7 +142,7 @@ BENCHMARKS: Mapping[str, BenchmarkSpec] = {
             },
             {"test": 30},
         ),
-        BenchmarkSpec(
+        Benchmark(
             "aime2025",
             aime_row,
             {
@@ -153,7 +153,7 @@ BENCHMARKS: Mapping[str, BenchmarkSpec] = {
             {"test": 30},
         ),
         # The Hub's split (1,603 / 687) is not the upstream one (2,061 / 229), which needs a path.
-        BenchmarkSpec(
+        Benchmark(
             "strategyqa",
             strategyqa_row,
             {
@@ -174,7 +174,7 @@ class Reading:
 
     problems: list[Problem]
     left_out: dict[str, list[str]]  # reason -> ids
-    identity: dict[str, Any]
+    spec: dict[str, Any]  # see :func:`source_spec`
 
 
 def load(
@@ -201,16 +201,16 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
         DataError: unknown set or split, absent or empty file, a row that cannot be read, or no
             access to the Hub.
     """
-    spec = spec_of(name)
+    benchmark = benchmark_named(name)
     if path is not None:
-        file = _file_of(spec, split, Path(path))
+        file = _file_of(benchmark, split, Path(path))
         rows: Iterable[tuple[int, Any]] = _rows_of_file(file)
         where = str(file)
     else:
-        source = _source_of(spec, split, revision)
+        source = _source_of(benchmark, split, revision)
         rows = enumerate(_rows_of_hub(source, name), start=1)
         where = f"{source.repository}@{source.revision[:12]}"
-    excluded = _excluded(spec, split) if path is None else frozenset()
+    excluded = _excluded(benchmark, split) if path is None else frozenset()
     problems: list[Problem] = []
     left_out: dict[str, list[str]] = {}
     seen_ids: dict[str, int] = {}
@@ -220,7 +220,7 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
         try:
             if not isinstance(row, Mapping):
                 raise RowError("", f"is {type(row).__name__}, expected an object")
-            problem = spec.read_row(row, f"{name}-{split}-{number - 1}", name)
+            problem = benchmark.read_row(row, f"{name}-{split}-{number - 1}", name)
         except RowError as error:
             field_part = f", field {error.field!r}" if error.field else ""
             raise DataError(f"{where}, row {number}{field_part}: {error}") from error
@@ -244,29 +244,29 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
             left_out.setdefault(reason, []).append(problem.id)
     if num_rows == 0:
         raise DataError(f"{where} holds no rows: give a file with one problem per row")
-    _report(where, name, split, num_rows, left_out, spec)
+    _report(where, name, split, num_rows, left_out, benchmark)
     return Reading(problems, left_out, source_spec(name, split, path, revision))
 
 
 def source_spec(
     name: str, split: str, path: str | None = None, revision: str | None = None
 ) -> dict[str, Any]:
-    """Name what determines the rows, without reading them: a file's digest or a Hub revision.
+    """Name what determines the rows, without reading them: a file's fingerprint or a Hub revision.
 
     Raises:
         DataError: unknown set or split, or an absent file.
     """
-    spec = spec_of(name)
-    identity: dict[str, Any] = {"name": name, "split": split, "reader": READER_VERSION}
+    benchmark = benchmark_named(name)
+    spec: dict[str, Any] = {"name": name, "split": split, "reader": READER_VERSION}
     if path is not None:
-        return identity | {"digest": file_fingerprint(_file_of(spec, split, Path(path)))}
-    source = _source_of(spec, split, revision)
-    identity |= {"repository": source.repository, "revision": source.revision}
-    without = spec.without.get(split)
-    return identity | ({"without": f"{without.repository}@{without.revision}"} if without else {})
+        return spec | {"digest": file_fingerprint(_file_of(benchmark, split, Path(path)))}
+    source = _source_of(benchmark, split, revision)
+    spec |= {"repository": source.repository, "revision": source.revision}
+    without = benchmark.without.get(split)
+    return spec | ({"without": f"{without.repository}@{without.revision}"} if without else {})
 
 
-def spec_of(name: str) -> BenchmarkSpec:
+def benchmark_named(name: str) -> Benchmark:
     """Look a data set up.
 
     Raises:
@@ -280,31 +280,31 @@ def spec_of(name: str) -> BenchmarkSpec:
     return BENCHMARKS[name]
 
 
-def _file_of(spec: BenchmarkSpec, split: str, path: Path) -> Path:
+def _file_of(benchmark: Benchmark, split: str, path: Path) -> Path:
     if path.is_dir():
         for suffix in _SUFFIXES:
             if (path / f"{split}{suffix}").is_file():
                 return path / f"{split}{suffix}"
         raise DataError(
-            f"{path} holds no {split}.jsonl, {split}.parquet or {split}.json for {spec.name}: "
+            f"{path} holds no {split}.jsonl, {split}.parquet or {split}.json for {benchmark.name}: "
             f"name the file itself, for example {path}/rows.jsonl"
         )
     if not path.is_file():
         raise DataError(
-            f"{path} does not exist: give {spec.name} a folder with {split}.jsonl, or one file"
+            f"{path} does not exist: give {benchmark.name} a folder with {split}.jsonl, or one file"
         )
     if path.suffix not in _SUFFIXES:
         raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of {', '.join(_SUFFIXES)}")
     return path
 
 
-def _source_of(spec: BenchmarkSpec, split: str, revision: str | None) -> HubSource:
-    if split not in spec.splits:
+def _source_of(benchmark: Benchmark, split: str, revision: str | None) -> HubSource:
+    if split not in benchmark.splits:
         raise DataError(
-            f"{spec.name} has no split {split!r}: choose one of {', '.join(spec.splits)}, or give "
-            "the file of your split as the path"
+            f"{benchmark.name} has no split {split!r}: choose one of "
+            f"{', '.join(benchmark.splits)}, or give the file of your split as the path"
         )
-    source = spec.splits[split]
+    source = benchmark.splits[split]
     if revision is None:
         return source
     return HubSource(source.repository, revision, source.splits, source.configs)
@@ -365,11 +365,11 @@ def _rows_of_hub(source: HubSource, name: str) -> Iterator[Any]:
                 yield {**row, "hub_config": config, "hub_split": split}
 
 
-def _excluded(spec: BenchmarkSpec, split: str) -> frozenset[str]:
-    source = spec.without.get(split)
+def _excluded(benchmark: Benchmark, split: str) -> frozenset[str]:
+    source = benchmark.without.get(split)
     if source is None:
         return frozenset()
-    return frozenset(_squeezed(str(row["problem"])) for row in _rows_of_hub(source, spec.name))
+    return frozenset(_squeezed(str(row["problem"])) for row in _rows_of_hub(source, benchmark.name))
 
 
 def _squeezed(text: str) -> str:
@@ -382,12 +382,12 @@ def _report(
     split: str,
     num_rows: int,
     left_out: Mapping[str, list[str]],
-    spec: BenchmarkSpec,
+    benchmark: Benchmark,
 ) -> None:
     for reason, ids in left_out.items():
         shown = ", ".join(ids[:10]) + (" …" if len(ids) > 10 else "")
         logger.warning("%s: %d rows left out: %s (%s)", where, len(ids), reason, shown)
-    expected = spec.num_rows.get(split)
+    expected = benchmark.num_rows.get(split)
     if expected is not None and num_rows != expected:
         logger.info(
             "%s: %d rows; the published %s %s has %d", where, num_rows, name, split, expected

@@ -1,4 +1,4 @@
-"""training set, test set -> overlap: which test problems a student may have seen in training.
+"""Training set, test set -> overlap: which test problems a student may have seen in training.
 
 A test problem is contaminated where at least half of its 13-grams stand in one training problem
 (near), or where it reads the same after case, punctuation and spacing are dropped (exact; signs go

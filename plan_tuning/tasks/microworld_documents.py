@@ -151,7 +151,7 @@ MIXTURE_SHARES: Mapping[str, float] = {
     "guided": 0.40,
     "story": 0.05,
 }
-"""What the two stages of the base read."""
+"""What the two phases of the base's training read."""
 
 
 def draw_document(

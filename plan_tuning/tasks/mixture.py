@@ -128,12 +128,12 @@ def _shuffled(rows: Sequence[int], items: Sequence[Item], seed: int) -> list[int
     return sorted(rows, key=lot)
 
 
-def stages(items: Sequence[Item], order: str) -> list[int]:
-    """Number the stages of a curriculum, from 0, row by row.
+def levels(items: Sequence[Item], order: str) -> list[int]:
+    """Number the levels of a curriculum, from 0, row by row.
 
     Args:
         items: the rows.
-        order: ``shuffled`` (one stage), ``by_source`` (in the order of their first rows),
+        order: ``shuffled`` (one level), ``by_source`` (in the order of their first rows),
             ``by_difficulty`` (numbers before words, each in its order), or ``by_length``
             (quarters, short completions first).
 
@@ -150,8 +150,8 @@ def stages(items: Sequence[Item], order: str) -> list[int]:
                 f"trainer.order=by_difficulty: {missing.source or 'the data'} says nothing about "
                 f"difficulty (row {missing.key}). Try trainer.order=by_length or by_source"
             )
-        levels = sorted({item.difficulty for item in items}, key=_level)
-        return [levels.index(item.difficulty) for item in items]
+        known = sorted({item.difficulty for item in items}, key=_level)
+        return [known.index(item.difficulty) for item in items]
     if order == "by_length":
         ranked = sorted(range(len(items)), key=lambda index: (items[index].tokens, index))
         quarter = {index: rank * _QUARTERS // len(items) for rank, index in enumerate(ranked)}

@@ -107,7 +107,11 @@ def _connect(config: TeacherConfig) -> Backend:
 
 @contextlib.contextmanager
 def _interruptible(caller: Caller) -> Iterator[None]:
-    """Let the first Ctrl-C (or SIGTERM) drain and the second one cancel."""
+    """Let the first Ctrl-C (or SIGTERM) drain and the second one cancel.
+
+    A signal that was ignored when the process started, as a shell's background jobs ignore Ctrl-C,
+    stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -133,9 +137,10 @@ def _interruptible(caller: Caller) -> Iterator[None]:
             logger.warning("Interrupted again: calls in flight are given up")
             caller.abort()
 
-    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    previous = {n: handler for n, handler in handlers.items() if handler is not signal.SIG_IGN}
     try:
-        for number in _SIGNALS:
+        for number in previous:
             loop.add_signal_handler(number, on_signal)
     except NotImplementedError:  # event loops without signal support (Windows)
         yield

@@ -43,7 +43,7 @@ def student_messages(
 
     Args:
         problem_text: the problem.
-        method: what the student learned (METHOD.md section 3); selects the suffix.
+        method: what the student learned (experiments/METHOD.md section 3); selects the suffix.
         prompt: matched or paper, or the config that names it.
         style: grading style; ``microworld`` has a closed vocabulary and suffixes of its own.
 
@@ -70,7 +70,7 @@ def student_messages(
 
 
 def executor_messages(problem_text: str, plan: str, *, style: str) -> tuple[Message, ...]:
-    """Ask an executor to carry out a plan: M2's second call (METHOD.md section 3)."""
+    """Ask an executor to execute a plan: M2's second call (experiments/METHOD.md section 3)."""
     prompts = _prompts()
     request = (prompts[MICROWORLD] if style == MICROWORLD else prompts)["execution_request"]
     before, after = prompts["execution_input"].split("{problem}")

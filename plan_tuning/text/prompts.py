@@ -17,10 +17,10 @@ import yaml
 
 from plan_tuning.records import Message
 
-STAGES = ("constraints", "plan", "verify", "execute")
+REQUESTS = ("constraints", "plan", "verify", "execute")
 
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
-_DIGEST_LENGTH = 16
+_FINGERPRINT_LENGTH = 16
 
 
 class PromptError(ValueError):
@@ -92,4 +92,4 @@ def prompt_fingerprint(name: str) -> str:
         PromptError: the prompt is unknown.
     """
     text = yaml.safe_dump(yaml.safe_load(_read(name)), sort_keys=True, allow_unicode=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+    return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]

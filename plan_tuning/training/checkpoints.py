@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.training.sharding import fill, whole
+from plan_tuning.training.distributed import fill, whole
+from plan_tuning.training.lightning import TrainingError
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -36,7 +37,7 @@ class Checkpoints(pl.Callback):
     """Saves every n optimizer steps; a kill at any moment leaves the last complete file.
 
     Where a validation is due at the same step it comes first: a run that is resumed from the
-    checkpoint does not repeat it. The module then calls :meth:`save_if_due`.
+    checkpoint does not repeat it. The module, which is handed this, then calls :meth:`save_if_due`.
 
     Args:
         folder: of the checkpoints.
@@ -131,7 +132,9 @@ class BestWeights(pl.Callback):
             self.waited = 0
             if self.config.select_best:
                 # Shards are gathered by all ranks together; one of them writes.
-                weights = {name: whole(p).cpu().contiguous() for name, p in _trained(pl_module)}
+                weights = {
+                    name: whole(p).cpu().contiguous() for name, p in _trained(pl_module.model)
+                }
                 if trainer.is_global_zero:
                     self._save(weights)
             return
@@ -152,7 +155,7 @@ class BestWeights(pl.Callback):
             return
         saved = load_file(self.path)
         with torch.no_grad():
-            for name, parameter in _trained(module):
+            for name, parameter in _trained(module.model):
                 fill(parameter, saved[name])
 
     def facts(self) -> dict[str, Any]:
@@ -165,14 +168,8 @@ class BestWeights(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Store what a resumed run must know."""
-        return {
-            "best": list(self.best),
-            "best_loss": self.best_loss,
-            "best_step": self.best_step,
-            "last_loss": self.last_loss,
-            "last_step": self.last_step,
-            "waited": self.waited,
-        }
+        kept = ("best", "best_loss", "best_step", "last_loss", "last_step", "waited")
+        return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from there."""
@@ -180,5 +177,25 @@ class BestWeights(pl.Callback):
             setattr(self, name, value)
 
 
-def _trained(module: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, p) for name, p in module.model.named_parameters() if p.requires_grad]
+def keep_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Leave the frozen weights out of a Lightning checkpoint, in place."""
+    state, trained = checkpoint["state_dict"], dict(_trained(module))
+    checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+
+
+def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint without the module's trained weights, which a lax load would not miss.
+
+    Raises:
+        TrainingError: it lacks some.
+    """
+    missing = sorted(dict(_trained(module)).keys() - checkpoint["state_dict"].keys())
+    if missing:
+        raise TrainingError(
+            f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
+            "it is of another model or adapter; remove its folder to train anew"
+        )
+
+
+def _trained(module: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]

@@ -1,18 +1,25 @@
-"""What both trainings ask of the machine: devices that are there, and a Lightning that is quiet."""
+"""Lightning for both trainings: hardware, the trainer, its loaders, and where a run is shown."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
+from plan_tuning.training.distributed import ShardedStrategy
+from plan_tuning.training.logs import LogTable
 
 # What Lightning says about things that are meant; everything else stays visible.
 _QUIET = (
@@ -26,6 +33,131 @@ _QUIET = (
     r"Found \d+ module\(s\) in eval mode at the start of training.*",
 )
 _LOGGERS = ("pytorch_lightning", "lightning.fabric", "lightning_fabric")
+
+
+class TrainingError(ValueError):
+    """Training cannot go on: nothing to learn from, or a loss that is not a number."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where a training runs and is shown; nothing in it determines the student.
+
+    Args:
+        folder: receives the student; ``checkpoints/`` in it is what an interrupted run left.
+        run_dir: Lightning's working folder, where a failure is written down.
+        loggers: Lightning loggers.
+        provenance: what the training stands on, for the model card.
+        log_table: shows what the student writes, for example in W&B.
+    """
+
+    folder: Path
+    run_dir: Path
+    loggers: Sequence[Any] = ()
+    provenance: Mapping[str, Any] | None = None
+    log_table: LogTable | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+
+class Steps:
+    """The loader of both trainings: one item is what one step of the module takes.
+
+    Lightning asks it for its state, but the step it continues from is the module's own, which is
+    what the checkpoint restores first.
+
+    Args:
+        module: knows its ``finished_steps`` and ``total_steps``.
+        batch_of: makes a step's input from its number, counted from 0; by default the number.
+    """
+
+    def __init__(self, module: Any, batch_of: Callable[[int], Any] = int) -> None:
+        self.module = module
+        self.batch_of = batch_of
+
+    def __len__(self) -> int:
+        return int(self.module.total_steps)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.batch_of, range(self.module.finished_steps, self.module.total_steps))
+
+    def state_dict(self) -> dict[str, int]:
+        """Say where the data stand."""
+        return {"step": self.module.finished_steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue there."""
+        self.module.finished_steps = state["step"]
+
+
+class HeldOut:
+    """The validation loader: the same micro-batches every time."""
+
+    def __init__(self, micro_batches: Sequence[Any]) -> None:
+        self.micro_batches = micro_batches
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.micro_batches)
+
+
+def build_trainer(
+    run: TrainingRun,
+    config: TrainerConfig,
+    callbacks: Sequence[pl.Callback],
+    *,
+    max_steps: int = -1,
+    validate_every_n_steps: int = 0,
+) -> pl.Trainer:
+    """Make Lightning's trainer; the modules optimise, log and save by themselves.
+
+    Args:
+        run: where it writes.
+        config: hardware and precision.
+        callbacks: in the order in which they are called.
+        max_steps: optimizer steps; -1: the module stops the trainer.
+        validate_every_n_steps: 0: there is no held-out loader.
+    """
+    has_bar = config.progress and sys.stderr.isatty()
+    return pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(config.accelerator, config.accelerator),
+        devices=config.devices,
+        strategy=ShardedStrategy(config) if config.strategy == "fsdp" else config.strategy,
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=list(run.loggers) or False,
+        callbacks=[*callbacks, *([pl.callbacks.RichProgressBar()] if has_bar else [])],
+        enable_checkpointing=False,
+        enable_progress_bar=has_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+        val_check_interval=validate_every_n_steps or 1,
+        limit_val_batches=1.0 if validate_every_n_steps else 0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        inference_mode=False,
+        default_root_dir=str(run.run_dir),
+    )
+
+
+def prepare(config: TrainerConfig, seed: int) -> None:
+    """Set this process up for a training, whatever was done in it before.
+
+    Raises:
+        ConfigError: the hardware is not there.
+    """
+    check_hardware(config)
+    if config.threads > 0:
+        torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    pl.seed_everything(seed, workers=False, verbose=False)
 
 
 def check_hardware(trainer: TrainerConfig) -> None:

@@ -1,7 +1,7 @@
 """Documents to a base model: the stand-in for pretraining, once, before any student is trained.
 
-Stage 1 reads look-up documents only, until the running loss is below a gate: the skill appears in
-a sharp transition whose step varies, so a fixed length would be unsafe. Stage 2 mixes arithmetic,
+Phase 1 reads look-up documents only, until the running loss is below a gate: the skill appears in
+a sharp transition whose step varies, so a fixed length would be unsafe. Phase 2 mixes arithmetic,
 stories and executions of given plans. Both gates are hard: a base that misses one is not written.
 
 A build that was interrupted goes on from its last checkpoint to the same weights: the documents of
@@ -43,13 +43,16 @@ logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, the step and the last step of that stage."""
+"""Called with the phase, the step and the last step of that phase."""
 
-_STAGES = ("lookup", "mixture")
+_PHASES = ("lookup", "mixture")
 _BUCKET = 16  # batches whose documents are sorted by length together
 _WARMUP_RATIO = 0.05
 _MIN_LR_RATIO = {"lookup": 0.5, "mixture": 0.05}
-_SMOOTHING = 0.95
+_BETAS = (0.9, 0.98)
+_WEIGHT_DECAY = 0.01
+_MAX_GRAD_NORM = 1.0
+_SMOOTHING = 0.95  # of the running loss that the gate looks at
 _CHECKPOINT = "training_state.pt"
 _CHECKPOINT_EVERY = 250
 _PROBE_SEED = 99
@@ -74,7 +77,7 @@ def train_base(
         folder: receives model and tokenizer; may hold the checkpoint of an interrupted build.
         config: architecture, recipe and the world whose vocabulary it speaks.
         progress: told about every step.
-        max_steps: cap of each stage for a debug run. The gates are then off and the base is
+        max_steps: cap of each phase for a debug run. The gates are then off and the base is
             of no use; the returned facts say so under ``is_capped``.
 
     Returns:
@@ -88,8 +91,8 @@ def train_base(
     # it, so that what is trained next in this process does not depend on who built the base.
     torch.set_flush_denormal(True)
     try:
-        for stage in _STAGES:
-            trainer.run(stage)
+        for phase in _PHASES:
+            trainer.run(phase)
     finally:
         torch.set_flush_denormal(False)
     trainer.model.eval()
@@ -103,7 +106,7 @@ def train_base(
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "vocabulary": len(trainer.tokenizer),
         "steps": trainer.steps,
-        "losses": {stage: round(loss, 5) for stage, loss in trainer.losses.items()},
+        "losses": {phase: round(loss, 5) for phase, loss in trainer.losses.items()},
         "probes": probes,
         "tokens": trainer.tokens,
         "cpu_s": round(trainer.cpu_s, 1),
@@ -131,7 +134,7 @@ class _BaseTrainer:
         self.model = build_model(config.base, self.tokenizer, seed=config.seed)
         self.makers = document_makers(guided_max_depth=config.base.guided_max_depth)
         self.optimizer = self._new_optimizer()
-        self.steps = dict.fromkeys(_STAGES, 0)
+        self.steps = dict.fromkeys(_PHASES, 0)
         self.losses: dict[str, float] = {}
         self.finished: list[str] = []
         self.tokens = 0
@@ -140,30 +143,30 @@ class _BaseTrainer:
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            self.model.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+            self.model.parameters(), lr=0.0, betas=_BETAS, weight_decay=_WEIGHT_DECAY, fused=True
         )
 
-    def run(self, stage: str) -> None:
-        """Train one stage to its end; a stage that the checkpoint has behind it is passed over."""
-        if stage in self.finished:
+    def run(self, phase: str) -> None:
+        """Train one phase to its end; a phase that the checkpoint has behind it is passed over."""
+        if phase in self.finished:
             return
         base = self.config.base
-        is_lookup = stage == "lookup"
+        is_lookup = phase == "lookup"
         last = base.lookup_max_steps if is_lookup else base.mixture_steps
         if self.max_steps is not None:
             last = min(last, self.max_steps)
         peak = base.lookup_learning_rate if is_lookup else base.mixture_learning_rate
         self.model.train()
         start = time.process_time()
-        for step, (input_ids, labels) in self._batches(stage, self.steps[stage], last):
-            rate = peak * _schedule(step, last, floor=_MIN_LR_RATIO[stage])
+        for step, (input_ids, labels) in self._batches(phase, self.steps[phase], last):
+            rate = peak * _schedule(step, last, floor=_MIN_LR_RATIO[phase])
             loss = self._step(input_ids, labels, rate)
-            running = self.losses.get(stage, loss)
-            self.losses[stage] = _SMOOTHING * running + (1 - _SMOOTHING) * loss
-            self.steps[stage] = step + 1
+            running = self.losses.get(phase, loss)
+            self.losses[phase] = _SMOOTHING * running + (1 - _SMOOTHING) * loss
+            self.steps[phase] = step + 1
             if self.progress is not None:
-                self.progress(stage, step + 1, last)
-            if is_lookup and self.losses[stage] < base.lookup_gate:
+                self.progress(phase, step + 1, last)
+            if is_lookup and self.losses[phase] < base.lookup_gate:
                 break
             if (step + 1) % _CHECKPOINT_EVERY == 0:
                 now = time.process_time()
@@ -171,16 +174,16 @@ class _BaseTrainer:
                 self._save_checkpoint()
         self.cpu_s += time.process_time() - start
         logger.info(
-            "base, %s: loss %.4f after %d steps", stage, self.losses[stage], self.steps[stage]
+            "base, %s: loss %.4f after %d steps", phase, self.losses[phase], self.steps[phase]
         )
-        if is_lookup and self.max_steps is None and self.losses[stage] >= base.lookup_gate:
+        if is_lookup and self.max_steps is None and self.losses[phase] >= base.lookup_gate:
             raise BaseTrainingError(
-                f"the base has not learnt to look up a fact: loss {self.losses[stage]:.3f} after "
-                f"{self.steps[stage]} steps, the gate is {base.lookup_gate}. Try "
+                f"the base has not learnt to look up a fact: loss {self.losses[phase]:.3f} after "
+                f"{self.steps[phase]} steps, the gate is {base.lookup_gate}. Try "
                 f"model.base.lookup_max_steps={2 * base.lookup_max_steps} or model.seed="
                 f"{self.config.seed + 1}"
             )
-        self.finished.append(stage)
+        self.finished.append(phase)
         self.optimizer = self._new_optimizer()
         self._save_checkpoint()
 
@@ -196,18 +199,18 @@ class _BaseTrainer:
         loss = torch.nn.functional.cross_entropy(logits, targets[is_learnt])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRAD_NORM)
         self.optimizer.step()
         return float(loss.item())
 
     def _batches(
-        self, stage: str, first: int, last: int
+        self, phase: str, first: int, last: int
     ) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
-        """Yield (step, batch); a bucket's documents depend on seed, stage and bucket alone."""
-        shares = LOOKUP_SHARES if stage == "lookup" else MIXTURE_SHARES
+        """Yield (step, batch); a bucket's documents depend on seed, phase and bucket alone."""
+        shares = LOOKUP_SHARES if phase == "lookup" else MIXTURE_SHARES
         size = self.config.base.batch_size
         for bucket in range(first // _BUCKET, math.ceil(last / _BUCKET)):
-            rng = random.Random(f"base/{self.config.seed}/{stage}/{bucket}")
+            rng = random.Random(f"base/{self.config.seed}/{phase}/{bucket}")
             rows = [
                 encode_document(
                     draw_document(rng, self.config.world, shares, self.makers), self.vocabulary

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 Train = Callable[..., Mapping[str, Any]]
 """Called with ``loggers``; sent to other processes, so a function of a module or a partial one."""
 
-_GRACE_S = 10.0
+_GRACE_S = 10.0  # for ranks that are told to end, and for their last log lines
 _FACTS = "facts.pickle"
 
 

@@ -1,4 +1,4 @@
-"""Held-out problems to an accuracy while a student is trained: greedy, graded, and shown."""
+"""Evaluation on held-out problems while a student is trained: greedy, graded, and shown."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
-from plan_tuning.evaluation.solve import solve
+from plan_tuning.evaluation.predictions import solve
 from plan_tuning.evaluation.writers import Writer
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem
-from plan_tuning.training.completions import CompletionLog
 from plan_tuning.training.distributed import Ranks
+from plan_tuning.training.logs import CompletionLog
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ METRIC = "val/accuracy"
 
 
 def greedy(evaluation: EvaluationConfig) -> EvaluationConfig:
-    """Decode as a check in between does: one greedy answer, by this process, with own plans."""
+    """Decode as a validation does: one greedy answer, by this process, with own plans."""
     return replace(
         evaluation, temperature=0.0, top_p=1.0, top_k=0, num_samples=1, plan="own",
         plan_corpus=None, engine="native", progress=False,
@@ -33,8 +33,8 @@ def greedy(evaluation: EvaluationConfig) -> EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Examination:
-    """How a student that is being trained is asked for answers.
+class HeldOutEvaluation:
+    """Held-out problems, and how a student that is being trained is evaluated on them.
 
     ``evaluation`` is made greedy, see :func:`greedy`; ``executor`` carries out m2's plans, None:
     the student itself.
@@ -47,7 +47,7 @@ class Examination:
     grader: Grader
     executor: Writer | None = None
 
-    def of(self, held_out: Sequence[str], count: int) -> Examination:
+    def of(self, held_out: Sequence[str], count: int) -> HeldOutEvaluation:
         """Keep the first ``count`` problems of those that are held out."""
         names = dict.fromkeys(held_out)
         known = {problem.id: problem for problem in self.problems}
@@ -58,37 +58,36 @@ class GeneratedAccuracy(pl.Callback):
     """Measures accuracy on held-out problems; ranks share the work.
 
     Args:
-        exam: the problems and how they are asked.
+        evaluation: the problems and how they are asked.
         samples: receives the answers; the first rank writes them.
     """
 
-    def __init__(self, exam: Examination, samples: CompletionLog | None = None) -> None:
-        self.exam = exam
+    def __init__(self, evaluation: HeldOutEvaluation, samples: CompletionLog | None = None) -> None:
+        self.held_out = replace(evaluation, evaluation=greedy(evaluation.evaluation))
         self.samples = samples
-        self.evaluation = greedy(exam.evaluation)
         self.accuracies: dict[int, float] = {}
 
     def measure(self, module: Any) -> float:
         """Solve the held-out problems with the module's student as it is now."""
-        exam, step = self.exam, module.finished_steps
+        held_out, step = self.held_out, module.finished_steps
         ranks = Ranks(module.trainer)
         # In the precision of the training. The weights stand still meanwhile, so that what autocast
         # keeps of them is right until this context, the outermost one, forgets it.
         with module.trainer.precision_plugin.forward_context():
             predictions = solve(
                 module.student,
-                exam.problems[ranks.rank :: ranks.world],
-                method=exam.method,
-                prompt=exam.prompt,
-                evaluation=self.evaluation,
+                held_out.problems[ranks.rank :: ranks.world],
+                method=held_out.method,
+                prompt=held_out.prompt,
+                evaluation=held_out.evaluation,
                 benchmark="validation",
-                grader=exam.grader,
-                executor=exam.executor,
+                grader=held_out.grader,
+                executor=held_out.executor,
             )
         right = torch.tensor(
             float(sum(row.is_correct for row in predictions)), device=module.device
         )
-        self.accuracies[step] = float(ranks.reduce(right, "sum")) / len(exam.problems)
+        self.accuracies[step] = float(ranks.reduce(right, "sum")) / len(held_out.problems)
         logger.info("step %d: held-out accuracy %.3f", step, self.accuracies[step])
         if self.samples is not None:
             shares = ranks.gather([_sample_row(step, prediction) for prediction in predictions])
@@ -117,12 +116,12 @@ class AccuracyBySteps(GeneratedAccuracy):
     """Measures before the first step, every n steps, and after the last one.
 
     Args:
-        exam: the problems and how they are asked.
+        evaluation: the problems and how they are asked.
         every_n_steps: 0: before the first and after the last step only.
     """
 
-    def __init__(self, exam: Examination, *, every_n_steps: int) -> None:
-        super().__init__(exam)
+    def __init__(self, evaluation: HeldOutEvaluation, *, every_n_steps: int) -> None:
+        super().__init__(evaluation)
         self.every_n_steps = every_n_steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

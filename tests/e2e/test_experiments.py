@@ -1,58 +1,16 @@
-"""The prepared experiments: what each one plans, and micro twins run in their cheap form."""
+"""The prepared experiments: one that is paid for, dry, and micro twins in their cheap form."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from planning import NAMES, calls_of, jobs_of
 
 from .conftest import Run, built, results
 
 pytestmark = pytest.mark.e2e
 
-# jobs; for the twins also jobs of one seed; teacher calls at most (of one seed)
-PLANS = {
-    "main": (20, 20, 311_568),
-    "filtering": (17, 17, 119_568),
-    "threshold": (16, 16, 119_568),
-    "candidates": (13, 13, 186_825),
-    "mixing": (13, 13, 311_568),
-    "out_of_domain": (20, 20, 311_568),
-    "scale": (27, 27, 119_568),
-    # corpus, plans of the test set, and the teacher as executor: with 3 plans and without
-    "executor_and_plan": (13, 13, 119_568 + 21_104 + 4 * 1_319),
-    "micro_main": (14, 6, 20_000),
-    "micro_filtering": (27, 9, 20_000),
-    "micro_threshold": (24, 8, 20_000),
-    "micro_candidates": (39, 13, 50_000),
-    "micro_mixing": (15, 5, 40_000),
-    "micro_out_of_domain": (14, 6, 20_000),
-    "micro_scale": (30, 10, 20_000),
-    # besides, a judgement of each completion of 12 students of an epoch: 234 steps x 32 x 8
-    "rewards": (18, 18, 119_568 + 12 * 234 * 32 * 8),
-    "micro_grpo": (12, 4, 20_000),
-    "micro_rewards": (27, 9, 20_000),
-    "micro_executor_and_plan": (33, 15, 20_000 + 4 * 3_000 + 5 * 4 * 300),
-    "quickstart": (22, 8, 20_000),
-}
 FAST = ("debug=fast", "logger=csv", "seed=0", "hydra/launcher=basic")
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_jobs_and_calls_are_those_of_the_index(name: str, tmp_path: Path, root: Path) -> None:
-    all_jobs, one_seed, calls = PLANS[name]
-    narrowed = () if all_jobs == one_seed else ("seed=0",)
-    jobs = jobs_of(tmp_path, f"experiment={name}", *narrowed)
-    assert len(jobs) == one_seed
-    assert f"at most {calls:,} " in calls_of(jobs)
-    index = (root / "experiments" / "README.md").read_text(encoding="utf-8")
-    (row,) = [line for line in index.splitlines() if line.startswith(f"| `{name}` |")]
-    assert f"| {all_jobs} |" in row
-
-
-def test_every_experiment_is_in_the_table() -> None:
-    assert set(NAMES) == set(PLANS)
 
 
 # of the twins that no test below looks at more closely: what narrows each one, and its jobs then

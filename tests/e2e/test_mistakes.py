@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from .conftest import Run
+from .conftest import Run, command
 
 pytestmark = pytest.mark.e2e
 
@@ -94,3 +95,18 @@ def test_a_closed_port_says_so(plan_tuning: Run, tmp_path: Path) -> None:
     assert ran.returncode in (3, 4)
     assert "127.0.0.1:9" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("words", [["method=sft"], ["-m", "method=sft,m1"]], ids=" ".join)
+def test_who_cannot_be_interrupted_says_how_to_end_it(
+    tmp_path: Path, environment: dict[str, str], words: list[str]
+) -> None:
+    """The way in which a script's background job is started: ``plan-tuning … &``."""
+    given = command(*words, "dry_run=true")
+    ran = subprocess.run(
+        ["sh", "-c", 'trap "" INT; "$@" & wait $!', "sh", *given],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "Ctrl-C (SIGINT) ignored" in ran.stderr
+    assert "end it with: kill " in ran.stderr

@@ -19,12 +19,14 @@ from plan_tuning.records import Problem
 from plan_tuning.students.loading import load_student, without_bars
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.reward import Scorer
-from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.reward import RewardWorker
+from plan_tuning.training.grpo.rollout import Rollout
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.logs import CurveFile
 
-CASES = [
-    GoldenProblem(
+PROBLEMS = [
+    PlannedProblem(
         Problem(f"p{i}", f"Ada has {i} cups and finds {i + 1} more. How many?", str(2 * i + 1)),
         "1. Find the number of cups.\n2. Add both amounts.",
     )
@@ -33,20 +35,20 @@ CASES = [
 MODEL = ModelConfig(name="tiny", kind="tiny", family="qwen3")
 
 
-class DigitScorer(Scorer):
+class DigitRewards(RewardWorker):
     """Rewards the share of digits: something that a random model can learn within seconds."""
 
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
+    async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
         text = rollout.completion.text
         return {"correct": sum(c.isdigit() for c in text) / max(len(text), 1)}
 
 
-class HalfDeadScorer(DigitScorer):
+class HalfDeadRewards(DigitRewards):
     """As above for half of the problems; the others earn nothing, whatever is written."""
 
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
-        is_dead = rollout.case.problem.id in ("p1", "p3", "p5")
-        return {"correct": 0.0} if is_dead else await super()._score(rollout)
+    async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
+        is_dead = rollout.problem.id in ("p1", "p3", "p5")
+        return {"correct": 0.0} if is_dead else await super()._rewards_of(rollout)
 
 
 def make_start(folder: Path) -> Path:
@@ -83,26 +85,26 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with Grader() as grader:
         return grpo_fit.train_grpo(
-            folder,
-            start=start,
-            cases=CASES,
-            model=MODEL,
-            adapter=AdapterConfig(name=adapter, rank=4),
-            trainer=TrainerConfig(
-                precision=precision,
-                accelerator="cpu",
-                micro_batch_tokens=micro_batch_tokens,
-                progress=False,
+            TrainingRun(folder, folder, [CurveFile(folder / "metrics.csv")]),
+            grpo_fit.GRPOSettings(
+                model=MODEL,
+                adapter=AdapterConfig(name=adapter, rank=4),
+                trainer=TrainerConfig(
+                    precision=precision,
+                    accelerator="cpu",
+                    micro_batch_tokens=micro_batch_tokens,
+                    progress=False,
+                ),
+                method=GRPOConfig(**(settings | method)),
+                reward=reward or RewardConfig(),
+                prompt=PromptConfig(),
+                evaluation=EvaluationConfig(max_new_tokens=12),
+                seed=1,
             ),
-            method=GRPOConfig(**(settings | method)),
-            reward=reward or RewardConfig(),
-            prompt=PromptConfig(),
-            evaluation=EvaluationConfig(max_new_tokens=12),
-            grader=grader,
-            open_ask=open_ask,
-            seed=1,
-            loggers=[CurveFile(folder / "metrics.csv")],
-            run_dir=folder,
+            start,
+            PROBLEMS,
+            grader,
+            open_ask,
         )
 
 

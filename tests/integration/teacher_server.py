@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,13 +87,21 @@ def distil_corpus(
 
 
 def start_process(
-    shared: Path, outputs: Path, base_url: str, count: int, concurrency: int
+    shared: Path,
+    outputs: Path,
+    base_url: str,
+    count: int,
+    concurrency: int,
+    sigint: str = "handled",
 ) -> subprocess.Popen[str]:
-    """Make the same corpus in a process of its own, which can be killed."""
+    """Make the same corpus in a process of its own, which can be killed.
+
+    Its SIGINT is ``handled`` or ``ignored`` at the start, whichever way this process was started.
+    """
     return subprocess.Popen(
         [
             sys.executable, "-m", "tests.integration.teacher_server",
-            str(shared), str(outputs), base_url, str(count), str(concurrency),
+            str(shared), str(outputs), base_url, str(count), str(concurrency), sigint,
         ],
         cwd=Path(__file__).resolve().parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -101,7 +110,11 @@ def start_process(
     )  # fmt: skip
 
 
-def main(shared: str, outputs: str, base_url: str, count: str, concurrency: str) -> int:
+def main(
+    shared: str, outputs: str, base_url: str, count: str, concurrency: str, sigint: str
+) -> int:
+    is_ignored = sigint == "ignored"
+    signal.signal(signal.SIGINT, signal.SIG_IGN if is_ignored else signal.default_int_handler)
     teacher = teacher_config(base_url, concurrency=int(concurrency))
     problems = gsm8k(Path(shared), int(count))
     try:

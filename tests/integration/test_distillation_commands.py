@@ -13,8 +13,8 @@ from plan_tuning.artifacts import build
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
-from plan_tuning.distillation.commands import app
 from plan_tuning.distillation.corpus import make_corpus, read_trajectories
+from plan_tuning.distillation.corpus_command import app
 from plan_tuning.tasks.microworld_problems import load_microworld
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig
 from plan_tuning.distillation.corpus import read_trajectories
-from plan_tuning.distillation.synthesize import distil
+from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Request
 from plan_tuning.teachers.errors import (

@@ -65,6 +65,21 @@ def test_a_second_ctrl_c_cancels(shared: Path, tmp_path: Path) -> None:
         assert "Traceback" not in said
 
 
+def test_what_a_shell_told_to_ignore_stays_ignored(shared: Path, tmp_path: Path) -> None:
+    problems = gsm8k(shared, PROBLEMS)
+    with load_server(shared).FaultyTeacher(known_to(problems), latency=0.05) as server:
+        process = start_process(
+            shared, tmp_path, server.base_url, PROBLEMS, CONCURRENCY, sigint="ignored"
+        )
+        _wait_for(lambda: server.stats()["requests"] >= 50, process)
+        process.send_signal(signal.SIGINT)
+        _wait_for(lambda: server.stats()["requests"] >= 150, process)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+        assert process.returncode == 130, said
+        assert 150 <= server.stats()["requests"] < CALLS
+
+
 def test_kill_at_ten_moments_loses_only_what_was_in_flight(shared: Path, tmp_path: Path) -> None:
     problems = gsm8k(shared, PROBLEMS)
     rng = random.Random(0)

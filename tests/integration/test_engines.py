@@ -17,7 +17,7 @@ from plan_tuning.config.evaluation import EvaluationConfig, ServerConfig
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.teacher import TeacherConfig
-from plan_tuning.evaluation.solve import solve
+from plan_tuning.evaluation.predictions import solve
 from plan_tuning.evaluation.writers import (
     AskAll,
     LocalWriter,
@@ -27,7 +27,7 @@ from plan_tuning.evaluation.writers import (
 )
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem, Reply, Request
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import make_tiny

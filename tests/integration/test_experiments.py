@@ -1,19 +1,72 @@
-"""Every prepared experiment: documented, indexed, and it composes to jobs that can work."""
+"""Every prepared experiment: documented, indexed, and it composes to the jobs that it promises.
+
+Each one is composed once, as its sweep would compose it, and everything is asked of these jobs.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import yaml
-from planning import FOLDER, NAMES, jobs_of
+from composition import FOLDER, NAMES, calls_of, jobs_of
+
+from plan_tuning.sweep.jobs import Job
+
+from .test_earlier_fingerprints import FINGERPRINTS, described
 
 pytestmark = pytest.mark.integration
 
+Jobs = Callable[[str], list[Job]]
+
+# jobs; for the twins also jobs of one seed; teacher calls at most (of one seed)
+JOBS = {
+    "main": (20, 20, 311_568),
+    "filtering": (17, 17, 119_568),
+    "threshold": (16, 16, 119_568),
+    "candidates": (13, 13, 186_825),
+    "mixing": (13, 13, 311_568),
+    "out_of_domain": (20, 20, 311_568),
+    "scale": (27, 27, 119_568),
+    # corpus, plans of the test set, and the teacher as executor: with 3 plans and without
+    "executor_and_plan": (13, 13, 119_568 + 21_104 + 4 * 1_319),
+    "micro_main": (14, 6, 20_000),
+    "micro_filtering": (27, 9, 20_000),
+    "micro_threshold": (24, 8, 20_000),
+    "micro_candidates": (39, 13, 50_000),
+    "micro_mixing": (15, 5, 40_000),
+    "micro_out_of_domain": (14, 6, 20_000),
+    "micro_scale": (30, 10, 20_000),
+    # besides, a judgement of each completion of 12 students of an epoch: 234 steps x 32 x 8
+    "rewards": (18, 18, 119_568 + 12 * 234 * 32 * 8),
+    "micro_grpo": (12, 4, 20_000),
+    "micro_rewards": (27, 9, 20_000),
+    "micro_executor_and_plan": (33, 15, 20_000 + 4 * 3_000 + 5 * 4 * 300),
+    "quickstart": (22, 8, 20_000),
+}
 PAPER = ("main", "filtering", "threshold", "candidates", "mixing", "out_of_domain",
          "executor_and_plan", "scale", "rewards")  # fmt: skip
 FACTS = ("Question:", "Grid:", "Teacher:", "Time:", "Command: plan-tuning experiment=")
 MICRO = [name for name in NAMES if name.startswith("micro_")]
+KEYS = ("GEMINI_API_KEY", "OPENAI_API_KEY")
+HIDDEN = ("paths.outputs=", "experiment=")
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    """All jobs of an experiment, composed without a key in the environment and kept."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    kept: dict[str, list[Job]] = {}
+
+    def composed(name: str) -> list[Job]:
+        if name not in kept:
+            with pytest.MonkeyPatch.context() as patch:
+                for key in KEYS:
+                    patch.delenv(key, raising=False)
+                kept[name] = jobs_of(outputs, f"experiment={name}")
+        return kept[name]
+
+    return composed
 
 
 def header(name: str) -> str:
@@ -23,6 +76,7 @@ def header(name: str) -> str:
 
 def test_every_ablation_of_the_paper_has_a_micro_twin() -> None:
     assert {*PAPER, *(f"micro_{name}" for name in PAPER)} <= set(NAMES)
+    assert set(NAMES) == set(JOBS) == set(FINGERPRINTS["experiments"])
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "quickstart"])
@@ -45,28 +99,38 @@ def test_a_micro_twin_runs_with_any_launcher(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_grid_composes_without_a_network_or_a_key(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for key in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(key, raising=False)
-    jobs = jobs_of(tmp_path, f"experiment={name}", first_only=True)
-    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert 1 <= len(jobs) <= len(content["hydra"]["sweeper"]["grids"])
-    for job in jobs:
+def test_an_experiment_is_the_jobs_of_its_grids(name: str, jobs: Jobs) -> None:
+    """Its jobs can work, are as many as the index says and stand where they always stood."""
+    found = jobs(name)
+    for job in found:
         assert job.config.sweep_name == name
         assert job.graph.predictions
         assert (job.config.model.kind == "micro") == name.startswith(("micro_", "quickstart"))
+    all_jobs, one_seed, calls = JOBS[name]
+    assert len(found) == all_jobs
+    first = found if all_jobs == one_seed else [job for job in found if job.config.seed == 0]
+    assert len(first) == one_seed
+    assert f"at most {calls:,} " in calls_of(first)
+    index = (FOLDER / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in index.splitlines() if line.startswith(f"| `{name}` |")]
+    assert f"| {all_jobs} |" in row
+    earlier = FINGERPRINTS["experiments"][name]
+    stages = {
+        " ".join(word for word in job.overrides if not word.startswith(HIDDEN)): described(
+            job.graph
+        )
+        for job in found
+    }
+    assert {words: stages.get(words) for words in earlier} == earlier
 
 
-def test_out_of_domain_evaluates_the_very_students_of_main(tmp_path: Path) -> None:
-    for pair in (("main", "out_of_domain"), ("micro_main", "micro_out_of_domain")):
-        students = [
-            {
-                job.graph.student.fingerprint
-                for job in jobs_of(tmp_path, f"experiment={name}", "method=m1", first_only=True)
-                if job.graph.student
-            }
-            for name in pair
-        ]
-        assert students[0] == students[1] != set()
+@pytest.mark.parametrize(
+    "names", [("main", "out_of_domain"), ("micro_main", "micro_out_of_domain")]
+)
+def test_out_of_domain_evaluates_the_very_students_of_main(
+    names: tuple[str, str], jobs: Jobs
+) -> None:
+    main, elsewhere = (
+        {job.graph.student.fingerprint for job in jobs(name) if job.graph.student} for name in names
+    )
+    assert main == elsewhere != set()

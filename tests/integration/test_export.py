@@ -14,7 +14,7 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.adapters import wrap
 from plan_tuning.students.export import export_student
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import (
     StudentError,
     cast_weights,
@@ -24,10 +24,12 @@ from plan_tuning.students.loading import (
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.batches import TrainingRow
-from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.integration,
     # peft reads a property that transformers has renamed
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
@@ -40,14 +42,6 @@ SAMPLES = {"keys": [("p", 0)], "max_new_tokens": 16}
 
 def model_config(family: str) -> ModelConfig:
     return ModelConfig(name=f"tiny_{family}", kind="tiny", family=family)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +64,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], P
         for adapter in ("full", "lora"):
             folder = root / "students" / f"{family}_{adapter}"
             train_student(
-                folder,
-                base=base,
-                rows=rows,
-                model=model_config(family),
-                adapter=AdapterConfig(name=adapter, rank=4, alpha=64),
-                trainer=TrainerConfig(
-                    learning_rate=2e-2,
-                    precision="fp32",
-                    accelerator="cpu",
-                    val_fraction=0.0,
-                    max_steps=6,
-                    max_length=200,
+                TrainingRun(folder, root / "run"),
+                SFTSettings(
+                    model=model_config(family),
+                    adapter=AdapterConfig(name=adapter, rank=4, alpha=64),
+                    trainer=TrainerConfig(
+                        learning_rate=2e-2,
+                        precision="fp32",
+                        accelerator="cpu",
+                        val_fraction=0.0,
+                        max_steps=6,
+                        max_length=200,
+                    ),
+                    method=MethodConfig(name="m2"),
+                    seed=0,
                 ),
-                method=MethodConfig(name="m2"),
-                seed=0,
-                loggers=[],
-                run_dir=root / "run",
+                base,
+                rows,
             )
             folders[family, adapter] = folder
     return folders
@@ -147,7 +141,7 @@ def test_adapters_find_a_base_that_was_moved_along(trained, tmp_path: Path):
     settings["base_model_name_or_path"] = "/nowhere/bases/qwen3"
     settings_file.write_text(json.dumps(settings))
     student = load_student(settings_file.parent, model_config("qwen3"))
-    assert student.identity["base"] == str(moved / "bases" / "qwen3")
+    assert student.origin["base"] == str(moved / "bases" / "qwen3")
     shutil.rmtree(moved / "bases")
     with pytest.raises(StudentError, match="/nowhere/bases/qwen3"):
         load_student(settings_file.parent, model_config("qwen3"))
@@ -219,23 +213,23 @@ def test_a_student_that_was_trained_on_from_an_adapter_reloads(
         render_completion("m2", plan="Subtract.", execution="", solution="", answer=""),
     )
     train_student(
-        folder,
-        base=earlier,
-        rows=[row],
-        model=model_config("qwen3"),
-        adapter=AdapterConfig(name="lora", rank=4, alpha=64, export=export),
-        trainer=TrainerConfig(
-            learning_rate=2e-2,
-            precision="fp32",
-            accelerator="cpu",
-            val_fraction=0.0,
-            max_steps=4,
-            max_length=200,
+        TrainingRun(folder, tmp_path),
+        SFTSettings(
+            model=model_config("qwen3"),
+            adapter=AdapterConfig(name="lora", rank=4, alpha=64, export=export),
+            trainer=TrainerConfig(
+                learning_rate=2e-2,
+                precision="fp32",
+                accelerator="cpu",
+                val_fraction=0.0,
+                max_steps=4,
+                max_length=200,
+            ),
+            method=MethodConfig(name="m2"),
+            seed=0,
         ),
-        method=MethodConfig(name="m2"),
-        seed=0,
-        loggers=[],
-        run_dir=tmp_path,
+        earlier,
+        [row],
     )
     ids = torch.arange(20)[None]
     logits = {}
@@ -311,7 +305,7 @@ def test_the_commit_of_the_base_is_recorded_and_loaded(
         for_training=True,
         adapter=AdapterConfig(name="lora", rank=4),
     )
-    student.identity["revision"] = "abc123"  # resolved when the base came from the hub
+    student.origin["revision"] = "abc123"  # resolved when the base came from the hub
     folder = tmp_path / "student"
     hub = ModelConfig(name="hub", path="someone/model")
     adapter = AdapterConfig(name="lora", rank=4)

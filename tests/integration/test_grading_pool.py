@@ -22,8 +22,9 @@ from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.grading.pool import WorkerError
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks import commands
 from plan_tuning.tasks.benchmarks import DataError, load
+from plan_tuning.tasks.contamination_command import contamination
+from plan_tuning.tasks.grade_command import grade
 
 pytestmark = pytest.mark.integration
 
@@ -153,7 +154,8 @@ def test_a_forked_child_gets_its_own_workers() -> None:
 
 
 PARENT = (
-    "import sys, time\n"
+    "import signal, sys, time\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from plan_tuning.records import Problem\n"
     "from plan_tuning.grading.grader import Grader\n"
     "with Grader() as grader:\n"
@@ -188,6 +190,7 @@ def test_workers_live_under_a_memory_limit() -> None:
     assert line.split()[3] == str(1024 * 2**20)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_leaves_no_half_read_answer() -> None:
     with Grader(GradingConfig(num_workers=1, wall_s=60.0)) as grader:
         assert grader.grade(RIGHT, ROOTS).is_correct
@@ -212,8 +215,8 @@ def test_the_hub_out_of_reach_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def app() -> typer.Typer:
     app = typer.Typer()
-    app.command()(commands.grade)
-    app.command()(commands.contamination)
+    app.command()(grade)
+    app.command()(contamination)
     return app
 
 

@@ -19,16 +19,16 @@ from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.students.loading import load_student
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.fit import train_grpo
-from plan_tuning.training.grpo.policy import Sampler
+from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
+from plan_tuning.training.grpo.policy import Policy
 from plan_tuning.training.grpo.rollout import Rollout
-from plan_tuning.training.sft.module import TrainingError
+from plan_tuning.training.lightning import TrainingError, TrainingRun
 
 from .grpo_world import (
-    CASES,
     MODEL,
-    DigitScorer,
-    HalfDeadScorer,
+    PROBLEMS,
+    DigitRewards,
+    HalfDeadRewards,
     make_start,
     metrics,
     train,
@@ -45,7 +45,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo_fit, "Scorer", DigitScorer)
+    monkeypatch.setattr(grpo_fit, "RewardWorker", DigitRewards)
 
 
 @pytest.mark.usefixtures("digits")
@@ -97,9 +97,9 @@ def test_the_first_step_from_a_trained_adapter_has_ratio_one_and_no_kl(
 def test_a_reference_that_is_not_the_start_stops_the_run(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plan_tuning.training.grpo import collection
+    from plan_tuning.training.grpo import policy
 
-    copied = collection.frozen_copy
+    copied = policy.frozen_copy
 
     def wrong(student: Any) -> Any:
         model = copied(student)
@@ -107,7 +107,7 @@ def test_a_reference_that_is_not_the_start_stops_the_run(
             model.get_input_embeddings().weight.mul_(1.3)
         return model
 
-    monkeypatch.setattr(collection, "frozen_copy", wrong)
+    monkeypatch.setattr(policy, "frozen_copy", wrong)
     with pytest.raises(TrainingError, match="the KL to the start is not 0"):
         train(tmp_path / "s", start)
 
@@ -118,7 +118,7 @@ def test_a_sampler_that_is_not_the_policy_stops_the_run(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     """The adapter's updates never reach the sampler: a bug that is easy to make and hard to see."""
-    monkeypatch.setattr(Sampler, "student", lambda self: self._copy)
+    monkeypatch.setattr(Policy, "sampler", lambda self: self._sampler)
     with pytest.raises(TrainingError, match="the sampler's log-probabilities differ"):
         train(tmp_path / "s", start, adapter="lora", learning_rate=5e-2, steps=6, beta=0.0,
               precision=precision)  # fmt: skip
@@ -128,8 +128,8 @@ def test_a_sampler_that_is_not_the_policy_stops_the_run(
 def test_a_sampler_that_is_one_step_behind_stops_a_run_in_float32(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stale(self: Sampler) -> Any:
-        behind = self._copy
+    def stale(self: Policy) -> Any:
+        behind = self._sampler
         assert behind is not None
         found = {name: p.clone() for name, p in behind.model.named_parameters()}
         fresh(self)
@@ -141,8 +141,8 @@ def test_a_sampler_that_is_one_step_behind_stops_a_run_in_float32(
                 found[name], _ = p.clone(), p.copy_(found[name])
         return behind
 
-    fresh = Sampler.student
-    monkeypatch.setattr(Sampler, "student", stale)
+    fresh = Policy.sampler
+    monkeypatch.setattr(Policy, "sampler", stale)
     with pytest.raises(TrainingError, match=r"GRPO step 1: .* method\.max_log_prob_gap=0\.002"):
         train(tmp_path / "s", start, adapter="lora", learning_rate=5e-3, steps=3, beta=0.0)
 
@@ -182,22 +182,22 @@ def test_the_second_update_of_a_step_sees_the_weights_of_the_first(
     assert second["train/ratio_max"] == pytest.approx(first["train/ratio_max"], rel=1e-3)
 
 
-class LateScorer(DigitScorer):
+class LateRewards(DigitRewards):
     """All groups of the first step are dead."""
 
     calls = 0
 
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
-        LateScorer.calls += 1
-        return {"correct": 0.0} if LateScorer.calls <= 8 else await super()._score(rollout)
+    async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
+        LateRewards.calls += 1
+        return {"correct": 0.0} if LateRewards.calls <= 8 else await super()._rewards_of(rollout)
 
 
 def test_the_policies_are_checked_at_the_first_update_whenever_it_comes(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plan_tuning.training.grpo import collection
+    from plan_tuning.training.grpo import policy
 
-    copied = collection.frozen_copy
+    copied = policy.frozen_copy
 
     def wrong(student: Any) -> Any:
         model = copied(student)
@@ -205,18 +205,18 @@ def test_the_policies_are_checked_at_the_first_update_whenever_it_comes(
             model.get_input_embeddings().weight.mul_(1.3)
         return model
 
-    monkeypatch.setattr(collection, "frozen_copy", wrong)
-    monkeypatch.setattr(grpo_fit, "Scorer", LateScorer)
-    LateScorer.calls = 0
+    monkeypatch.setattr(policy, "frozen_copy", wrong)
+    monkeypatch.setattr(grpo_fit, "RewardWorker", LateRewards)
+    LateRewards.calls = 0
     with pytest.raises(TrainingError, match="the KL to the start is not 0"):
         train(tmp_path / "s", start)
-    assert LateScorer.calls == 16
+    assert LateRewards.calls == 16
 
 
 def test_what_was_drawn_and_replaced_is_counted_and_not_learned_from(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grpo_fit, "Scorer", HalfDeadScorer)
+    monkeypatch.setattr(grpo_fit, "RewardWorker", HalfDeadRewards)
     facts = train(tmp_path / "s", start, steps=3, prompts_per_step=4, max_redraws=3, beta=0.0)
     text = (tmp_path / "s" / "completions.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
@@ -253,21 +253,20 @@ def test_the_start_of_a_run_says_what_a_step_costs_and_what_will_not_work(
 def test_dropout_is_refused(start: Path, tmp_path: Path) -> None:
     with Grader() as grader, pytest.raises(ConfigError, match=r"adapter\.dropout"):
         train_grpo(
-            tmp_path,
-            start=start,
-            cases=CASES,
-            model=MODEL,
-            adapter=AdapterConfig(name="lora", dropout=0.1),
-            trainer=TrainerConfig(precision="fp32", accelerator="cpu"),
-            method=GRPOConfig(),
-            reward=RewardConfig(),
-            prompt=PromptConfig(),
-            evaluation=EvaluationConfig(),
-            grader=grader,
-            open_ask=None,
-            seed=0,
-            loggers=[],
-            run_dir=tmp_path,
+            TrainingRun(tmp_path, tmp_path),
+            GRPOSettings(
+                model=MODEL,
+                adapter=AdapterConfig(name="lora", dropout=0.1),
+                trainer=TrainerConfig(precision="fp32", accelerator="cpu"),
+                method=GRPOConfig(),
+                reward=RewardConfig(),
+                prompt=PromptConfig(),
+                evaluation=EvaluationConfig(),
+                seed=0,
+            ),
+            start,
+            PROBLEMS,
+            grader,
         )
 
 

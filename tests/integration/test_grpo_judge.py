@@ -17,15 +17,15 @@ from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Ask, Completion, Problem, Reply, Request
 from plan_tuning.teachers.errors import TeacherError
 from plan_tuning.teachers.factory import open_caller
-from plan_tuning.training.grpo.reward import Scorer, ScoringError
-from plan_tuning.training.grpo.rollout import GoldenProblem, Rollout
+from plan_tuning.training.grpo.reward import RewardError, RewardWorker
+from plan_tuning.training.grpo.rollout import Rollout
 
 from .teacher_server import load_server
 
 pytestmark = pytest.mark.integration
 
 PROBLEM = Problem("p1", "Tom has 3 apples and buys 4 more. How many apples has he?", "7")
-CASE = GoldenProblem(PROBLEM, "1. Find how many apples he buys.\n2. Add both numbers of apples.")
+TEACHER_PLAN = "1. Find how many apples he buys.\n2. Add both numbers of apples."
 PLANS = (
     "1. Find how many apples he buys.\n2. Add both numbers of apples.",
     "1. Add the apples that he has to the apples that he buys.",
@@ -40,17 +40,21 @@ def rollouts() -> list[Rollout]:
     made = []
     for sample, plan in enumerate(PLANS):
         text = f"<plan>\n{plan}\n</plan>\n<output>\n\\boxed{{7}}\n</output>" if plan else "7"
-        made.append(Rollout(CASE, sample, (1, 2), Completion(text, (3, 4), "stop", 2), plan, 0))
+        completion = Completion(text, (3, 4), "stop", 2)
+        made.append(Rollout(PROBLEM, TEACHER_PLAN, sample, (1, 2), completion, plan, 0))
     return made
 
 
-def scores(
+def rewards(
     open_ask: OpenAsk | None, *, answer_weight: float = 2.0, **plan: Any
-) -> tuple[list[dict[str, float]], Scorer]:
+) -> tuple[list[dict[str, float]], RewardWorker]:
     settings = {"weight": 1.0, "kind": "judge"} | plan
     reward = RewardConfig(answer_weight=answer_weight, plan=PlanRewardConfig(**settings))
-    with Grader() as grader, Scorer(reward, grader, max_new_tokens=9, open_ask=open_ask) as scorer:
-        return scorer.submit(rollouts()).result(), scorer
+    with (
+        Grader() as grader,
+        RewardWorker(reward, grader, max_new_tokens=9, open_ask=open_ask) as worker,
+    ):
+        return worker.submit(rollouts()).result(), worker
 
 
 def answering(
@@ -89,34 +93,34 @@ def test_a_judge_over_http_survives_faults_and_is_paid_once(shared: Path, tmp_pa
             async with open_caller(teacher, tmp_path) as caller:
                 yield caller.ask
 
-        first, scorer = scores(opened)
+        first, worker = rewards(opened)
         calls = server.stats()["by_stage"]
-        again, _ = scores(opened)
+        again, _ = rewards(opened)
         assert server.stats()["by_stage"] == calls
     assert set(calls) == {"similarity"}
     assert [row["correct"] for row in first] == [1.0, 1.0, 1.0, 1.0, 0.0]
     for index, plan in enumerate(PLANS[:3]):
-        meant = tool.similarity(CASE.teacher_plan, plan)
+        meant = tool.similarity(TEACHER_PLAN, plan)
         found = first[index]["plan"]
         assert math.isnan(found) or found == pytest.approx(meant, abs=0.006)
     assert first[3]["plan"] == first[4]["plan"] == 0.0  # a pasted answer, no plan: nobody is asked
-    assert scorer.guarded_plans == 2
+    assert worker.guarded_plans == 2
     assert repr(again) == repr(first)
 
 
-def test_what_the_judge_fails_at_is_unscored() -> None:
+def test_what_the_judge_fails_at_is_unknown() -> None:
     for status in ("failed", "rejected", "truncated", "refused"):
         opened, asked = answering("Similarity: 1.00", status=status)
-        found, scorer = scores(opened)
+        found, worker = rewards(opened)
         assert all(math.isnan(row["plan"]) for row in found[:3])
         assert [row["correct"] for row in found[:3]] == [1.0, 1.0, 1.0]
-        assert scorer.unscored_plans == 3
+        assert worker.unknown_plans == 3
         assert len(asked) == 3  # whoever answers has tried again already
 
 
 def test_an_unreadable_reply_is_asked_for_once_more_with_a_reminder() -> None:
     opened, asked = answering("They are alike.", status="ok")
-    found, _ = scores(opened)
+    found, _ = rewards(opened)
     assert all(math.isnan(row["plan"]) for row in found[:3])
     assert len(asked) == 6
     texts = {request.messages[-1]["content"] for request in asked}
@@ -126,13 +130,13 @@ def test_an_unreadable_reply_is_asked_for_once_more_with_a_reminder() -> None:
 
 def test_a_slow_judge_does_not_hold_the_training_up() -> None:
     opened, _ = answering("Similarity: 1.00", delay_s=30.0)
-    found, _ = scores(opened, wait_s=0.05)
+    found, _ = rewards(opened, wait_s=0.05)
     assert all(math.isnan(row["plan"]) for row in found[:3])
 
 
 def test_votes_and_both_orders_are_averaged() -> None:
     opened, asked = answering("Similarity: 0.2", "Similarity: 0.6", "Similarity: 0.4")
-    found, _ = scores(opened, votes=2, swap=True, temperature=0.7)
+    found, _ = rewards(opened, votes=2, swap=True, temperature=0.7)
     assert len(asked) == 12
     values = [row["plan"] for row in found[:3]]
     assert all(0.2 <= value <= 0.6 for value in values)
@@ -147,15 +151,15 @@ def test_what_ends_the_teacher_ends_the_training() -> None:
         yield ask
 
     with pytest.raises(TeacherError, match="the budget is spent"):
-        scores(opened)
+        rewards(opened)
 
 
 def test_being_right_is_known_where_only_the_plan_is_rewarded() -> None:
-    found, scorer = scores(None, answer_weight=0.0, kind="steps")
-    assert scorer.weights == {"plan": 1.0}
+    found, worker = rewards(None, answer_weight=0.0, kind="steps")
+    assert worker.weights == {"plan": 1.0}
     assert [row["correct"] for row in found] == [1.0, 1.0, 1.0, 1.0, 0.0]
 
 
 def test_a_judge_has_to_be_there() -> None:
-    with pytest.raises(ScoringError, match=r"reward\.plan\.kind=steps"):
-        scores(None)
+    with pytest.raises(RewardError, match=r"reward\.plan\.kind=steps"):
+        rewards(None)

@@ -16,11 +16,11 @@ from plan_tuning.teachers.errors import BudgetError, TeacherError
 from plan_tuning.training.grpo import fit as grpo_fit
 from plan_tuning.training.grpo.module import GRPOModule
 from plan_tuning.training.grpo.rollout import Rollout
-from plan_tuning.training.grpo.update import Updates
+from plan_tuning.training.grpo.update import PolicyUpdate
 
 from .grpo_world import (
-    DigitScorer,
-    HalfDeadScorer,
+    DigitRewards,
+    HalfDeadRewards,
     assert_equal_weights,
     make_start,
     metrics,
@@ -37,7 +37,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo_fit, "Scorer", DigitScorer)
+    monkeypatch.setattr(grpo_fit, "RewardWorker", DigitRewards)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -57,8 +57,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_two_and_two_steps_are_four_bit_by_bit(
     start: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = HalfDeadScorer if "redraws" in name else DigitScorer
-    monkeypatch.setattr(grpo_fit, "Scorer", scorer)
+    worker = HalfDeadRewards if "redraws" in name else DigitRewards
+    monkeypatch.setattr(grpo_fit, "RewardWorker", worker)
     settings = {"checkpoint_every_n_steps": 2} | VARIANTS[name]
     whole = train(tmp_path / "whole", start, **settings)
     assert whole["steps"] == 4
@@ -85,34 +85,34 @@ def test_two_and_two_steps_are_four_bit_by_bit(
     assert not (tmp_path / "parts" / "checkpoints").exists()
 
 
-class SpentScorer(HalfDeadScorer):
+class SpentRewards(HalfDeadRewards):
     """The judge's budget is spent in the middle of a step, behind a redraw."""
 
     left = 10**9
 
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
-        SpentScorer.left -= 1
-        if SpentScorer.left < 0:
+    async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
+        SpentRewards.left -= 1
+        if SpentRewards.left < 0:
             raise BudgetError("the budget is spent")
-        return await super()._score(rollout)
+        return await super()._rewards_of(rollout)
 
 
 def test_what_ends_the_judge_loses_no_finished_step(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the default rhythm, which saves nothing in so short a run."""
-    monkeypatch.setattr(grpo_fit, "Scorer", SpentScorer)
+    monkeypatch.setattr(grpo_fit, "RewardWorker", SpentRewards)
     settings = {"prompts_per_step": 3, "max_redraws": 2}
     train(tmp_path / "whole", start, **settings)
     rows = metrics(tmp_path / "whole")
     assert rows[2]["train/redraws"] > 0
     drawn = sum(row["train/drawn_groups"] for row in rows[:2])
-    SpentScorer.left = int(4 * (drawn + 3 + 1))  # a third of the third step's first redraw
+    SpentRewards.left = int(4 * (drawn + 3 + 1))  # a third of the third step's first redraw
     with pytest.raises(TeacherError, match="the budget is spent"):
         train(tmp_path / "parts", start, **settings)
     saved = [file.name for file in (tmp_path / "parts" / "checkpoints").iterdir()]
     assert saved == ["step-000000002.ckpt"]
-    SpentScorer.left = 10**9
+    SpentRewards.left = 10**9
     assert train(tmp_path / "parts", start, **settings)["resumed_from_step"] == 2
     assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
 
@@ -121,14 +121,14 @@ def test_what_ends_the_judge_loses_no_finished_step(
 def test_weights_between_two_updates_of_a_step_are_not_saved(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = Updates._check
+    check = PolicyUpdate._check
 
-    def failing(self: Updates, statistics: Any, step: int) -> None:
+    def failing(self: PolicyUpdate, statistics: Any, step: int) -> None:
         check(self, statistics, step)
-        if step == 2 and self.has_begun:
+        if step == 2 and self.state.has_begun:
             raise ValueError("in the middle")
 
-    monkeypatch.setattr(Updates, "_check", failing)
+    monkeypatch.setattr(PolicyUpdate, "_check", failing)
     with pytest.raises(ValueError, match="in the middle"):
         train(tmp_path / "s", start, buffer_epochs=2)
     assert not (tmp_path / "s" / "checkpoints").exists()
@@ -138,20 +138,20 @@ def test_weights_between_two_updates_of_a_step_are_not_saved(
 def test_ctrl_c_keeps_the_finished_steps(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = Updates.learn
+    learn = PolicyUpdate.learn
 
-    def interrupted(self: Updates, *args: Any, **kwargs: Any) -> Any:
+    def interrupted(self: PolicyUpdate, *args: Any, **kwargs: Any) -> Any:
         if kwargs["step"] == 3:
             raise KeyboardInterrupt
         return learn(self, *args, **kwargs)
 
     train(tmp_path / "whole", start)
-    monkeypatch.setattr(Updates, "learn", interrupted)
+    monkeypatch.setattr(PolicyUpdate, "learn", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train(tmp_path / "parts", start)
     signal.signal(signal.SIGINT, before)
-    monkeypatch.setattr(Updates, "learn", learn)
+    monkeypatch.setattr(PolicyUpdate, "learn", learn)
     assert train(tmp_path / "parts", start)["resumed_from_step"] == 3
     assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
 
@@ -161,7 +161,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import grpo_world
-grpo_world.grpo_fit.Scorer = grpo_world.DigitScorer
+grpo_world.grpo_fit.RewardWorker = grpo_world.DigitRewards
 grpo_world.train(Path({folder!r}), Path({start!r}), steps=40)
 """
 

@@ -1,39 +1,21 @@
-"""GRPO in the plan of a job: what its fingerprint holds, and starts that equal plain jobs."""
+"""GRPO in the graph of a job: what its fingerprint holds, and starts that equal plain jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composition import config_of, graph
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.registration import register, resource_folder
-from plan_tuning.config.typed import typed
 from plan_tuning.job.costs import teacher_line
-from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.specs import job_graph
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(autouse=True)
-def hydra_app() -> Iterator[None]:
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
-
-
-def plan(*overrides: str) -> JobGraph:
-    return job_graph(typed(compose("config", [*overrides, "paths.outputs=nowhere"])))
-
-
 def key(*overrides: str) -> str:
-    student = plan("method=grpo", *overrides).student
+    student = graph("method=grpo", *overrides).student
     assert student is not None
     return student.fingerprint
 
@@ -49,7 +31,7 @@ def key(*overrides: str) -> str:
     ],
 )  # fmt: skip
 def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str]) -> None:
-    start, student = plan("method=grpo", *grpo).start, plan(*plain).student
+    start, student = graph("method=grpo", *grpo).start, graph(*plain).student
     assert start is not None
     assert student is not None
     assert start.fingerprint == student.fingerprint
@@ -57,21 +39,21 @@ def test_the_start_is_the_plain_jobs_artifact(grpo: list[str], plain: list[str])
 
 def test_a_continued_training_begins_from_the_plain_jobs_artifact() -> None:
     words = ["method=m1", "filter=none", "trainer.max_steps=9"]
-    plain, longer = plan(*words), plan(*words, "method.continued_steps=5")
+    plain, longer = graph(*words), graph(*words, "method.continued_steps=5")
     assert plain.start is None
     assert plain.student is not None
     assert longer.student is not None
     assert longer.start is not None
     assert longer.start.fingerprint == plain.student.fingerprint
     assert longer.student.upstream["start"] == plain.student.fingerprint
-    keys = {plan(*words, f"method.continued_steps={n}").student.fingerprint for n in (0, 5, 6)}  # type: ignore[union-attr]
+    keys = {graph(*words, f"method.continued_steps={n}").student.fingerprint for n in (0, 5, 6)}  # type: ignore[union-attr]
     assert len(keys) == 3
     with pytest.raises(ConfigError, match=r"method\.continued_steps"):
-        plan("method=grpo", "method.continued_steps=5")
+        graph("method=grpo", "method.continued_steps=5")
 
 
 def test_grpo_from_the_base_has_no_start() -> None:
-    assert plan("method=grpo", "start=base").start is None
+    assert graph("method=grpo", "start=base").start is None
 
 
 @pytest.mark.parametrize(
@@ -106,7 +88,7 @@ def judgements(*overrides: str, priced: bool = False) -> str:
     """What the plan of these jobs says about the judge."""
     price = ["teacher.price={input: 1.0, output: 2.0}"] if priced else []
     words = ["method=grpo", *overrides, *price, "paths.outputs=nowhere"]
-    configs = [typed(compose("config", [*words, f"seed={seed}"])) for seed in (0, 0, 1)]
+    configs = [config_of(*words, f"seed={seed}") for seed in (0, 0, 1)]
     return teacher_line((config, job_graph(config)) for config in configs)
 
 
@@ -141,4 +123,4 @@ def test_the_judge_is_the_teacher_unless_another_one_is_chosen() -> None:
     assert key(*judged, *other) == key(*judged, *moved)
     real = ["data=gsm8k", "model=tiny_qwen3", f"data.path={Path(__file__).parent}"]
     with pytest.raises(ConfigError, match=r"teacher|reward\.judge"):
-        plan("method=grpo", *judged, *real)
+        graph("method=grpo", *judged, *real)

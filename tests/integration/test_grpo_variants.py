@@ -16,15 +16,16 @@ from plan_tuning.config.grpo import GRPOConfig, PlanRewardConfig, RewardConfig
 from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.students.encoding import load_encoder
 from plan_tuning.students.loading import load_student, without_bars
+from plan_tuning.students.sentence_encoder import load_encoder
 from plan_tuning.students.tiny import build_tokenizer, make_tiny
 from plan_tuning.training.grpo import fit as grpo_fit
-from plan_tuning.training.grpo.fit import train_grpo
-from plan_tuning.training.grpo.reward import Scorer
+from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
+from plan_tuning.training.grpo.reward import RewardWorker
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.logs import CurveFile
 
-from .test_grpo import CASES, MODEL, DigitScorer, metrics, weights
+from .test_grpo import MODEL, PROBLEMS, DigitRewards, metrics, weights
 
 pytestmark = pytest.mark.integration
 
@@ -63,27 +64,26 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with Grader() as grader:
         return train_grpo(
-            folder,
-            start=start,
-            cases=CASES,
-            model=MODEL,
-            adapter=AdapterConfig(name=adapter, rank=4),
-            trainer=TrainerConfig(**(hardware | (trainer or {}))),
-            method=GRPOConfig(**(settings | method)),
-            reward=reward or RewardConfig(),
-            prompt=PromptConfig(),
-            evaluation=EvaluationConfig(max_new_tokens=12),
-            grader=grader,
-            open_ask=None,
-            seed=1,
-            loggers=[CurveFile(folder / "metrics.csv")],
-            run_dir=folder,
+            TrainingRun(folder, folder, [CurveFile(folder / "metrics.csv")]),
+            GRPOSettings(
+                model=MODEL,
+                adapter=AdapterConfig(name=adapter, rank=4),
+                trainer=TrainerConfig(**(hardware | (trainer or {}))),
+                method=GRPOConfig(**(settings | method)),
+                reward=reward or RewardConfig(),
+                prompt=PromptConfig(),
+                evaluation=EvaluationConfig(max_new_tokens=12),
+                seed=1,
+            ),
+            start,
+            PROBLEMS,
+            grader,
         )
 
 
 @pytest.fixture
 def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo_fit, "Scorer", DigitScorer)
+    monkeypatch.setattr(grpo_fit, "RewardWorker", DigitRewards)
 
 
 @pytest.mark.usefixtures("digits")
@@ -163,6 +163,6 @@ def test_plans_are_rewarded_by_an_encoder(tiny: Path, encoder: Path, tmp_path: P
     assert {row["reward_correct"] for row in rows} == {0.0}, "reported without a weight"
     with (
         Grader() as grader,
-        Scorer(reward, grader, max_new_tokens=9, embed=load_encoder(encoder)) as scorer,
+        RewardWorker(reward, grader, max_new_tokens=9, embed=load_encoder(encoder)) as worker,
     ):
-        assert scorer.weights == {"plan": 1.0}
+        assert worker.weights == {"plan": 1.0}

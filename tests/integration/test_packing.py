@@ -12,11 +12,12 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.loading import Student, load_student
-from plan_tuning.students.log_probs import token_scores
+from plan_tuning.students.log_probs import token_log_probs
 from plan_tuning.students.tiny import make_tiny
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import EncodedRow, MicroBatch, TrainingRow
-from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 pytestmark = pytest.mark.integration
 
@@ -52,14 +53,14 @@ def loss_and_gradients(
     student.model.zero_grad()
     total = 0.0
     for micro in found:
-        scores = token_scores(
+        found = token_log_probs(
             student.causal_lm,
             micro.input_ids,
             micro.positions,
             micro.targets,
             position_ids=micro.position_ids,
         )
-        loss = -(scores.log_probs * micro.weights).sum()
+        loss = -(found.log_probs * micro.weights).sum()
         loss.backward()
         total += float(loss.detach())
     gradients = {
@@ -86,19 +87,19 @@ def test_loss_and_gradients_are_those_of_padded_rows(
 def test_a_row_does_not_see_its_neighbour(student: Student) -> None:
     first, second = rows_of(student)[2], rows_of(student)[3]
     other = rows_of(student, seed=1)[2]
-    scores = []
+    tables = []
     for neighbour in (first, other):
         micro = batches.collate_packed([[neighbour, second]])
         with torch.no_grad():
-            found = token_scores(
+            found = token_log_probs(
                 student.causal_lm,
                 micro.input_ids,
                 micro.positions,
                 micro.targets,
                 position_ids=micro.position_ids,
             )
-        scores.append(found.log_probs[-(len(second) - 1) :])
-    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-6)
+        tables.append(found.log_probs[-(len(second) - 1) :])
+    torch.testing.assert_close(tables[0], tables[1], rtol=0, atol=1e-6)
 
 
 def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
@@ -119,16 +120,16 @@ def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
             max_steps=4, packing=is_packed, max_length=200,
         )  # fmt: skip
         facts = train_student(
-            tmp_path / str(is_packed),
-            base=tmp_path / "base",
-            rows=rows,
-            model=ModelConfig(name="tiny", kind="tiny", family="qwen3"),
-            adapter=AdapterConfig(name="full"),
-            trainer=trainer,
-            method=MethodConfig(name="sft"),
-            seed=0,
-            loggers=[],
-            run_dir=tmp_path,
+            TrainingRun(tmp_path / str(is_packed), tmp_path),
+            SFTSettings(
+                model=ModelConfig(name="tiny", kind="tiny", family="qwen3"),
+                adapter=AdapterConfig(name="full"),
+                trainer=trainer,
+                method=MethodConfig(name="sft"),
+                seed=0,
+            ),
+            tmp_path / "base",
+            rows,
         )
         losses[is_packed] = facts["final_loss"]
     assert losses[True] == pytest.approx(losses[False], rel=1e-4)

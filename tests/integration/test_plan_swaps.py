@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composition import graph
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.registration import register, resource_folder
-from plan_tuning.config.typed import typed
-from plan_tuning.evaluation.plans import teacher_plans
-from plan_tuning.evaluation.solve import SolveError, other_problems
+from plan_tuning.evaluation.predictions import SolveError, other_problems, teacher_plans
 from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.specs import job_graph
 from plan_tuning.records import Trajectory
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(autouse=True)
-def hydra_app() -> Iterator[None]:
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
-
-
-def plan(*overrides: str) -> JobGraph:
-    return job_graph(typed(compose("config", ["method=m2", *overrides])))
+def m2(*overrides: str) -> JobGraph:
+    return graph("method=m2", *overrides)
 
 
 def keys(job: JobGraph) -> list[str]:
@@ -50,38 +35,38 @@ SWAPS = [
 
 
 def test_every_executor_and_plan_has_predictions_of_its_own() -> None:
-    found = [plan("executor=base", override).predictions[0].fingerprint for override in SWAPS[4:]]
-    found += [plan(override).predictions[0].fingerprint for override in SWAPS[:4]]
+    found = [m2("executor=base", override).predictions[0].fingerprint for override in SWAPS[4:]]
+    found += [m2(override).predictions[0].fingerprint for override in SWAPS[:4]]
     assert len(set(found)) == len(found)
 
 
 def test_an_executor_alone_is_the_untrained_student() -> None:
-    zero_shot = job_graph(typed(compose("config", ["method=zero_shot"])))
-    assert [stage.fingerprint for stage in plan().executor_predictions] == keys(zero_shot)
-    assert keys(plan("evaluation.plan=none")) == keys(zero_shot)
-    assert not plan("executor.zero_shot=false").executor_predictions
-    assert keys(plan("executor.zero_shot=false")) == keys(plan())
+    zero_shot = graph("method=zero_shot")
+    assert [stage.fingerprint for stage in m2().executor_predictions] == keys(zero_shot)
+    assert keys(m2("evaluation.plan=none")) == keys(zero_shot)
+    assert not m2("executor.zero_shot=false").executor_predictions
+    assert keys(m2("executor.zero_shot=false")) == keys(m2())
 
 
 @pytest.mark.parametrize("swap", ["none", "teacher", "true"])
 def test_no_student_is_trained_for_plans_that_it_does_not_write(swap: str) -> None:
-    job = plan(f"evaluation.plan={swap}")
+    job = m2(f"evaluation.plan={swap}")
     assert job.student is None
     assert job.corpus is None
-    assert keys(plan(f"evaluation.plan={swap}", "trainer.max_steps=3")) == keys(job)
-    alone = plan(f"evaluation.plan={swap}", "executor=self")
+    assert keys(m2(f"evaluation.plan={swap}", "trainer.max_steps=3")) == keys(job)
+    alone = m2(f"evaluation.plan={swap}", "executor=self")
     assert alone.student is not None
 
 
 def test_a_teachers_identity_counts_and_its_address_does_not() -> None:
-    assert keys(plan("executor=teacher", "teacher.concurrency=3")) == keys(plan("executor=teacher"))
-    assert keys(plan("executor=teacher", "teacher.label=other")) != keys(plan("executor=teacher"))
-    other = plan("executor=teacher", "+teacher@executor.teacher=openai", "evaluation.plan=none")
-    assert keys(other) != keys(plan("executor=teacher", "evaluation.plan=none"))
+    assert keys(m2("executor=teacher", "teacher.concurrency=3")) == keys(m2("executor=teacher"))
+    assert keys(m2("executor=teacher", "teacher.label=other")) != keys(m2("executor=teacher"))
+    other = m2("executor=teacher", "+teacher@executor.teacher=openai", "evaluation.plan=none")
+    assert keys(other) != keys(m2("executor=teacher", "evaluation.plan=none"))
 
 
 def test_teacher_plans_come_from_one_distilled_test_set_a_benchmark() -> None:
-    job = plan("evaluation.plan=teacher")
+    job = m2("evaluation.plan=teacher")
     assert [stage.label for stage in job.plan_corpora] == [stage.label for stage in job.predictions]
     assert len({stage.fingerprint for stage in job.plan_corpora}) == len(job.plan_corpora)
     for corpus, predictions in zip(job.plan_corpora, job.predictions, strict=True):
@@ -105,7 +90,7 @@ def test_teacher_plans_come_from_one_distilled_test_set_a_benchmark() -> None:
 )
 def test_what_cannot_be_is_refused_with_a_way_out(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan(*overrides)
+        m2(*overrides)
 
 
 def test_nobody_trains_on_a_distilled_test_set(tmp_path: Path) -> None:
@@ -113,8 +98,8 @@ def test_nobody_trains_on_a_distilled_test_set(tmp_path: Path) -> None:
     manifest = {"schema": 1, "fingerprint": "f", "spec": {"problems": problems}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match=r"evaluation\.plan_corpus"):
-        plan(f"corpus.path={tmp_path}")
-    job = plan("evaluation.plan=teacher", f"evaluation.plan_corpus={tmp_path}")
+        m2(f"corpus.path={tmp_path}")
+    job = m2("evaluation.plan=teacher", f"evaluation.plan_corpus={tmp_path}")
     assert {stage.fingerprint for stage in job.plan_corpora} == {"f"}
 
 

@@ -18,7 +18,7 @@ import pytest
 from sweep_builder import make_corpus, make_job, make_quickstart, trajectories
 
 from plan_tuning.comparison import browser
-from plan_tuning.comparison.report import compare
+from plan_tuning.comparison.comparison_files import compare
 
 pytestmark = pytest.mark.integration
 

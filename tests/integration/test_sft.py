@@ -20,12 +20,13 @@ from plan_tuning.students.loading import load_student
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.checkpoints import latest_checkpoint
+from plan_tuning.training.lightning import TrainingError, TrainingRun
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import RowError, TrainingRow
-from plan_tuning.training.sft.fit import train_student
-from plan_tuning.training.sft.module import SFTModule, TrainingError
+from plan_tuning.training.sft.fit import SFTSettings, train_student
+from plan_tuning.training.sft.module import SFTModule
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 MODEL = ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3")
 TRAINER = {
@@ -56,14 +57,6 @@ def make_rows(count: int = 24) -> list[TrainingRow]:
     ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "qwen3"
@@ -73,16 +66,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(folder: Path, base: Path, *, rows=None, adapter="full", loggers=(), method=None, **knobs):
     return train_student(
-        folder,
-        base=base,
-        rows=make_rows() if rows is None else rows,
-        model=MODEL,
-        adapter=AdapterConfig(name=adapter, dropout=0.1 if adapter == "lora" else 0.0),
-        trainer=TrainerConfig(**{**TRAINER, **knobs}),
-        method=method or MethodConfig(name="m1"),
-        seed=3,
-        loggers=list(loggers),
-        run_dir=folder.parent / "run",
+        TrainingRun(folder, folder.parent / "run", list(loggers)),
+        SFTSettings(
+            model=MODEL,
+            adapter=AdapterConfig(name=adapter, dropout=0.1 if adapter == "lora" else 0.0),
+            trainer=TrainerConfig(**{**TRAINER, **knobs}),
+            method=method or MethodConfig(name="m1"),
+            seed=3,
+        ),
+        base,
+        make_rows() if rows is None else rows,
     )
 
 

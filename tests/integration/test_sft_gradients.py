@@ -17,8 +17,9 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.batches import TrainingRow
-from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 pytestmark = pytest.mark.integration
 
@@ -59,27 +60,27 @@ def train(folder: Path, base: Path, devices: int):
 
 def fit(folder: Path, base: Path, devices: int, rows: list[TrainingRow], log: CSVLogger):
     return train_student(
-        folder,
-        base=base,
-        rows=rows,
-        model=ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3"),
-        adapter=AdapterConfig(name="full"),
-        trainer=TrainerConfig(
-            learning_rate=1e-9,
-            log_every_n_steps=1,
-            precision="fp32",
-            accelerator="cpu",
-            devices=devices,
-            strategy="ddp" if devices > 1 else "auto",
-            batch_size=4,
-            val_fraction=0.0,
-            max_length=300,
-            micro_batch_tokens=128,
+        TrainingRun(folder, folder, [log]),
+        SFTSettings(
+            model=ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3"),
+            adapter=AdapterConfig(name="full"),
+            trainer=TrainerConfig(
+                learning_rate=1e-9,
+                log_every_n_steps=1,
+                precision="fp32",
+                accelerator="cpu",
+                devices=devices,
+                strategy="ddp" if devices > 1 else "auto",
+                batch_size=4,
+                val_fraction=0.0,
+                max_length=300,
+                micro_batch_tokens=128,
+            ),
+            method=MethodConfig(name="m2"),
+            seed=3,
         ),
-        method=MethodConfig(name="m2"),
-        seed=3,
-        loggers=[log],
-        run_dir=folder,
+        base,
+        rows,
     )
 
 

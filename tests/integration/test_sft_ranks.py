@@ -14,19 +14,11 @@ from safetensors.torch import load_file
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.students.tiny import make_tiny
+from plan_tuning.training.lightning import TrainingError
 from plan_tuning.training.logs import CurveFile
 from plan_tuning.training.processes import train_in_ranks
-from plan_tuning.training.sft.module import TrainingError
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import math
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingError, TrainingRun
 from plan_tuning.training.sft import module as sft
 from plan_tuning.training.sft.batches import MicroBatch, TrainingRow
-from plan_tuning.training.sft.fit import train_student
-from plan_tuning.training.sft.module import SFTModule, TrainingError
+from plan_tuning.training.sft.fit import SFTSettings, train_student
+from plan_tuning.training.sft.module import SFTModule
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 MODEL = ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3")
 
@@ -41,14 +43,6 @@ def make_rows(count: int = 16) -> list[TrainingRow]:
     ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "qwen3"
@@ -62,16 +56,16 @@ def train(folder: Path, base: Path, *, rows=None, loggers=(), **knobs):
         "val_fraction": 0.0, "log_every_n_steps": 1, "max_steps": 1, "warmup_ratio": 0.0,
     }  # fmt: skip
     return train_student(
-        folder,
-        base=base,
-        rows=make_rows() if rows is None else rows,
-        model=MODEL,
-        adapter=AdapterConfig(),
-        trainer=TrainerConfig(**{**settings, **knobs}),
-        method=MethodConfig(name="m1"),
-        seed=3,
-        loggers=list(loggers),
-        run_dir=folder.parent / "run",
+        TrainingRun(folder, folder.parent / "run", list(loggers)),
+        SFTSettings(
+            model=MODEL,
+            adapter=AdapterConfig(),
+            trainer=TrainerConfig(**{**settings, **knobs}),
+            method=MethodConfig(name="m1"),
+            seed=3,
+        ),
+        base,
+        make_rows() if rows is None else rows,
     )
 
 
@@ -231,6 +225,24 @@ def test_training_is_the_same_whatever_the_process_did_before(base: Path, tmp_pa
         assert torch.tensor([1e-40]).mul(1.0).item() == 0
     finally:
         torch.set_flush_denormal(False)
+
+
+def test_the_loss_is_three_frames_of_ours_away(base: Path, tmp_path: Path):
+    """Who reads the code from the training's entry finds the loss at once."""
+    ways = set()
+
+    def look(module, inputs):
+        frames = [f for f, _ in traceback.walk_stack(None)]
+        ours = [f.f_code for f in frames if "plan_tuning/training/" in f.f_code.co_filename]
+        ways.add(tuple(code.co_name for code in reversed(ours)))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        train(tmp_path / "student", base)
+    finally:
+        hook.remove()
+    in_steps = {way for way in ways if "training_step" in way}
+    assert in_steps == {("train_student", "training_step", "_loss")}
 
 
 def test_the_bar_shows_the_loss(base: Path, tmp_path: Path):

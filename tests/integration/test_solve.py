@@ -8,14 +8,15 @@ import torch
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
-from plan_tuning.evaluation.solve import SolveError, solve
+from plan_tuning.evaluation.predictions import SolveError, solve
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Message, Problem, Segment, SegmentKind, Verdict
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import executor_messages, render_completion, student_messages
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.batches import TrainingRow
-from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 pytestmark = pytest.mark.integration
 
@@ -35,23 +36,23 @@ def row(problem: Problem, messages: tuple[Message, ...], segments: tuple[Segment
 def teach(folder: Path, base: Path, rows: list[TrainingRow]) -> Student:
     """Train until the rows are known by heart."""
     train_student(
-        folder,
-        base=base,
-        rows=rows,
-        model=MODEL,
-        adapter=AdapterConfig(name="full"),
-        trainer=TrainerConfig(
-            learning_rate=1e-2,
-            precision="fp32",
-            accelerator="cpu",
-            val_fraction=0.0,
-            max_steps=250,
-            max_length=300,
+        TrainingRun(folder, folder.parent),
+        SFTSettings(
+            model=MODEL,
+            adapter=AdapterConfig(name="full"),
+            trainer=TrainerConfig(
+                learning_rate=1e-2,
+                precision="fp32",
+                accelerator="cpu",
+                val_fraction=0.0,
+                max_steps=250,
+                max_length=300,
+            ),
+            method=MethodConfig(name="m1"),
+            seed=0,
         ),
-        method=MethodConfig(name="m1"),
-        seed=0,
-        loggers=[],
-        run_dir=folder.parent,
+        base,
+        rows,
     )
     return load_student(folder, MODEL)
 

@@ -26,9 +26,9 @@ from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
 from plan_tuning.records import Completion
 from plan_tuning.students import micro
 from plan_tuning.students.generation import cuda_graphs as graphs
-from plan_tuning.students.generation import decoders, static, static_cache
-from plan_tuning.students.generation.native import generate
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation import decoders, static_cache, static_decoding
+from plan_tuning.students.generation.native_engine import generate
+from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tiny, build_tokenizer
 
@@ -151,7 +151,7 @@ def common_length(one: Completion, two: Completion) -> int:
 def test_rows_leave_and_attention_reaches_further(
     student: Student, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    monkeypatch.setattr(static, "CHECK_EVERY", every)
+    monkeypatch.setattr(static_decoding, "CHECK_EVERY", every)
     monkeypatch.setattr(static_cache, "FIRST_REACH", 8)
     found = compare(ending(student, 20), temperature=1.0)
     assert len({len(c.token_ids) for c in found}) > 4
@@ -172,7 +172,7 @@ def test_the_loop_ends_with_its_rows(qwen3: Student, monkeypatch: pytest.MonkeyP
         ending(qwen3, 2), prompts, keys=keys, max_new_tokens=500, temperature=1.0, decoding="static"
     )
     assert {c.finish_reason for c in found} == {"stop"}
-    assert len(steps) <= 1 + 2 * static.CHECK_EVERY
+    assert len(steps) <= 1 + 2 * static_decoding.CHECK_EVERY
     assert steps[0] == 4  # equal prompts are read once
     assert steps[1] < 12  # who ended with the first token is gone at the first look
     whole = generate(
@@ -185,7 +185,7 @@ def test_the_loop_ends_with_its_rows(qwen3: Student, monkeypatch: pytest.MonkeyP
 def test_stop_strings_cut_where_a_check_of_every_token_does(
     qwen3: Student, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    monkeypatch.setattr(static, "CHECK_EVERY", every)
+    monkeypatch.setattr(static_decoding, "CHECK_EVERY", every)
     endless = Student(qwen3.model, qwen3.tokenizer, (), ())
     plain = compare(endless, temperature=1.0)
     stops = [qwen3.tokenizer.decode(plain[place].token_ids[at : at + 2])
@@ -247,14 +247,14 @@ def test_all_steps_are_alike_and_none_waits_for_the_device(
     student: Student, monkeypatch: pytest.MonkeyPatch, knobs: dict[str, Any]
 ) -> None:
     traces = []
-    step = static.StaticDecoder._step
+    step = static_decoding.StaticDecoder._step
 
-    def traced(decoder: static.StaticDecoder) -> None:
+    def traced(decoder: static_decoding.StaticDecoder) -> None:
         with _Trace() as trace:
             step(decoder)
         traces.append((trace.calls, trace.outer))
 
-    monkeypatch.setattr(static.StaticDecoder, "_step", traced)
+    monkeypatch.setattr(static_decoding.StaticDecoder, "_step", traced)
     prompts, keys = asked(student)
     generate(student, prompts, keys=keys, max_new_tokens=24, return_log_probs=True,
              decoding="static", **knobs)  # fmt: skip
@@ -269,30 +269,30 @@ def test_all_steps_are_alike_and_none_waits_for_the_device(
 
 
 def test_who_is_decoded_how(qwen3: Student, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert static.is_static(qwen3, "static")
-    assert not static.is_static(qwen3, "dynamic")
-    assert not static.is_static(qwen3, "auto"), "a CPU's cheapest path is the growing loop"
+    assert static_decoding.is_static(qwen3, "static")
+    assert not static_decoding.is_static(qwen3, "dynamic")
+    assert not static_decoding.is_static(qwen3, "auto"), "a CPU's cheapest path is the growing loop"
     monkeypatch.setattr(Student, "device", torch.device("cuda"))
-    assert static.is_static(qwen3, "auto")
+    assert static_decoding.is_static(qwen3, "auto")
     monkeypatch.setattr(qwen3.model, "is_quantized", True, raising=False)
-    assert not static.is_static(qwen3, "auto")
-    monkeypatch.setattr(static, "FAMILIES", ())
-    assert not static.is_static(qwen3, "auto")
+    assert not static_decoding.is_static(qwen3, "auto")
+    monkeypatch.setattr(static_decoding, "FAMILIES", ())
+    assert not static_decoding.is_static(qwen3, "auto")
     with pytest.raises(GenerationError, match=r"evaluation\.decoding=dynamic"):
-        static.is_static(qwen3, "static")
+        static_decoding.is_static(qwen3, "static")
 
 
 def test_a_rotary_embedding_of_the_host_is_not_static(
     student: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = student.causal_lm.config
-    assert static.is_static(student, "static")
+    assert static_decoding.is_static(student, "static")
     one = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     nested = config.model_type == "gemma3_text"
     parameters = {"full_attention": one} if nested else one
     monkeypatch.setattr(config, "rope_parameters", parameters)
     with pytest.raises(GenerationError, match="rope_type=dynamic"):
-        static.is_static(student, "static")
+        static_decoding.is_static(student, "static")
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])

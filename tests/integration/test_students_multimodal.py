@@ -9,13 +9,14 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.students.tiny import build_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.batches import TrainingRow
-from plan_tuning.training.sft.fit import train_student
+from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 pytestmark = pytest.mark.integration
 
@@ -73,23 +74,23 @@ def test_only_the_language_model_is_trained(base: Path, tmp_path: Path, adapter:
         for index in range(8)
     ]
     facts = train_student(
-        tmp_path / "student",
-        base=base,
-        rows=rows,
-        model=MODEL,
-        adapter=AdapterConfig(name=adapter),
-        trainer=TrainerConfig(
-            learning_rate=1e-2,
-            precision="fp32",
-            accelerator="cpu",
-            val_fraction=0.0,
-            max_steps=6,
-            max_length=200,
+        TrainingRun(tmp_path / "student", tmp_path),
+        SFTSettings(
+            model=MODEL,
+            adapter=AdapterConfig(name=adapter),
+            trainer=TrainerConfig(
+                learning_rate=1e-2,
+                precision="fp32",
+                accelerator="cpu",
+                val_fraction=0.0,
+                max_steps=6,
+                max_length=200,
+            ),
+            method=MethodConfig(name="m2"),
+            seed=0,
         ),
-        method=MethodConfig(name="m2"),
-        seed=0,
-        loggers=[],
-        run_dir=tmp_path,
+        base,
+        rows,
     )
     assert facts["final_loss"] < facts["first_loss"]
     (file,) = (tmp_path / "student").glob("*.safetensors")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composition import jobs_of
 from hydra.core.utils import JobReturn, JobStatus
-from planning import jobs_of
 
 from plan_tuning.sweep.launch import Survivor, failed_returns
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 import pytest
-from planning import calls_of, jobs_of, sweeper_of
+from composition import calls_of, jobs_of, sweeper_of
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config

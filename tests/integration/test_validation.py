@@ -11,16 +11,17 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
-from plan_tuning.evaluation.solve import solve
+from plan_tuning.evaluation.predictions import solve
 from plan_tuning.evaluation.writers import LocalWriter
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.batches import TrainingRow
-from plan_tuning.training.sft.fit import SAMPLES_FILE, train_student
-from plan_tuning.training.validation import Examination
+from plan_tuning.training.sft.fit import SAMPLES_FILE, SFTSettings, train_student
+from plan_tuning.training.validation import HeldOutEvaluation
 
 pytestmark = pytest.mark.integration
 
@@ -72,22 +73,21 @@ def rows(method: str) -> list[TrainingRow]:
 
 def train(folder: Path, base: Path, grader: Grader, method: str = "m1", **options):
     knobs = {**KNOBS, **options.pop("knobs", {})}
-    exam = Examination(
+    evaluation = HeldOutEvaluation(
         PROBLEMS, method, PromptConfig(), EVALUATION, grader, options.pop("executor", None)
     )
     return train_student(
-        folder,
-        base=base,
-        rows=rows(method),
-        model=MODEL,
-        adapter=AdapterConfig(name="full"),
-        trainer=TrainerConfig(**knobs),
-        method=MethodConfig(name=method),
-        seed=3,
-        loggers=options.pop("loggers", []),
-        run_dir=folder.parent / "run",
-        exam=exam,
-        **options,
+        TrainingRun(folder, folder.parent / "run", options.pop("loggers", []), **options),
+        SFTSettings(
+            model=MODEL,
+            adapter=AdapterConfig(name="full"),
+            trainer=TrainerConfig(**knobs),
+            method=MethodConfig(name=method),
+            seed=3,
+        ),
+        base,
+        rows(method),
+        evaluation,
     )
 
 
@@ -165,7 +165,7 @@ def test_the_most_accurate_weights_are_exported(base, tmp_path, grader, monkeypa
     assert train(tmp_path / "stopped", base, grader, knobs=stopping)["steps"] == 45
 
 
-def test_m2_is_examined_with_its_executor(base, tmp_path, grader):
+def test_m2_is_evaluated_with_its_executor(base, tmp_path, grader):
     executor = LocalWriter(load_student(base, MODEL), EVALUATION)
     facts = train(
         tmp_path / "student", base, grader, "m2", executor=executor, knobs={"max_steps": 15}

@@ -7,7 +7,7 @@ import torch
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.training.averaging import WeightAverage
+from plan_tuning.training.optim import WeightAverage
 
 
 def weight(value: float) -> torch.nn.Parameter:

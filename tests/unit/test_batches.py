@@ -8,6 +8,7 @@ from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.templates import prompt_ids, turn_end_ids
 from plan_tuning.students.tiny import build_tokenizer
 from plan_tuning.text.formats import render_completion, student_messages
+from plan_tuning.training.order import step_rows
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import EncodedRow, RowError, TrainingRow
 
@@ -145,7 +146,7 @@ def test_whole_epochs_visit_every_row_equally(num_rows: int, batch_size: int, ep
     seen = [
         index
         for step in range(steps)
-        for index in batches.step_rows(
+        for index in step_rows(
             seed=1, step=step, num_rows=num_rows, batch_size=batch_size, total_rows=total
         )
     ]
@@ -156,9 +157,9 @@ def test_whole_epochs_visit_every_row_equally(num_rows: int, batch_size: int, ep
 
 def test_the_order_depends_on_seed_and_step_only():
     knobs = {"num_rows": 50, "batch_size": 8, "total_rows": 400}
-    first = [batches.step_rows(seed=1, step=step, **knobs) for step in range(20)]
-    assert batches.step_rows(seed=1, step=13, **knobs) == first[13]
-    assert [batches.step_rows(seed=2, step=step, **knobs) for step in range(20)] != first
+    first = [step_rows(seed=1, step=step, **knobs) for step in range(20)]
+    assert step_rows(seed=1, step=13, **knobs) == first[13]
+    assert [step_rows(seed=2, step=step, **knobs) for step in range(20)] != first
     assert all(len(rows) == 8 for rows in first)
 
 

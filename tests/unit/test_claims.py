@@ -10,8 +10,8 @@ from sweep_builder import make_job
 
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding, findings, read_claims, silence
 from plan_tuning.comparison.differences import OutcomeReader
-from plan_tuning.comparison.formats import finding_summary, finding_table
-from plan_tuning.comparison.results import load
+from plan_tuning.comparison.runs import load
+from plan_tuning.comparison.table_text import finding_summary, finding_table
 from plan_tuning.comparison.tables import build_table
 
 
@@ -124,7 +124,8 @@ def test_only_a_plain_mixture_counts_as_figure_4(
 
 def test_claims_compare_rows_that_agree_in_everything_else(tmp_path: Path) -> None:
     for seed in range(3):
-        for filters, accuracy in (("none", 0.3), ("plan_only", 0.5), ("two_stage", 0.5)):
+        accuracies = {"none": 0.3, "plan_only": 0.5, "answer_only": 0.3, "two_stage": 0.5}
+        for filters, accuracy in accuracies.items():
             make_job(
                 tmp_path,
                 method="m1",
@@ -133,10 +134,22 @@ def test_claims_compare_rows_that_agree_in_everything_else(tmp_path: Path) -> No
                 n=200,
                 accuracies={"microworld": accuracy},
             )
-    found = {(item.row, item.against): item.verdict for item in _found(tmp_path)}
+    found = {(item.id, item.row, item.against): item.verdict for item in _found(tmp_path)}
     assert found == {
-        ("filter=two_stage", "filter=plan_only"): "undecided",
-        ("filter=two_stage", "filter=none"): "agrees",
+        ("two_stages_beat_one", "filter=two_stage", "filter=plan_only"): "undecided",
+        ("filtering_is_key", "filter=two_stage", "filter=none"): "agrees",
+        ("filtering_is_key", "filter=two_stage", "filter=answer_only"): "agrees",
+    }
+
+
+def test_the_single_stage_of_table_3_is_the_plan_verifier_alone(tmp_path: Path) -> None:
+    for filters in ("plan_only", "answer_only", "two_stage"):
+        make_job(tmp_path, data="gsm8k", method="m1", filter=filters, accuracies={"gsm8k": 0.5})
+    published = {item.against: item.published for item in _found(tmp_path)}
+    assert published == {
+        "filter=plan_only": "83.32 -> 87.11 (Table 3, single stage: the Plan Verifier alone, "
+        "model unknown; summary)",
+        "filter=answer_only": NOT_PUBLIC,
     }
 
 
@@ -197,7 +210,8 @@ def test_claims_whose_other_side_is_missing_are_not_called_absent(tmp_path: Path
     )
 
 
-# METHOD: (claim, benchmarks, model, method, values, certainty), and nothing else
+# experiments/METHOD.md section 6, and nothing else:
+# (claim, benchmarks, model, method, values, certainty)
 _PUBLISHED = {
     ("planning_beats_sft", "gsm8k", None, None, (7,), "abstract"),
     ("planning_beats_sft", "math", None, None, (7,), "abstract"),

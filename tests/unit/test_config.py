@@ -1,22 +1,16 @@
-"""Every choice and experiment composes; mistakes are refused with the key, the value and a fix."""
+"""Every choice composes; mistakes are refused with the key, the value and a fix."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composition import CONF, GROUPS, config_of
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.registration import job_slug, register, resource_folder
-from plan_tuning.config.run import Config
-from plan_tuning.config.typed import typed
+from plan_tuning.config.registration import job_slug
 
-CONF = resource_folder("conf")
-GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "hydra")
 CHOICES = [
     f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))
 ]
@@ -26,21 +20,6 @@ COMPANIONS = {
     "teacher": ["data=gsm8k", "model=tiny_qwen3", "teacher.api_base=http://127.0.0.1:1/v1"],
     "model": ["data=gsm8k", "method=sft"],
 }
-
-
-register()  # once: it reads every experiment
-
-
-@pytest.fixture(autouse=True)
-def hydra_app() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
-
-
-def config_of(*overrides: str) -> Config:
-    return typed(compose("config", list(overrides)))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -62,14 +41,6 @@ def test_every_choice_composes(choice: str) -> None:
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_file_says_when_to_choose_it(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
-
-
-@pytest.mark.parametrize(
-    "path", sorted(resource_folder("experiments").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_every_experiment_composes(path: Path) -> None:
-    config = config_of(f"experiment={path.stem}")
-    assert config.sweep_name == path.stem
 
 
 def test_the_models_bring_their_trainer_and_the_command_line_wins() -> None:

@@ -16,10 +16,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from plan_tuning.students.generation.native import generate
+from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.generation.shared_prefix import FAMILIES
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHARED: dict[str, Any] = {
     "vocab_size": 1024,
@@ -45,14 +47,6 @@ MODELS = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SHARED, sliding_window=WINDOW)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHARED)),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -17,8 +17,8 @@ from plan_tuning.comparison.claims import findings
 from plan_tuning.comparison.diagnostics import curve_names, curves_figure
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.exports import to_csv, to_json, to_latex
-from plan_tuning.comparison.formats import reward_table
-from plan_tuning.comparison.results import load
+from plan_tuning.comparison.runs import load
+from plan_tuning.comparison.table_text import reward_table
 from plan_tuning.comparison.tables import Table, build_table
 
 REWARDS = (

@@ -6,20 +6,14 @@ import torch
 from scipy import stats
 
 from plan_tuning.students.generation import decoders, sampling
-from plan_tuning.students.generation.native import generate
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.native_engine import generate
+from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FAMILIES = ("qwen3", "gemma3", "llama")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

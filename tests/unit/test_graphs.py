@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from plan_tuning.students.generation.cuda_graphs import RepeatedStep
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.sequences import GenerationError
 
 
 class _Card:

@@ -5,8 +5,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from plan_tuning.students.log_probs import ProjectionError, check_projection, token_scores
+from plan_tuning.students.log_probs import ProjectionError, check_projection, token_log_probs
 from plan_tuning.students.tiny import build_tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = {
     "vocab_size": 96,
@@ -33,14 +35,6 @@ def build(family: str):
     return model.eval()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def example(model):
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, model.config.vocab_size, (2, 9), generator=generator)
@@ -51,10 +45,10 @@ def example(model):
 @pytest.mark.parametrize("family", ["qwen3", "gemma3", "gemma3_cap", "llama", "granite", "cohere"])
 @pytest.mark.parametrize("chunk", [2, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_scores_equal_the_models_own(family: str, chunk: int, temperature: float):
+def test_log_probs_equal_the_models_own(family: str, chunk: int, temperature: float):
     model = build(family)
     ids, positions, targets = example(model)
-    scores = token_scores(
+    found = token_log_probs(
         model,
         ids,
         positions,
@@ -67,13 +61,13 @@ def test_scores_equal_the_models_own(family: str, chunk: int, temperature: float
     logits = model(input_ids=ids).logits.flatten(0, 1)[positions] / temperature
     expected = logits.log_softmax(-1)
     torch.testing.assert_close(
-        scores.log_probs, expected.gather(-1, targets[:, None])[:, 0], atol=2e-5, rtol=1e-5
+        found.log_probs, expected.gather(-1, targets[:, None])[:, 0], atol=2e-5, rtol=1e-5
     )
     torch.testing.assert_close(
-        scores.entropy, -(expected.exp() * expected).sum(-1), atol=2e-5, rtol=1e-5
+        found.entropy, -(expected.exp() * expected).sum(-1), atol=2e-5, rtol=1e-5
     )
-    assert scores.is_top is not None
-    assert torch.equal(scores.is_top, logits.argmax(-1) == targets)
+    assert found.is_top is not None
+    assert torch.equal(found.is_top, logits.argmax(-1) == targets)
     check_projection(model, ids[:1])
 
 
@@ -84,8 +78,8 @@ def test_chunks_do_not_change_the_gradient(chunk: int):
     gradients = []
     for size in (chunk, 10_000):
         model.zero_grad()
-        scores = token_scores(model, ids, positions, targets, chunk_tokens=size)
-        (scores.log_probs * torch.arange(len(targets))).sum().backward()
+        found = token_log_probs(model, ids, positions, targets, chunk_tokens=size)
+        (found.log_probs * torch.arange(len(targets))).sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     for one, two in zip(*gradients, strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
@@ -116,7 +110,7 @@ def test_no_tensor_exceeds_chunk_times_vocabulary():
     targets = ids.flatten()[1:]
     watch = _Largest(vocabulary)
     with watch:
-        token_scores(
+        token_log_probs(
             model, ids, positions, targets, chunk_tokens=80, with_entropy=True
         ).log_probs.sum().backward()
     assert watch.rows == 80  # of 255; the transposed weights have 64

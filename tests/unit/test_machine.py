@@ -7,23 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composition import config_of
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.registration import register, resource_folder
-from plan_tuning.config.typed import typed
 from plan_tuning.job.models import Roles
 from plan_tuning.job.result import Outcome
 from plan_tuning.job.specs import job_graph
-
-register()
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 
 
 def roles(outputs: Path, *overrides: str) -> Roles:
-    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
-        config = typed(compose("config", [f"paths.outputs={outputs}", *overrides]))
+    config = config_of(f"paths.outputs={outputs}", *overrides)
     return Roles(config, job_graph(config), Outcome(), ExitStack())
 
 

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from plan_tuning.evaluation.accuracy import ks_of, majority_at_k, pass_at_k, summarize
-from plan_tuning.records import Prediction, Verdict
+from plan_tuning.job_record import parse_metrics
+from plan_tuning.records import Prediction, Verdict, to_json
 from plan_tuning.statistics.intervals import wilson
 
 
@@ -86,19 +87,20 @@ def test_summary_of_one_sample_each() -> None:
     ]
     figures = summarize(rows)
     interval = wilson(2, 5)
-    assert (figures["accuracy"], figures["low"], figures["high"]) == (
+    assert (figures.accuracy, figures.low, figures.high) == (
         interval.value, interval.low, interval.high,
     )  # fmt: skip
-    assert (figures["n"], figures["num_correct"], figures["strict_accuracy"]) == (5, 2, 0.2)
+    assert (figures.n, figures.num_correct, figures.strict_accuracy) == (5, 2, 0.2)
     for name in ("truncated_rate", "no_answer_rate", "timeout_rate"):
-        assert figures[name] == pytest.approx(0.2)
-    assert figures["bad_gold_rate"] == 0
-    assert figures["answered_rate"] == pytest.approx(0.6)
-    assert figures["mean_completion_tokens"] == pytest.approx(14.0)
-    assert list(figures["by_difficulty"]) == ["2", "10"]  # by number, not by letter
-    assert figures["by_difficulty"]["2"]["accuracy"] == 1.0
-    assert "pass@1" not in figures
-    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+        assert getattr(figures, name) == pytest.approx(0.2)
+    assert figures.bad_gold_rate == 0
+    assert figures.answered_rate == pytest.approx(0.6)
+    assert figures.mean_completion_tokens == pytest.approx(14.0)
+    assert list(figures.by_difficulty) == ["2", "10"]  # by number, not by letter
+    assert figures.by_difficulty["2"].accuracy == 1.0
+    assert figures.further == {}
+    content = json.loads(json.dumps(to_json(figures), allow_nan=False))
+    assert parse_metrics(content) == figures
 
 
 def test_summary_of_several_samples() -> None:
@@ -108,14 +110,14 @@ def test_summary_of_several_samples() -> None:
         for sample, right in enumerate(outcome)
     ]
     figures = summarize(rows)
-    assert figures["n"] == 3
-    assert figures["num_samples"] == 4
-    assert figures["accuracy"] == figures["avg@4"] == pytest.approx(5 / 12)
-    assert figures["pass@4"] == pytest.approx(2 / 3)
-    assert figures["pass@1"] == pytest.approx(5 / 12)
-    assert figures["pass@2"] == pytest.approx((5 / 6 + 0 + 1) / 3)
-    assert figures["maj@4"] == pytest.approx((0.5 + 0 + 1) / 3)
-    assert 0 <= figures["low"] <= figures["accuracy"] <= figures["high"] <= 1
+    assert figures.n == 3
+    assert figures.num_samples == 4
+    assert figures.accuracy == figures.further["avg@4"] == pytest.approx(5 / 12)
+    assert figures.further["pass@4"] == pytest.approx(2 / 3)
+    assert figures.further["pass@1"] == pytest.approx(5 / 12)
+    assert figures.further["pass@2"] == pytest.approx((5 / 6 + 0 + 1) / 3)
+    assert figures.further["maj@4"] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert 0 <= figures.low <= figures.accuracy <= figures.high <= 1
 
 
 @pytest.mark.parametrize(("outcome", "successes"), [((0, 0), 0), ((1, 1), 6), ((1, 0), 3)])
@@ -127,10 +129,10 @@ def test_equal_problems_have_an_interval(outcome: tuple[int, ...], successes: in
     ]
     figures = summarize(rows)
     expected = wilson(successes, 6)
-    assert (figures["accuracy"], figures["low"], figures["high"]) == (
+    assert (figures.accuracy, figures.low, figures.high) == (
         expected.value, expected.low, expected.high,
     )  # fmt: skip
-    assert figures["low"] < figures["high"]
+    assert figures.low < figures.high
 
 
 def test_the_order_of_predictions_does_not_matter() -> None:
@@ -143,6 +145,6 @@ def test_the_order_of_predictions_does_not_matter() -> None:
 
 def test_summary_of_nothing_and_of_one_problem() -> None:
     empty = summarize([])
-    assert (empty["accuracy"], empty["low"], empty["n"]) == (None, None, 0)
+    assert (empty.accuracy, empty.low, empty.n) == (None, None, 0)
     single = summarize([prediction("a", sample) for sample in range(3)])
-    assert (single["accuracy"], single["low"], single["high"]) == (1.0, None, None)
+    assert (single.accuracy, single.low, single.high) == (1.0, None, None)

@@ -17,8 +17,8 @@ from plan_tuning.config.run import Config, PathsConfig
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.specs import job_graph
-from plan_tuning.tasks.mixture import Item, MixtureError, count_tokens, mix, stages, tempered_counts
-from plan_tuning.training.sft.batches import curriculum_rows
+from plan_tuning.tasks.mixture import Item, MixtureError, count_tokens, levels, mix, tempered_counts
+from plan_tuning.training.order import curriculum_rows
 from plan_tuning.training.sft.data import training_rows
 
 ITEMS = [Item("a", f"a{i}", tokens=10) for i in range(20)] + [
@@ -91,36 +91,36 @@ def test_tempered_counts_add_up(sizes: dict[str, int], total: int, temperature: 
         ("by_length", [3, 1, 0, 2]),
     ],
 )
-def test_stages_of_a_curriculum(order: str, expected: list[int]) -> None:
+def test_levels_of_a_curriculum(order: str, expected: list[int]) -> None:
     items = [
         Item("x", "1", 9, "2"),
         Item("y", "2", 4, "1"),
         Item("x", "3", 1, "hard"),
         Item("y", "4", 5, "10"),
     ]
-    assert stages(items, order) == expected
+    assert levels(items, order) == expected
 
 
 def test_a_curriculum_by_difficulty_needs_difficulties() -> None:
     with pytest.raises(MixtureError, match="by_length"):
-        stages(ITEMS, "by_difficulty")
+        levels(ITEMS, "by_difficulty")
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_a_curriculum_goes_through_its_stages_in_order(epochs: int) -> None:
+def test_a_curriculum_goes_through_its_levels_in_order(epochs: int) -> None:
     numbers = [0] * 10 + [1] * 30
     total = epochs * 40
     rows = [
         row
         for step in range(total // 8)
         for row in curriculum_rows(
-            seed=3, step=step, stages=numbers, batch_size=8, total_rows=total
+            seed=3, step=step, levels=numbers, batch_size=8, total_rows=total
         )
     ]
     seen = [numbers[row] for row in rows]
     assert seen == sorted(seen)
     assert all(rows.count(row) == epochs for row in range(40))
-    other = curriculum_rows(seed=4, step=0, stages=numbers, batch_size=8, total_rows=total)
+    other = curriculum_rows(seed=4, step=0, levels=numbers, batch_size=8, total_rows=total)
     assert other != rows[:8]
 
 
@@ -228,7 +228,7 @@ def test_ids_that_two_sources_share_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["shuffled", "by_source", "by_difficulty"])
-def test_training_rows_carry_tag_and_stage(tmp_path: Path, order: str) -> None:
+def test_training_rows_carry_tag_and_level(tmp_path: Path, order: str) -> None:
     config = job(tmp_path, domain_tag=True)
     problems = load_problems(config)
     rows, selection = training_rows(
@@ -252,7 +252,7 @@ def test_training_rows_carry_tag_and_stage(tmp_path: Path, order: str) -> None:
             for problem in problems
         ],
     }
-    assert [row.stage for row in rows] == expected[order]
+    assert [row.level for row in rows] == expected[order]
     assert {name: counts["rows"] for name, counts in selection["by_source"].items()} == {
         "microworld_a": 6, "microworld_b": 6
     }  # fmt: skip

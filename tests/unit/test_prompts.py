@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plan_tuning.text.prompts import STAGES, PromptError, prompt_fingerprint, render
+from plan_tuning.text.prompts import REQUESTS, PromptError, prompt_fingerprint, render
 
 FIELDS = {
     "constraints": {"problem": "PROBLEM"},
@@ -18,7 +18,7 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_each_field_stands_once_inside_its_tags(name: str) -> None:
     text = "\n".join(message["content"] for message in render(name, **FIELDS[name]))
     for field, value in FIELDS[name].items():
@@ -77,5 +77,5 @@ def test_mistakes_are_named(name: str, fields: dict[str, str], said: str) -> Non
 
 
 def test_digests_tell_prompts_apart() -> None:
-    assert len({prompt_fingerprint(name) for name in STAGES}) == len(STAGES)
-    assert all(re.fullmatch(r"[0-9a-f]{16}", prompt_fingerprint(name)) for name in STAGES)
+    assert len({prompt_fingerprint(name) for name in REQUESTS}) == len(REQUESTS)
+    assert all(re.fullmatch(r"[0-9a-f]{16}", prompt_fingerprint(name)) for name in REQUESTS)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+import yaml
+from composition import composed
 from typer.testing import CliRunner
 
 from plan_tuning.cli import app
-from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.main import SUBCOMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -50,15 +50,100 @@ def test_the_command_is_understood(page: str, command: str) -> None:
     is_sweep = "-m" in words or "experiment" in command
     # a sweep is composed at the first of its choices
     first = [re.sub(r"=([^\[{,]*),.*", r"=\1", word) if is_sweep else word for word in overrides]
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
-        compose("config", first)
-    GlobalHydra.instance().clear()
+    composed(*first)
 
 
 def test_the_two_commands_stand_alone() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     install = 'python -m pip install -c constraints.txt -e ".[dev,sweep]"'
     assert f"{install} && plan-tuning experiment=quickstart" in text
-    assert f"{install} && python -m pytest" in text
+    tests = "python -m pytest -n 2 --dist=worksteal"
+    assert f"{install} && {tests}" in text
+    assert f"\n{tests}\n" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def named_in(path: Path) -> set[str]:
+    """The functions, classes and fields of a module, or the keys of a YAML file."""
+    if path.suffix == ".yaml":
+        return set(yaml.safe_load(path.read_text("utf-8")))
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return found
+
+
+def places() -> list[tuple[str, str]]:
+    """File and name of every row of the table "Where is …"."""
+    table = (ROOT / "README.md").read_text("utf-8").partition("## Where is …")[2].partition("\n## ")
+    return re.findall(r"^\|[^|]+\| `([^`]+)` \| `([^`]+)` \|$", table[0], re.MULTILINE)
+
+
+def test_the_table_of_places_is_whole() -> None:
+    assert len(places()) >= 12
+
+
+@pytest.mark.parametrize(("file", "name"), places())
+def test_a_place_holds_what_it_names(file: str, name: str) -> None:
+    path = ROOT / "plan_tuning" / file
+    assert path.is_file()
+    assert name in named_in(path)
+
+
+def texts() -> list[tuple[str, str]]:
+    """The files that may cite the method, each as one line: a citation may be wrapped."""
+    paths = [
+        path
+        for folder in ("plan_tuning", "conf", "experiments", "tests")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".yaml") and path != Path(__file__)
+    ]
+    return [
+        (path.relative_to(ROOT).as_posix(), re.sub(r"\s*\n[\s#]*", " ", path.read_text("utf-8")))
+        for path in paths
+    ]
+
+
+def test_cited_sections_of_the_method_exist() -> None:
+    page = (ROOT / "experiments" / "METHOD.md").read_text("utf-8")
+    sections = {body.partition(".")[0]: body for body in page.split("\n## ")[1:]}
+    known = set(sections)
+    for number, body in sections.items():
+        known |= {f"{number}.{item}" for item in re.findall(r"^(\d)\. ", body, re.MULTILINE)}
+    known |= set(re.findall(r"^\| ([A-Z]\d) \|", sections["7"], re.MULTILINE))
+    assert set(sections) == {str(number) for number in range(1, 9)}
+    num_cited = 0
+    for path, text in texts():
+        cited = re.findall(r"experiments/METHOD\.md(?: section ([\d.]*\d)|, ([A-Z]\d))", text)
+        assert text.count("METHOD.md") == len(cited), f"{path}: a citation names no section"
+        assert not [place for pair in cited if (place := "".join(pair)) not in known], path
+        num_cited += len(cited)
+    assert num_cited >= 35
+
+
+def test_every_ablation_has_an_experiment() -> None:
+    page = (ROOT / "experiments" / "METHOD.md").read_text("utf-8")
+    rows = re.findall(r"^\| [A-Z]\d \|.*\| (.*) \|$", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    files = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
+    assert len(rows) == 9
+    assert named == files - {"quickstart"}
+
+
+def test_the_program_publishes_what_the_method_page_does() -> None:
+    page = (ROOT / "experiments" / "METHOD.md").read_text("utf-8")
+    table = page.partition("## 6.")[2].partition("## 7.")[0]
+    file = ROOT / "plan_tuning" / "comparison" / "published.yaml"
+    claims = yaml.safe_load(file.read_text("utf-8"))["claims"]
+    numbers = {
+        abs(entry[key])
+        for claim in claims
+        for entry in claim.get("numbers", [])
+        for key in ("row", "against", "gain")
+        if key in entry
+    }
+    shown = {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", table)}
+    assert numbers
+    assert numbers <= shown

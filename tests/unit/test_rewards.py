@@ -16,16 +16,15 @@ from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.reward import GUARDS, PlanRewardConfig, RewardConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.records import Verdict
-from plan_tuning.rewards.answer import correct_reward
 from plan_tuning.rewards.combination import summarize, weighted_total
-from plan_tuning.rewards.plan import (
+from plan_tuning.rewards.plan_similarity import (
     embedding_similarity,
     guarded,
     judge_requests,
     read_similarity,
     step_similarity,
 )
-from plan_tuning.rewards.shaping import format_reward, length_reward, overlong_penalty
+from plan_tuning.rewards.rules import correct_reward, format_reward, length_reward, overlong_penalty
 from plan_tuning.teachers.scripted import ScriptedTeacher
 
 PROBLEM = (

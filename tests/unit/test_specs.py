@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composition import graph
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.registration import register, resource_folder
-from plan_tuning.config.typed import typed
 from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.specs import job_graph
-
-register()  # once: it reads every experiment
-
-
-@pytest.fixture(autouse=True)
-def hydra_app() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(resource_folder("conf")), version_base="1.3"):
-        yield
-    GlobalHydra.instance().clear()
-
-
-def plan(*overrides: str) -> JobGraph:
-    return job_graph(typed(compose("config", list(overrides))))
 
 
 def keys(job: JobGraph) -> dict[str, str]:
@@ -38,7 +19,7 @@ def keys(job: JobGraph) -> dict[str, str]:
 
 def test_golden_fingerprints() -> None:
     """Addresses of what users have on disk: a change orphans it, so bump a version on purpose."""
-    assert keys(plan("seed=0")) == GOLDEN
+    assert keys(graph("seed=0")) == GOLDEN
 
 
 GOLDEN = {
@@ -79,7 +60,7 @@ GOLDEN = {
     ],
 )
 def test_how_it_runs_is_not_hashed(override: str) -> None:
-    assert keys(plan(override)) == keys(plan())
+    assert keys(graph(override)) == keys(graph())
 
 
 @pytest.mark.parametrize(
@@ -106,22 +87,22 @@ def test_how_it_runs_is_not_hashed(override: str) -> None:
     ],
 )
 def test_what_determines_content_is_hashed(override: str, changed: set[str]) -> None:
-    before, after = keys(plan()), keys(plan(override))
+    before, after = keys(graph()), keys(graph(override))
     stages = {"bases", "corpora", "students"}
     assert {name for name in stages if before[name] != after[name]} == changed
     assert all(before[name] != after[name] for name in before if name.startswith("microworld"))
 
 
 def test_the_form_of_an_export_is_hashed_where_it_is_chosen() -> None:
-    plain = keys(plan("adapter=lora"))
-    assert keys(plan("adapter=lora", "adapter.export=auto")) == plain
-    assert keys(plan("adapter=lora", "adapter.export=merged"))["students"] != plain["students"]
+    plain = keys(graph("adapter=lora"))
+    assert keys(graph("adapter=lora", "adapter.export=auto")) == plain
+    assert keys(graph("adapter=lora", "adapter.export=merged"))["students"] != plain["students"]
 
 
 def test_only_m2s_plans_depend_on_what_ends_them() -> None:
     override = "evaluation.plan_stop=['</plan>']"
-    assert keys(plan(override)) == keys(plan())
-    changed, plain = keys(plan("method=m2", override)), keys(plan("method=m2"))
+    assert keys(graph(override)) == keys(graph())
+    changed, plain = keys(graph("method=m2", override)), keys(graph("method=m2"))
     assert changed["students"] == plain["students"]
     assert changed != plain
 
@@ -129,14 +110,14 @@ def test_only_m2s_plans_depend_on_what_ends_them() -> None:
 def test_a_filter_changes_nothing_for_those_who_do_not_use_it() -> None:
     for method in ("zero_shot", "sft"):
         assert (
-            plan(f"method={method}", "filter=none").fingerprint
-            == plan(f"method={method}", "filter=two_stage").fingerprint
+            graph(f"method={method}", "filter=none").fingerprint
+            == graph(f"method={method}", "filter=two_stage").fingerprint
         )
 
 
 def test_a_threshold_without_a_plan_verifier_means_nothing() -> None:
-    loose = plan("filter=answer_only", "filter.plan_score_threshold=0")
-    assert keys(loose) == keys(plan("filter=answer_only"))
+    loose = graph("filter=answer_only", "filter.plan_score_threshold=0")
+    assert keys(loose) == keys(graph("filter=answer_only"))
 
 
 def test_another_port_buys_nothing_again(tmp_path: Path) -> None:
@@ -144,24 +125,24 @@ def test_another_port_buys_nothing_again(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text("{}")
     common = ["data=gsm8k", f"data.path={tmp_path}", "model=tiny_qwen3", "method=m1",
               "teacher=openai_compatible", "teacher.model=any"]  # fmt: skip
-    first = plan(*common, "teacher.api_base=http://127.0.0.1:1/v1")
-    second = plan(*common, "teacher.api_base=http://127.0.0.1:2/v1", "teacher.backend=litellm")
+    first = graph(*common, "teacher.api_base=http://127.0.0.1:1/v1")
+    second = graph(*common, "teacher.api_base=http://127.0.0.1:2/v1", "teacher.backend=litellm")
     assert keys(first) == keys(second)
     (tmp_path / "train.jsonl").write_text("{} ")
-    other = plan(*common, "teacher.api_base=http://127.0.0.1:1/v1")
+    other = graph(*common, "teacher.api_base=http://127.0.0.1:1/v1")
     assert keys(other)["corpora"] != keys(first)["corpora"], "the file's content counts"
     assert keys(other)["gsm8k"] != keys(first)["gsm8k"]
 
 
 def test_jobs_of_one_stage(tmp_path: Path) -> None:
-    only = plan("stages=[distill]")
+    only = graph("stages=[distill]")
     assert [stage.kind for stage in only.stages] == ["corpora"]
-    assert [stage.kind for stage in plan("stages=[distill,train]").stages] == [
+    assert [stage.kind for stage in graph("stages=[distill,train]").stages] == [
         "bases",
         "corpora",
         "students",
     ]
-    assert not plan("method=zero_shot").student
+    assert not graph("method=zero_shot").student
 
 
 def test_a_test_set_is_never_the_training_file(tmp_path: Path) -> None:
@@ -169,38 +150,38 @@ def test_a_test_set_is_never_the_training_file(tmp_path: Path) -> None:
     file.write_text("{}")
     words = ["data=gsm8k", f"data.path={file}", "model=tiny_qwen3", "method=sft"]
     with pytest.raises(ConfigError, match="one file, the training problems"):
-        plan(*words)
-    assert plan(*words, f'evaluation.benchmarks=["gsm8k={file}"]').predictions
+        graph(*words)
+    assert graph(*words, f'evaluation.benchmarks=["gsm8k={file}"]').predictions
 
 
 def test_a_given_student_is_asked_as_it_was_trained(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     words = ["stages=[evaluate]", f"student.path={tmp_path}"]
-    first = plan(*words, "method=zero_shot")
-    assert first.fingerprint != plan(*words, "method=m1").fingerprint, "their prompts may differ"
+    first = graph(*words, "method=zero_shot")
+    assert first.fingerprint != graph(*words, "method=m1").fingerprint, "their prompts may differ"
     (tmp_path / "config.json").write_text("{ }")
-    assert first.fingerprint != plan(*words, "method=zero_shot").fingerprint, (
+    assert first.fingerprint != graph(*words, "method=zero_shot").fingerprint, (
         "the content counts, not the path"
     )
     manifest = {"schema": 1, "fingerprint": "ab", "spec": {"method": {"name": "m2"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="was trained with m2"):
-        plan(*words, "method=m1")
-    assert plan(*words, "method=m2").predictions
+        graph(*words, "method=m1")
+    assert graph(*words, "method=m2").predictions
 
 
 def test_the_micro_student_takes_its_own_words_only(tmp_path: Path) -> None:
     manifest = {"schema": 1, "fingerprint": "ab", "spec": {"problems": {"name": "gsm8k"}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="micro-world's words only"):
-        plan(f"corpus.path={tmp_path}")
-    before, after = keys(plan()), keys(plan("data.max_value=60"))
+        graph(f"corpus.path={tmp_path}")
+    before, after = keys(graph()), keys(graph("data.max_value=60"))
     assert before["bases"] != after["bases"], "another vocabulary is another base"
 
 
 def test_distillation_alone_needs_no_student(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("{}")
-    job = plan("stages=[distill]", "data=gsm8k", f"data.path={tmp_path}",
+    job = graph("stages=[distill]", "data=gsm8k", f"data.path={tmp_path}",
                "teacher=openai_compatible", "teacher.api_base=http://127.0.0.1:1/v1",
                "teacher.model=any")  # fmt: skip
     assert [stage.kind for stage in job.stages] == ["corpora"]

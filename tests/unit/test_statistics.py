@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from plan_tuning.statistics.intervals import (
-    benjamini_hochberg,
-    crossed,
-    holm,
-    mcnemar,
-    mean_interval,
-    paired_bootstrap,
-    permutation_test,
-    wilson,
-)
+from plan_tuning.statistics.intervals import crossed, mean_interval, paired_bootstrap, wilson
+from plan_tuning.statistics.tests import benjamini_hochberg, holm, mcnemar, permutation_test
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 30), (7, 30), (30, 30), (1111, 1319)])

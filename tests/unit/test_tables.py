@@ -17,10 +17,11 @@ from plan_tuning.comparison.differences import (
     pair_seeds,
 )
 from plan_tuning.comparison.disagreements import disagreements
-from plan_tuning.comparison.formats import difference_text, seeds_text
-from plan_tuning.comparison.results import ComparisonError, load, read_predictions
+from plan_tuning.comparison.runs import ComparisonError, load, read_predictions
+from plan_tuning.comparison.table_text import difference_text, seeds_text
 from plan_tuning.comparison.tables import Row, Table, build_table
-from plan_tuning.statistics.intervals import crossed, holm, mcnemar, mean_interval, permutation_test
+from plan_tuning.statistics.intervals import crossed, mean_interval
+from plan_tuning.statistics.tests import holm, mcnemar, permutation_test
 
 ONE = {"microworld": 0.5}
 
@@ -31,7 +32,7 @@ def _row(table: Table, label: str) -> Row:
 
 def _accuracies(folder: Path, method: str) -> list[float]:
     runs = [run for run in load([folder]).runs if run.choices["method"] == method]
-    return [run.metrics["microworld"]["accuracy"] for run in sorted(runs, key=lambda r: r.seed)]
+    return [run.accuracy("microworld") for run in sorted(runs, key=lambda r: r.seed)]
 
 
 def test_mean_and_interval_over_seeds_and_over_problems(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from plan_tuning.training.sft.throughput import (
+from plan_tuning.training.sft.metrics import (
     model_flops,
     pass_overhead,
     peak_flops,

@@ -2,7 +2,7 @@
 
 Rows enter and leave a paged cache while others go on. Sampled tokens come from one stream of
 random numbers, so with a temperature a row's text depends on the rows around it; greedy decoding is
-that of :func:`plan_tuning.students.generation.native.generate` up to the rounding of the kernels.
+that of :func:`plan_tuning.students.generation.native_engine.generate` up to rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from plan_tuning.records import Completion
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def generate_continuously(
     batch_tokens: int,
     progress: Callable[[int, int], None],
 ) -> list[Completion]:
-    """Continue every prompt; see :func:`plan_tuning.students.generation.native.generate`.
+    """Continue every prompt; see :func:`plan_tuning.students.generation.native_engine.generate`.
 
     Args:
         student: whose words; an adapter has to be merged before.

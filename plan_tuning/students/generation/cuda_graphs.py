@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from plan_tuning.students.generation.rows import GenerationError
+from plan_tuning.students.generation.sequences import GenerationError
 
 _WARM_UP = 2  # steps before a capture: libraries set themselves up, which must not be recorded
 _WORTH_IT = 8  # replays that pay for a capture

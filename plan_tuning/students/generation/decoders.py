@@ -1,4 +1,4 @@
-"""One token a row: two ways to run a model on from a cache of prompts."""
+"""One token a row: two decoders that go on from a key-value cache of prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from plan_tuning.students.generation.shared_prefix import (
 
 
 class Decoder(Protocol):
-    """Runs rows on, and lets finished ones go."""
+    """Decodes rows token by token, and lets finished ones go."""
 
     def next_logits(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Read one token (B,) a row, which has read ``lengths`` (B,); returns logits (B, V)."""

@@ -190,9 +190,9 @@ def shared_prefix_attention(
         key: (B, K, t, D) of the new tokens.
         value: as ``key``.
         attention_mask: not read; new tokens have no padding and the cache knows the prompts'.
-        scaling: of the scores.
+        scaling: of the attention logits.
         shared_prefix: the cache.
-        softcap: bound of the scores (Gemma-2).
+        softcap: bound of the attention logits (Gemma-2).
         ignored: settings of other implementations.
 
     Returns:

@@ -25,7 +25,7 @@ class Advantages:
 
     total: Array  # (P, G)
     parts: Mapping[str, Array]  # each (P, G)
-    rewards: Array  # (P, G) weighted sums; NaN where nothing was scored
+    rewards: Array  # (P, G) weighted sums; NaN where nothing is known
     is_dead: Flags  # (P,) groups that teach nothing; their advantages are exactly 0
 
 
@@ -45,7 +45,7 @@ def group_advantages(
     so it neither helps nor harms; with every part known that changes nothing.
 
     Args:
-        rewards: by part, each (P, G); NaN: not scored.
+        rewards: by part, each (P, G); NaN: unknown.
         weights: of the parts.
         aggregation: sum_then_normalise divides the weighted sum by its spread; normalise_then_sum
             divides each part by its own first, so that a part with a small spread is not drowned,
@@ -57,7 +57,7 @@ def group_advantages(
         tolerance: a group whose largest and smallest reward differ by no more is dead.
 
     Returns:
-        Advantages, all zero for dead groups and for completions without any scored part.
+        Advantages, all zero for dead groups and for completions without any known part.
 
     >>> found = group_advantages(
     ...     {"correct": np.array([[1.0, 0.0], [1.0, 1.0]])}, {"correct": 2.0}, scaling="none")
@@ -66,20 +66,20 @@ def group_advantages(
     """
     columns = {name: weights[name] * np.asarray(rewards[name], float) for name in weights}
     shape = next(iter(columns.values())).shape
-    is_scored = np.zeros(shape, bool)
+    is_known = np.zeros(shape, bool)
     for column in columns.values():
-        is_scored |= ~np.isnan(column)
+        is_known |= ~np.isnan(column)
     filled = {name: _impute(column) for name, column in columns.items()}
-    total = np.where(is_scored, sum(filled.values()), np.nan)
+    total = np.where(is_known, sum(filled.values()), np.nan)
     if aggregation == "normalise_then_sum":
         parts, is_dead = _normalise_parts(columns, filled, weights, baseline, epsilon, tolerance)
     else:
         is_dead = _spread(total) <= tolerance
         divisor = _divisor(total, scaling, epsilon)
         parts = {
-            name: _centre(column, is_scored, baseline) / divisor for name, column in filled.items()
+            name: _centre(column, is_known, baseline) / divisor for name, column in filled.items()
         }
-    silent = is_dead[:, None] | ~is_scored
+    silent = is_dead[:, None] | ~is_known
     parts = {name: np.where(silent, 0.0, part) for name, part in parts.items()}
     return Advantages(np.sum(list(parts.values()), axis=0), parts, total, is_dead)
 
@@ -103,8 +103,8 @@ def _normalise_parts(
         centred = _centre(filled[name] / weights[name], known, baseline)
         scaled = weights[name] * centred / (_std(unweighted)[:, None] + epsilon)
         parts[name] = np.where(is_flat[:, None] | ~known, 0.0, scaled)
-    is_scored = ~np.all([np.isnan(column) for column in columns.values()], axis=0)
-    summed = np.sum(list(parts.values()), axis=0)[is_scored & ~is_dead[:, None]]
+    is_known = ~np.all([np.isnan(column) for column in columns.values()], axis=0)
+    summed = np.sum(list(parts.values()), axis=0)[is_known & ~is_dead[:, None]]
     if summed.size > 1:
         spread = summed.std(ddof=1) + epsilon
         parts = {name: part / spread for name, part in parts.items()}
@@ -119,10 +119,10 @@ def _impute(column: Array) -> Array:
     return np.where(known, column, mean)
 
 
-def _centre(values: Array, is_scored: Flags, baseline: str) -> Array:
-    """Subtract the group's mean over scored completions, or the mean of the other ones."""
-    count = is_scored.sum(axis=1, keepdims=True)
-    mean = np.where(is_scored, values, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+def _centre(values: Array, is_known: Flags, baseline: str) -> Array:
+    """Subtract the group's mean over completions with a reward, or the mean of the other ones."""
+    count = is_known.sum(axis=1, keepdims=True)
+    mean = np.where(is_known, values, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
     centred = values - mean
     if baseline == "leave_one_out":  # r - (S - r) / (n - 1) = n / (n - 1) * (r - S / n)
         centred = centred * count / np.maximum(count - 1, 1)

@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import read_problems, read_trajectories
 from plan_tuning.distillation.filters import filter_trajectories
-from plan_tuning.records import Trajectory
-from plan_tuning.training.grpo.rollout import GoldenProblem
+from plan_tuning.records import Problem
 
 
-def golden_problems(
+@dataclass(frozen=True, slots=True)
+class PlannedProblem:
+    """A training problem with the plan that the student's plan is compared with."""
+
+    problem: Problem
+    teacher_plan: str
+
+
+def planned_problems(
     corpus: Path, chosen: FilterConfig
-) -> tuple[list[GoldenProblem], dict[str, Any]]:
+) -> tuple[list[PlannedProblem], dict[str, Any]]:
     """Pair the problems of a corpus with the plan of their selected trajectory.
 
     Args:
         corpus: folder of the corpus.
-        chosen: which trajectories may give the golden plan. One is taken per problem, the first in
+        chosen: which trajectories may give the teacher_plan. One is taken per problem, the first in
             the filter's order; where the filter keeps several, further ones are not used.
 
     Returns:
         The problems in the corpus's order, and how many there are with and without a plan.
     """
     filtered = filter_trajectories(read_trajectories(corpus), replace(chosen, max_rows=None))
-    plans = _first_plans(filtered.kept)
+    plans: dict[str, str] = {}
+    for trajectory in filtered.kept:
+        plans.setdefault(trajectory.problem_id, trajectory.plan)
     problems = read_problems(corpus)
-    cases = [GoldenProblem(p, plans[p.id]) for p in problems if p.id in plans]
-    return cases, {
-        "rows": len(cases),
+    planned = [PlannedProblem(p, plans[p.id]) for p in problems if p.id in plans]
+    return planned, {
+        "rows": len(planned),
         "reasons": dict(filtered.reasons),
-        "problems_without_plan": len(problems) - len(cases),
+        "problems_without_plan": len(problems) - len(planned),
     }
 
 
-def _first_plans(kept: Sequence[Trajectory]) -> dict[str, str]:
-    plans: dict[str, str] = {}
-    for trajectory in kept:
-        plans.setdefault(trajectory.problem_id, trajectory.plan)
-    return plans
+def hold_out(
+    problems: Sequence[PlannedProblem], *, count: int, seed: int
+) -> tuple[list[PlannedProblem], list[Problem]]:
+    """Put ``count`` problems aside for validation; at least one is left to train on."""
+    count = min(count, len(problems) - 1)
+    chosen = set(np.random.default_rng([seed, len(problems), 2]).permutation(len(problems))[:count])
+    return (
+        [planned for index, planned in enumerate(problems) if index not in chosen],
+        [problems[index].problem for index in sorted(chosen)],
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.reward import RewardConfig
 from plan_tuning.rewards.combination import summarize
-from plan_tuning.rewards.shaping import overlong_penalty
+from plan_tuning.rewards.rules import overlong_penalty
+from plan_tuning.text.formats import parse_output
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.advantages import (
     Advantages,
@@ -23,68 +27,61 @@ from plan_tuning.training.grpo.advantages import (
 from plan_tuning.training.grpo.rollout import Rollout
 
 
-@dataclass
+@dataclass(eq=False)
 class Experience:
-    """Whole groups, group by group; all lists run along ``rollouts``.
+    """One rollout and what is learned from it; a step's lie in a list, group by group.
 
-    Groups that were drawn and replaced by others stay in it: they are reported and not learned
-    from.
+    Groups that were drawn and replaced by others stay in the list: they are reported and not
+    learned from.
     """
 
-    rollouts: list[Rollout] = field(default_factory=list)
-    rewards: list[dict[str, float]] = field(default_factory=list)
-    old: list[torch.Tensor | None] = field(default_factory=list)  # each (T_i,)
-    reference: list[torch.Tensor | None] = field(default_factory=list)
-    is_kept: list[bool] = field(default_factory=list)  # not replaced by a further draw
-    advantages: list[Array] = field(default_factory=list)  # each (T_i,)
-    totals: Array = field(default_factory=lambda: np.zeros(0))  # advantages as a whole
-    is_live: list[bool] = field(default_factory=list)
-
-    def add(self, other: Experience, is_kept: Sequence[bool]) -> None:
-        """Take the rollouts of ``other``; those that are not kept for the record only."""
-        self.rollouts += other.rollouts
-        self.rewards += other.rewards
-        self.old += other.old
-        self.reference += other.reference
-        self.is_kept += is_kept
-
-    @property
-    def live(self) -> list[int]:
-        """Rollouts that are learned from."""
-        return [index for index, is_live in enumerate(self.is_live) if is_live]
+    rollout: Rollout
+    rewards: dict[str, float] = field(default_factory=dict)  # by part; NaN: unknown
+    old_log_probs: torch.Tensor | None = None  # (T,) under the policy before the step
+    reference_log_probs: torch.Tensor | None = None  # (T,)
+    is_kept: bool = True  # not replaced by a further draw
+    advantage: float = 0.0  # of the completion as a whole
+    token_advantages: Array = field(default_factory=lambda: np.zeros(0))  # (T,)
+    is_live: bool = False  # is learned from
 
 
-def add_penalties(
-    experience: Experience, weights: Mapping[str, float], method: GRPOConfig
-) -> dict[str, float]:
-    """Add the reward that depends on the length limit; returns all weights."""
-    weights = dict(weights)
+def reward_weights(reward: RewardConfig, method: GRPOConfig) -> dict[str, float]:
+    """Weights of all parts of the reward, that of the length limit among them."""
+    return reward.weights | ({"overlong": 1.0} if method.truncation == "penalise" else {})
+
+
+def add_penalties(experience: Sequence[Experience], method: GRPOConfig) -> None:
+    """Add the reward that depends on the length limit."""
     if method.truncation == "penalise":
-        weights["overlong"] = 1.0
-        for rollout, found in zip(experience.rollouts, experience.rewards, strict=True):
-            found["overlong"] = overlong_penalty(
-                len(rollout), method.max_new_tokens, method.overlong_buffer
+        for one in experience:
+            one.rewards["overlong"] = overlong_penalty(
+                len(one.rollout), method.max_new_tokens, method.overlong_buffer
             )
-    return weights
 
 
-def table(rewards: Sequence[Mapping[str, float]], group_size: int) -> dict[str, Array]:
+def dead_groups(
+    experience: Sequence[Experience], reward: RewardConfig, method: GRPOConfig
+) -> Flags:
+    """Say which groups teach nothing, (P,): all of their completions earn the same."""
+    if not experience:
+        return np.zeros(0, bool)
+    return _compare(_table(experience, method.group_size), reward, method).is_dead
+
+
+def _table(experience: Sequence[Experience], group_size: int) -> dict[str, Array]:
     """Arrange rewards by part, each (P, G)."""
-    names = list(rewards[0]) if rewards else []
+    names = list(experience[0].rewards) if experience else []
     return {
-        name: np.array([row[name] for row in rewards], float).reshape(-1, group_size)
+        name: np.array([one.rewards[name] for one in experience], float).reshape(-1, group_size)
         for name in names
     }
 
 
-def compare_groups(
-    parts: Mapping[str, Array], weights: Mapping[str, float], method: GRPOConfig, aggregation: str
-) -> Advantages:
-    """Compute advantages as the method says."""
+def _compare(parts: Mapping[str, Array], reward: RewardConfig, method: GRPOConfig) -> Advantages:
     return group_advantages(
         parts,
-        weights,
-        aggregation=aggregation,
+        reward_weights(reward, method),
+        aggregation=reward.aggregation,
         baseline=method.baseline,
         scaling=method.scaling,
         epsilon=method.std_epsilon,
@@ -93,11 +90,7 @@ def compare_groups(
 
 
 def assign_advantages(
-    experience: Experience,
-    weights: Mapping[str, float],
-    method: GRPOConfig,
-    aggregation: str,
-    ranks: Ranks,
+    experience: Sequence[Experience], reward: RewardConfig, method: GRPOConfig, ranks: Ranks
 ) -> dict[str, float]:
     """Fill in advantages and what is learned from; returns figures of the rewards of all ranks.
 
@@ -106,15 +99,13 @@ def assign_advantages(
     drawn.
     """
     size = method.group_size
-    mine = (table(experience.rewards, size), list(experience.is_kept[::size]))
+    mine = (_table(experience, size), [one.is_kept for one in experience[::size]])
     shares = ranks.gather(mine)
     everything = {
         name: np.concatenate([rewards[name] for rewards, _ in shares]) for name in shares[0][0]
     }
     is_kept = np.concatenate([np.array(kept, bool) for _, kept in shares])  # (P,)
-    found = compare_groups(
-        {name: part[is_kept] for name, part in everything.items()}, weights, method, aggregation
-    )
+    found = _compare({name: part[is_kept] for name, part in everything.items()}, reward, method)
     first = sum(len(kept) for _, kept in shares[: ranks.rank])
     own = slice(first, first + len(mine[1]))
 
@@ -127,22 +118,26 @@ def assign_advantages(
     totals = spread(found.total)
     parts = {name: spread(part) for name, part in found.parts.items()}
     is_dead = spread(found.is_dead[:, None]).astype(bool)
-    is_unscored = spread(np.isnan(found.rewards)).astype(bool)
-    experience.totals = totals
-    experience.advantages = [
-        _spread_over_tokens(rollout, index, totals, parts, method)
-        for index, rollout in enumerate(experience.rollouts)
-    ]
-    experience.is_live = [
-        len(rollout) > 0
-        and experience.is_kept[index]
-        and not is_unscored[index]
-        and not (method.drop_dead_groups and is_dead[index])
-        and not (method.truncation == "mask" and rollout.is_truncated)
-        for index, rollout in enumerate(experience.rollouts)
-    ]
+    is_unknown = spread(np.isnan(found.rewards)).astype(bool)
+    for index, one in enumerate(experience):
+        rollout = one.rollout
+        one.advantage = float(totals[index])
+        one.token_advantages = token_advantages(
+            one.advantage,
+            {name: float(part[index]) for name, part in parts.items()},
+            np.arange(len(rollout)) < rollout.num_plan_tokens,
+            method.credit,
+            amplification=method.plan_amplification,
+        )
+        one.is_live = (
+            len(rollout) > 0
+            and one.is_kept
+            and not is_unknown[index]
+            and not (method.drop_dead_groups and is_dead[index])
+            and not (method.truncation == "mask" and rollout.is_truncated)
+        )
     num_dead = int(found.is_dead.sum() + (~is_kept).sum())  # only dead groups are replaced
-    return summarize(everything, weights) | {
+    return summarize(everything, reward_weights(reward, method)) | {
         "dead_rate": num_dead / len(is_kept),
         "drawn_groups": float(len(is_kept)),
         "dead_groups": float(num_dead),
@@ -151,24 +146,40 @@ def assign_advantages(
     }
 
 
-def subtract_kl(experience: Experience, beta: float) -> None:
+def subtract_kl(experience: Sequence[Experience], beta: float) -> None:
     """Take the KL to the reference, as a reward of each token, off the advantages.
 
     The advantages stay those of the task's rewards otherwise: what the KL does to a group neither
     revives a dead one nor is blown up by dividing by the group's spread.
     """
-    for index in experience.live:
-        old, reference = experience.old[index], experience.reference[index]
-        if old is not None and reference is not None:
+    for one in experience:
+        old, reference = one.old_log_probs, one.reference_log_probs
+        if one.is_live and old is not None and reference is not None:
             cost = kl_to_go(old.numpy(), reference.numpy())
-            experience.advantages[index] = experience.advantages[index] - beta * cost
+            one.token_advantages = one.token_advantages - beta * cost
 
 
-def _spread_over_tokens(
-    rollout: Rollout, index: int, totals: Array, parts: Mapping[str, Array], method: GRPOConfig
-) -> Array:
-    is_plan = np.arange(len(rollout)) < rollout.num_plan_tokens
-    own = {name: float(part[index]) for name, part in parts.items()}
-    return token_advantages(
-        float(totals[index]), own, is_plan, method.credit, amplification=method.plan_amplification
-    )
+def completion_rows(step: int, experience: Sequence[Experience]) -> list[dict[str, Any]]:
+    """Describe a step's completions: problem, plan, answer, rewards, advantage, finish."""
+    return [_row(step, one, one.rollout) for one in experience]
+
+
+def _row(step: int, one: Experience, rollout: Rollout) -> dict[str, Any]:
+    rewards = {
+        f"reward_{name}": None if math.isnan(value) else round(value, 6)
+        for name, value in one.rewards.items()
+    }
+    return {
+        "step": step,
+        "problem_id": rollout.problem.id,
+        "sample": rollout.sample,
+        "plan": rollout.plan,
+        "teacher_plan": rollout.teacher_plan,
+        "answer": parse_output(rollout.completion.text),
+        "gold": rollout.problem.answer,
+        **rewards,
+        "advantage": round(one.advantage, 6),
+        "is_learned": one.is_live,
+        "tokens": len(rollout),
+        "finish": rollout.completion.finish_reason,
+    }

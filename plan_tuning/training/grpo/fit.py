@@ -1,18 +1,17 @@
-"""A start and golden plans to a finished student: load, train or resume, validate, export."""
+"""A start and teacher plans to a finished student: load, train or resume, validate, export."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
@@ -21,18 +20,24 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Problem
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import load_student
 from plan_tuning.training.checkpoints import StepCheckpoints, latest_checkpoint, remove, step_of
-from plan_tuning.training.completions import CompletionLog, LogTable
-from plan_tuning.training.grpo.module import GRPOModule, GRPOSteps
-from plan_tuning.training.grpo.reward import OpenAsk, Scorer
-from plan_tuning.training.grpo.rollout import GoldenProblem
-from plan_tuning.training.grpo.summary import outline
-from plan_tuning.training.lightning import check_hardware, checkpoint_activations, quiet
-from plan_tuning.training.sft.module import TrainingError
-from plan_tuning.training.validation import AccuracyBySteps, Examination
+from plan_tuning.training.grpo.data import PlannedProblem, hold_out
+from plan_tuning.training.grpo.module import GRPOModule
+from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
+from plan_tuning.training.grpo.summary import log_summary
+from plan_tuning.training.lightning import (
+    Steps,
+    TrainingError,
+    TrainingRun,
+    build_trainer,
+    checkpoint_activations,
+    prepare,
+    quiet,
+)
+from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.validation import AccuracyBySteps, HeldOutEvaluation
 
 logger = logging.getLogger(__name__)
 
@@ -40,33 +45,11 @@ COMPLETIONS_FILE = "completions.jsonl"
 _EDGE = 5  # steps whose mean reward is reported as first and last
 
 
-def train_grpo(
-    folder: Path,
-    *,
-    start: Path | str,
-    cases: Sequence[GoldenProblem],
-    model: ModelConfig,
-    adapter: AdapterConfig,
-    trainer: TrainerConfig,
-    method: GRPOConfig,
-    reward: RewardConfig,
-    prompt: PromptConfig,
-    evaluation: EvaluationConfig,
-    grader: Grader,
-    open_ask: OpenAsk | None,
-    seed: int,
-    loggers: Sequence[Any],
-    run_dir: Path,
-    provenance: Mapping[str, Any] | None = None,
-    log_table: LogTable | None = None,
-) -> dict[str, Any]:
-    """Train a student from its start and write it into ``folder``; continue an earlier attempt.
+@dataclass(frozen=True)
+class GRPOSettings:
+    """What a student is trained with, beside its start and its problems.
 
     Args:
-        folder: receives the student; ``checkpoints/`` in it is what an interrupted run left.
-        start: folder or hub id of the student that is trained, and that the KL refers to. An
-            adapter in it is merged first.
-        cases: training problems with the teacher's plans.
         model: how the start is loaded.
         adapter: which weights are trained.
         trainer: hardware, precision, betas.
@@ -74,13 +57,37 @@ def train_grpo(
         reward: what a completion earns.
         prompt: suffixes of the prompt.
         evaluation: decoding of held-out problems.
+        seed: of the order of problems, of the noise and of new adapter weights.
+    """
+
+    model: ModelConfig
+    adapter: AdapterConfig
+    trainer: TrainerConfig
+    method: GRPOConfig
+    reward: RewardConfig
+    prompt: PromptConfig
+    evaluation: EvaluationConfig
+    seed: int
+
+
+def train_grpo(
+    run: TrainingRun,
+    settings: GRPOSettings,
+    start: Path | str,
+    problems: Sequence[PlannedProblem],
+    grader: Grader,
+    open_ask: OpenAsk | None = None,
+) -> dict[str, Any]:
+    """Train a student from its start into the run's folder; continue an earlier attempt.
+
+    Args:
+        run: where it is trained and shown.
+        settings: what it is trained with.
+        start: folder or hub id of the student that is trained, and that the KL refers to. An
+            adapter in it is merged first.
+        problems: training problems with the teacher's plans.
         grader: reads answers.
         open_ask: opens the way to the judge; None where no large model is asked.
-        seed: of the order of problems, of the noise and of new adapter weights.
-        loggers: Lightning loggers.
-        run_dir: Lightning's working folder.
-        provenance: what the training stands on, for the model card.
-        log_table: shows completions, for example in W&B.
 
     Returns:
         Facts: steps, rewards, accuracy, tokens, seconds.
@@ -90,8 +97,70 @@ def train_grpo(
         ConfigError: dropout, or hardware that is not there.
         TeacherError: the judge cannot be asked any more; the same command goes on later.
     """
-    check_hardware(trainer)
-    if not cases:
+    trainer, method, reward = settings.trainer, settings.method, settings.reward
+    prepare(trainer, settings.seed)
+    _check(settings, problems)
+    training, held_out = hold_out(problems, count=method.val_problems, seed=settings.seed)
+    student = load_student(start, settings.model, for_training=True, adapter=settings.adapter)
+    if trainer.gradient_checkpointing:
+        checkpoint_activations(student)
+    log_summary(method, trainer, settings.prompt, student, training)
+    resumed = latest_checkpoint(run.checkpoints)
+    log = CompletionLog(
+        run.folder / COMPLETIONS_FILE,
+        every_n_steps=method.log_completions_every_n_steps,
+        log_table=run.log_table,
+    )
+    log.rewind(step_of(resumed))
+    validation = None
+    if held_out:
+        evaluation = HeldOutEvaluation(
+            held_out, ASKED_AS, settings.prompt, settings.evaluation, grader
+        )
+        validation = AccuracyBySteps(evaluation, every_n_steps=method.val_every_n_steps)
+    callbacks: list[pl.Callback] = [] if validation is None else [validation]
+    callbacks.append(StepCheckpoints(run.checkpoints, method.checkpoint_every_n_steps))
+    embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
+    with RewardWorker(
+        reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed
+    ) as reward_worker:
+        module = GRPOModule(
+            student,
+            training,
+            reward_worker,
+            method=method,
+            prompt=settings.prompt,
+            trainer=trainer,
+            seed=settings.seed,
+            total_steps=method.total_steps(len(training)),
+            log=log,
+        )
+        with quiet():
+            lightning = build_trainer(run, trainer, callbacks)
+            if resumed is not None:
+                logger.info("training continues from %s", resumed)
+            lightning.fit(module, Steps(module), ckpt_path=resumed)
+        facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
+    if lightning.is_global_zero:
+        export_student(
+            student,
+            run.folder,
+            base=start,
+            model=settings.model,
+            adapter=settings.adapter,
+            facts=facts,
+            provenance=run.provenance,
+        )
+        remove(run.checkpoints)
+    del module, student, lightning
+    gc.collect()
+    return facts
+
+
+def _check(settings: GRPOSettings, problems: Sequence[PlannedProblem]) -> None:
+    """Refuse what cannot be trained, before anything is loaded."""
+    trainer, method, adapter = settings.trainer, settings.method, settings.adapter
+    if not problems:
         raise TrainingError(
             "no training problem has a teacher_plan: choose a looser filter, such as filter=none"
         )
@@ -109,127 +178,17 @@ def train_grpo(
             "0 for method=grpo: dropout makes the policy differ from the one that was sampled",
             "adapter.dropout=0",
         )
-    if trainer.threads > 0:
-        torch.set_num_threads(trainer.threads)
-    torch.set_flush_denormal(True)  # whatever was done in this process before
-    pl.seed_everything(seed, workers=False, verbose=False)
-    training, held_out = hold_out(cases, count=method.val_problems, seed=seed)
-    student = load_student(start, model, for_training=True, adapter=adapter)
-    if trainer.gradient_checkpointing:
-        checkpoint_activations(student)
-    total = method.total_steps(len(training))
-    outline(method, trainer, prompt, student, training)
-    log = CompletionLog(
-        folder / COMPLETIONS_FILE,
-        every_n_steps=method.log_completions_every_n_steps,
-        log_table=log_table,
-    )
-    embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
-    with Scorer(
-        reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed
-    ) as scorer:
-        module = GRPOModule(
-            student,
-            training,
-            scorer,
-            method=method,
-            prompt=prompt,
-            trainer=trainer,
-            seed=seed,
-            total_steps=total,
-            log=log,
-        )
-        validation = None
-        if held_out:
-            exam = Examination(held_out, ASKED_AS, prompt, evaluation, grader)
-            validation = AccuracyBySteps(exam, every_n_steps=method.val_every_n_steps)
-        resumed = _fit(module, validation, trainer, loggers, folder / "checkpoints", log, run_dir)
-        facts = _facts(module, scorer, validation, resumed, len(training))
-    if module.trainer.is_global_zero:
-        export_student(
-            student,
-            folder,
-            base=start,
-            model=model,
-            adapter=adapter,
-            facts=facts,
-            provenance=provenance,
-        )
-        remove(folder / "checkpoints")
-    del module, student
-    gc.collect()
-    return facts
-
-
-def hold_out(
-    cases: Sequence[GoldenProblem], *, count: int, seed: int
-) -> tuple[list[GoldenProblem], list[Problem]]:
-    """Put ``count`` problems aside for validation; at least one is left to train on."""
-    count = min(count, len(cases) - 1)
-    chosen = set(np.random.default_rng([seed, len(cases), 2]).permutation(len(cases))[:count])
-    return (
-        [case for index, case in enumerate(cases) if index not in chosen],
-        [cases[index].problem for index in sorted(chosen)],
-    )
 
 
 def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
-    from plan_tuning.students.encoding import load_encoder
+    from plan_tuning.students.sentence_encoder import load_encoder
 
     return load_encoder(Path(str(reward.plan.encoder)))
 
 
-def _fit(
-    module: GRPOModule,
-    validation: AccuracyBySteps | None,
-    config: TrainerConfig,
-    loggers: Sequence[Any],
-    checkpoints: Path,
-    log: CompletionLog,
-    run_dir: Path,
-) -> int:
-    """Train; returns the step that training was resumed from, or 0."""
-    callbacks: list[pl.Callback] = [] if validation is None else [validation]
-    callbacks.append(StepCheckpoints(checkpoints, module.method.checkpoint_every_n_steps))
-    has_bar = config.progress and sys.stderr.isatty()
-    if has_bar:
-        callbacks.append(pl.callbacks.RichProgressBar())
-    resumed = latest_checkpoint(checkpoints)
-    step = step_of(resumed)
-    log.rewind(step)
-    with quiet():
-        trainer = pl.Trainer(
-            accelerator={"cuda": "gpu"}.get(config.accelerator, config.accelerator),
-            devices=config.devices,
-            strategy=config.strategy,
-            precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-            max_steps=-1,
-            max_epochs=-1,  # the module stops after its last step
-            logger=list(loggers) or False,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=has_bar,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            log_every_n_steps=1,
-            use_distributed_sampler=False,
-            inference_mode=False,
-            default_root_dir=str(run_dir),
-        )
-        if resumed is not None:
-            logger.info("training continues from %s", resumed)
-        trainer.fit(
-            module,
-            train_dataloaders=GRPOSteps(module),
-            ckpt_path=None if resumed is None else str(resumed),
-        )
-    return step
-
-
 def _facts(
     module: GRPOModule,
-    scorer: Scorer,
+    reward_worker: RewardWorker,
     validation: AccuracyBySteps | None,
     resumed: int,
     num_problems: int,
@@ -251,9 +210,10 @@ def _facts(
         for name, value in module.last_metrics.items()
         if name in ("train/kl", "train/entropy", "train/length", "train/truncated_rate")
     }
-    if scorer.scored_plans:
-        facts["unscored_plan_rate"] = scorer.unscored_plans / scorer.scored_plans
-        facts["guarded_plan_rate"] = scorer.guarded_plans / scorer.scored_plans
+    if reward_worker.compared_plans:
+        plans = reward_worker.compared_plans
+        facts["unscored_plan_rate"] = reward_worker.unknown_plans / plans
+        facts["guarded_plan_rate"] = reward_worker.guarded_plans / plans
     if validation is not None and validation.accuracies:
         facts["val_accuracy"] = validation.accuracies[max(validation.accuracies)]
         facts["start_val_accuracy"] = validation.accuracies[min(validation.accuracies)]

@@ -7,20 +7,17 @@ completion. Every loss is a weighted sum over tokens whose weights are known bef
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.students.log_probs import TokenLogProbs
+from plan_tuning.training.grpo.batch import PolicyBatch, gather_tokens
+from plan_tuning.training.grpo.experience import Experience
+
 MAX_LOG_RATIO = 20.0  # exp() of more would overflow what a gradient can use
-
-
-@dataclass(frozen=True, slots=True)
-class Clipping:
-    """Ranges of the ratio between the new and the old policy."""
-
-    low: float = 0.2
-    high: float = 0.2
-    cap: float | None = None  # bound of the unclipped ratio; matters for negative advantages
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,9 @@ def policy_terms(
     old_log_probs: torch.Tensor,
     advantages: torch.Tensor,
     *,
-    clipping: Clipping,
+    epsilon_low: float,
+    epsilon_high: float,
+    ratio_cap: float | None = None,
     rows: torch.Tensor,
     lengths: torch.Tensor,
     importance: torch.Tensor | None = None,
@@ -98,7 +97,9 @@ def policy_terms(
         log_probs: (N,) under the policy that is trained.
         old_log_probs: (N,) under the policy that sampled, as the trainer computes it.
         advantages: (N,).
-        clipping: ranges; cispo caps at ``1 + high``.
+        epsilon_low: the ratio is clipped below 1 minus it.
+        epsilon_high: and above 1 plus it; cispo caps there.
+        ratio_cap: bound of the unclipped ratio; matters for negative advantages.
         rows: (N,) index of each token's completion.
         lengths: (B,) tokens of each completion in this pass; gspo only.
         importance: (N,) weights that correct for a sampler that differs from the trainer.
@@ -109,14 +110,14 @@ def policy_terms(
         sums = sums.index_add(0, rows, log_ratio)
         log_ratio = (sums / lengths.clamp(min=1))[rows]
     ratio = log_ratio.exp()
-    is_low = (ratio < 1 - clipping.low) & (advantages < 0)
-    is_high = (ratio > 1 + clipping.high) & (advantages > 0)
+    is_low = (ratio < 1 - epsilon_low) & (advantages < 0)
+    is_high = (ratio > 1 + epsilon_high) & (advantages > 0)
     if loss == "cispo":
-        terms = -ratio.detach().clamp(max=1 + clipping.high) * advantages * log_probs
+        terms = -ratio.detach().clamp(max=1 + epsilon_high) * advantages * log_probs
         is_low = torch.zeros_like(is_low)
     else:
-        free = ratio if clipping.cap is None else ratio.clamp(max=clipping.cap)
-        clipped = ratio.clamp(1 - clipping.low, 1 + clipping.high)
+        free = ratio if ratio_cap is None else ratio.clamp(max=ratio_cap)
+        clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
         terms = -torch.minimum(free * advantages, clipped * advantages)
     if importance is not None:
         terms = terms * importance.detach()
@@ -204,3 +205,99 @@ def on_policy_tokens(
     sums = torch.zeros(len(lengths), dtype=drift.dtype, device=drift.device)
     means = sums.index_add(0, rows, drift) / lengths.clamp(min=1)  # (B,)
     return ~((advantages < 0) & (means > bound))[rows]
+
+
+def pass_loss(
+    found: TokenLogProbs,
+    batch: PolicyBatch,
+    experience: Sequence[Experience],
+    *,
+    method: GRPOConfig,
+    total_rows: int,
+    total_tokens: int,
+    num_passes: int,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Compute the loss of one pass; passes of an optimizer step add up to the step's loss.
+
+    Args:
+        found: log-probabilities and entropy of the pass's N tokens under the trained policy.
+        batch: on the same device; its ``indices`` are places in ``experience``.
+        experience: what the optimizer step learns from.
+        method: the objective.
+        total_rows: completions of the optimizer step, all ranks.
+        total_tokens: their tokens.
+        num_passes: passes of the optimizer step, all ranks.
+
+    Returns:
+        The loss, and what is reported of the tokens: values to be summed, values whose maximum
+        counts, each (N,), by the names of :mod:`plan_tuning.training.grpo.metrics`.
+    """
+    log_probs, entropy = found.log_probs, found.entropy
+    advantages = gather_tokens(batch, [one.token_advantages for one in experience])
+    # On-policy the policy that samples is the one that is trained: no second pass is needed.
+    old = log_probs.detach()
+    if not method.is_on_policy:
+        old = gather_tokens(batch, [one.old_log_probs for one in experience])
+    sampled = gather_tokens(batch, [one.rollout.completion.log_probs for one in experience])
+    importance = None
+    if method.importance_cap is not None:
+        importance = importance_weights(old, sampled, method.importance_cap)
+    terms = policy_terms(
+        method.loss,
+        log_probs,
+        old,
+        advantages,
+        epsilon_low=method.epsilon_low,
+        epsilon_high=method.clip_high,
+        ratio_cap=method.ratio_cap,
+        rows=batch.rows,
+        lengths=batch.lengths,
+        importance=importance,
+    )
+    loss = terms.loss
+    gap = (old - sampled).abs()
+    sums = {
+        "tokens": torch.ones_like(log_probs),
+        "clip_low": terms.is_clipped_low,
+        "clip_high": terms.is_clipped_high,
+        "ratio_gap": (log_probs - old).abs(),
+        "sampler_gap": gap,
+    }
+    if method.off_policy_bound is not None:
+        is_kept = on_policy_tokens(
+            log_probs,
+            sampled,
+            log_probs.new_tensor([experience[place].advantage for place in batch.indices]),
+            rows=batch.rows,
+            lengths=batch.lengths,
+            bound=method.off_policy_bound,
+        )
+        loss = loss * is_kept
+        sums["off_policy"] = ~is_kept
+    if importance is not None:
+        sums["importance"] = importance
+    if method.has_reference:
+        reference = gather_tokens(batch, [one.reference_log_probs for one in experience])
+        if method.kl_in == "loss":
+            weighting = old if method.kl_weighting == "ratio" else None
+            loss = loss + method.beta * kl_terms(
+                method.kl_estimator, log_probs, reference, old_log_probs=weighting
+            )
+        for name in ("k1", "k3"):
+            sums[f"kl_{name}"] = kl_terms(name, log_probs.detach(), reference)
+        sums["reference_gap"] = (log_probs - reference).abs()
+    if entropy is not None:
+        sums["entropy"] = entropy
+        if method.entropy_bonus > 0:
+            loss = loss - method.entropy_bonus * entropy
+    weights = token_weights(
+        method.loss,
+        batch.lengths,
+        total_rows=total_rows,
+        total_tokens=total_tokens,
+        max_length=method.max_new_tokens,
+        local_tokens=len(log_probs),
+        num_passes=num_passes,
+    )
+    maxima = {"ratio_max": terms.ratio, "sampler_gap_max": gap}
+    return (loss * weights[batch.rows]).sum(), sums, maxima

@@ -1,6 +1,6 @@
-"""Golden plans and a start to a better student: group-relative policy optimisation.
+"""Teacher plans and a start to a better student: group-relative policy optimisation.
 
-One Lightning batch is one whole GRPO step: sample groups, score, compare, learn. A checkpoint
+One Lightning batch is one whole GRPO step: sample groups, reward, compare, learn. A checkpoint
 therefore always falls on an empty buffer and has to hold no rollouts.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,52 +20,44 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection
-from plan_tuning.training.completions import CompletionLog, completion_rows
+from plan_tuning.training.checkpoints import keep_trained, require_trained
 from plan_tuning.training.distributed import Ranks
-from plan_tuning.training.grpo.collapse import DeadGroupWarning, collapse
-from plan_tuning.training.grpo.collection import Collector
-from plan_tuning.training.grpo.experience import Experience
-from plan_tuning.training.grpo.phases import Phases, peak_memory_gib
-from plan_tuning.training.grpo.policy import sampler_dtype
-from plan_tuning.training.grpo.policy_loss import PassStatistics
-from plan_tuning.training.grpo.reward import Scorer
-from plan_tuning.training.grpo.rollout import GoldenProblem
-from plan_tuning.training.grpo.update import Updates
-from plan_tuning.training.optim import learning_rate_factor
-from plan_tuning.training.sft.module import keep_trained, require_trained
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.experience import (
+    Experience,
+    add_penalties,
+    assign_advantages,
+    completion_rows,
+    dead_groups,
+    subtract_kl,
+)
+from plan_tuning.training.grpo.metrics import (
+    LOG_PROBS_PHASE,
+    PassStatistics,
+    Phases,
+    collapse,
+    dead_group_warning,
+    peak_memory_gib,
+)
+from plan_tuning.training.grpo.policy import Policy
+from plan_tuning.training.grpo.reward import RewardWorker
+from plan_tuning.training.grpo.rollout import sample_groups
+from plan_tuning.training.grpo.update import PolicyUpdate, StepState
+from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import build_optimizer, learning_rate_factor
+from plan_tuning.training.order import noise_seed, stream_rows
 
 logger = logging.getLogger(__name__)
 
 
-class GRPOSteps:
-    """The loader: one item is the number of a GRPO step; the module knows where it stands."""
-
-    def __init__(self, module: GRPOModule) -> None:
-        self.module = module
-
-    def __len__(self) -> int:
-        return self.module.total_steps
-
-    def __iter__(self) -> Iterator[int]:
-        yield from range(self.module.finished_steps, self.module.total_steps)
-
-    def state_dict(self) -> dict[str, int]:
-        """Say where the data stand."""
-        return {"step": self.module.finished_steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue there."""
-        self.module.finished_steps = state["step"]
-
-
 class GRPOModule(pl.LightningModule):
-    """The loop around pure parts: sampler, scorer, advantages, losses."""
+    """The loop around pure parts: rollouts, rewards, advantages, losses."""
 
     def __init__(
         self,
         student: Student,
-        cases: Sequence[GoldenProblem],
-        scorer: Scorer,
+        problems: Sequence[PlannedProblem],
+        reward_worker: RewardWorker,
         *,
         method: GRPOConfig,
         prompt: PromptConfig,
@@ -79,7 +71,11 @@ class GRPOModule(pl.LightningModule):
         self.strict_loading = False  # a checkpoint holds the trained weights only
         self.model = student.model
         self.student = student
+        self.problems = problems
+        self.reward_worker = reward_worker
+        self.reward = reward_worker.reward
         self.method = method
+        self.prompt = prompt
         self.config = method.optimisation(trainer)
         self.seed = seed
         self.total_steps = total_steps
@@ -91,33 +87,13 @@ class GRPOModule(pl.LightningModule):
         self.dead_rates: list[float] = []
         self.stop_reason = ""
         self.last_metrics: dict[str, float] = {}
-        self.collector = Collector(
-            student,
-            cases,
-            scorer,
-            method=method,
-            prompt=prompt,
-            seed=seed,
-            budget=trainer.micro_batch_tokens,
-            # A checkpointed layer drops the keys that a shared prompt would have to keep.
-            is_shared=method.shared_prompt and not trainer.gradient_checkpointing,
-            dtype=sampler_dtype(method.sampler_dtype, trainer),
-        )
-        self.updates = Updates(
-            student,
-            self.collector,
-            method=method,
-            config=self.config,
-            backward=self.manual_backward,
-        )
-        self._ranks = Ranks()
-        self._drawn_before = 0  # place in the stream of problems where the present step began
-        self._dead_groups = DeadGroupWarning()
+        self.state = StepState()
+        self.policy = Policy(student, method=method, trainer=trainer)
 
     @property
     def is_between_steps(self) -> bool:
         """Whether weights and records are those of the last finished step: they can be saved."""
-        return not self.updates.has_begun
+        return not self.state.has_begun
 
     @property
     def updates_per_step(self) -> int:
@@ -125,18 +101,8 @@ class GRPOModule(pl.LightningModule):
         return self.method.mini_batches * self.method.buffer_epochs
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; fused where the device has it. Its rate is set before every update."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        return torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.weight_decay},
-                {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            fused=trained[0].device.type in ("cpu", "cuda"),
-        )
+        """AdamW; its rate is set before every update."""
+        return build_optimizer(self.model, self.config)
 
     def _learning_rate(self, update: int) -> float:
         """The rate of an update of this step: a step whose groups are all dead uses its up too."""
@@ -145,66 +111,154 @@ class GRPOModule(pl.LightningModule):
         return self.config.learning_rate * learning_rate_factor(done, total, self.config)
 
     def on_fit_start(self) -> None:
-        """Check the projection, put all into train mode, and the reference onto the device."""
+        """Check the projection, put all into train mode, and meet the other processes."""
         ids = [*self.student.end_ids, *self.student.turn_end] * 4
         with self.trainer.precision_plugin.forward_context():
             check_projection(self.student.causal_lm, torch.tensor([ids], device=self.device))
         self.model.train()
-        self._ranks = Ranks(self.trainer)
-        self.collector.begin(self.device, self._ranks)
-        self.updates.begin(self.device, self._ranks)
+        self.ranks = Ranks(self.trainer)
+        self.policy_update = PolicyUpdate(
+            self.policy,
+            self.state,
+            method=self.method,
+            trainer=self.config,
+            ranks=self.ranks,
+            backward=self.manual_backward,
+        )
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        """Do one whole GRPO step."""
+        """Do one whole GRPO step: sample, reward, compare, learn, report."""
         start = time.perf_counter()
         step = self.finished_steps
-        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.global_rank)
+        torch.manual_seed(noise_seed(self.seed, step, self.global_rank))
         phases = Phases(self.device)
-        self._drawn_before = self.collector.drawn
-        experience, metrics = self.collector.collect(step, phases)
-        statistics = self.updates.learn(
-            experience,
-            phases,
-            step=step,
-            optimizer=self.optimizers(),
-            rates=[self._learning_rate(update) for update in range(self.updates_per_step)],
+        experience, drawn, redraws = self._sample(step, phases)
+        metrics = assign_advantages(experience, self.reward, self.method, self.ranks)
+        metrics["redraws"] = float(redraws)
+        self._fill_log_probs([one for one in experience if one.is_live], phases)
+        if self._is_kl_reward:
+            subtract_kl(experience, self.method.beta)
+        rates = [self._learning_rate(update) for update in range(self.updates_per_step)]
+        statistics = self.policy_update.learn(
+            experience, phases, step=step, optimizer=self.optimizers(), rates=rates
         )
-        metrics["learning_rate"] = self._learning_rate(0)
-        self.updates.has_begun = True  # also where all groups were dead: its records follow
+        metrics["learning_rate"] = rates[0]
+        self.state.has_begun = True  # also where all groups were dead: its records follow
         self.finished_steps += 1
-        self._drawn_before = self.collector.drawn
-        self.tokens += sum(len(rollout) for rollout in experience.rollouts)
+        self.state.drawn = drawn
+        self.tokens += sum(len(one.rollout) for one in experience)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         self.rewards.append(metrics.get("reward/total", math.nan))
         self.dead_rates.append(metrics["dead_rate"])
         self._report(experience, metrics, statistics, phases, seconds)
         if self.log_of_completions.is_due(step):
-            ranks = self._ranks.gather(completion_rows(step, experience))
+            ranks = self.ranks.gather(completion_rows(step, experience))
             if self.global_rank == 0:
                 self.log_of_completions.add([row for share in ranks for row in share])
-        self.updates.has_begun = False
+        self.state.has_begun = False
         self._stop_on_collapse()
         is_last = self.finished_steps >= self.total_steps or bool(self.stop_reason)
-        self._dead_groups.check(self.dead_rates, is_last=is_last)
+        warning = dead_group_warning(self.dead_rates, is_last=is_last)
+        if warning:
+            logger.warning(warning)
         if self.finished_steps >= self.total_steps:
             self.trainer.should_stop = True
 
+    def _sample(self, step: int, phases: Phases) -> tuple[list[Experience], int, int]:
+        """Sample and reward groups; draw again for dead ones where that is asked for.
+
+        Returns:
+            This rank's experience, the next place in the stream of problems, and the draws.
+        """
+        experience: list[Experience] = []
+        world, drawn, redraws = self.ranks.world, self.state.drawn, 0
+        counts = [len(range(rank, self.method.prompts_per_step, world)) for rank in range(world)]
+        while True:
+            draw = self._draw(step, drawn, counts, phases)
+            experience += draw
+            drawn += sum(counts)
+            is_dead = dead_groups(draw, self.reward, self.method)
+            counts = self.ranks.gather(int(is_dead.sum()))
+            if redraws >= self.method.max_redraws or not sum(counts):
+                return experience, drawn, redraws
+            for index, one in enumerate(draw):
+                one.is_kept = not is_dead[index // self.method.group_size]
+            redraws += 1
+
+    def _draw(
+        self, step: int, drawn: int, counts: Sequence[int], phases: Phases
+    ) -> list[Experience]:
+        """Sample and reward this rank's share of the next problems of the stream."""
+        rows = stream_rows(
+            seed=self.seed, first=drawn, count=sum(counts), num_rows=len(self.problems)
+        )
+        first = sum(counts[: self.ranks.rank])
+        mine = range(first, first + counts[self.ranks.rank])
+        with phases("rollout"), torch.autocast(self.device.type, enabled=False):
+            rollouts = sample_groups(
+                self.policy.sampler(),
+                [self.problems[rows[place]] for place in mine],
+                method=self.method,
+                prompt=self.prompt,
+                seed=self.seed,
+                step=step,
+                stream=[drawn + place for place in mine],
+            )
+        phases.count("rollout", sum(len(rollout) for rollout in rollouts))
+        experience = [Experience(rollout) for rollout in rollouts]
+        pending = self.reward_worker.submit(rollouts)
+        if self.reward_worker.is_slow:  # while the judge reads
+            self._fill_log_probs(experience, phases)
+        with phases("reward"):
+            rewards = pending.result()
+        for one, found in zip(experience, rewards, strict=True):
+            one.rewards = found
+        add_penalties(experience, self.method)
+        return experience
+
+    @property
+    def _is_kl_reward(self) -> bool:
+        return self.method.has_reference and self.method.kl_in == "reward"
+
+    def _fill_log_probs(self, experience: Sequence[Experience], phases: Phases) -> None:
+        """Compute the old and reference log-probabilities that are needed and not there yet."""
+        with phases(LOG_PROBS_PHASE):
+            if self._is_kl_reward or not self.method.is_on_policy:
+                missing = [one for one in experience if one.old_log_probs is None]
+                found = self._log_probs(self.student.causal_lm, missing, phases)
+                for one, values in zip(missing, found, strict=True):
+                    one.old_log_probs = values
+            if self.method.has_reference:
+                missing = [one for one in experience if one.reference_log_probs is None]
+                with self.policy.reference() as reference:
+                    found = self._log_probs(reference, missing, phases)
+                for one, values in zip(missing, found, strict=True):
+                    one.reference_log_probs = values
+
+    def _log_probs(
+        self, causal_lm: Any, experience: Sequence[Experience], phases: Phases
+    ) -> list[torch.Tensor]:
+        found, tokens = self.policy.log_probs(causal_lm, [one.rollout for one in experience])
+        if tokens:
+            phases.count(LOG_PROBS_PHASE, tokens)
+        return found
+
     def _report(
         self,
-        experience: Experience,
+        experience: Sequence[Experience],
         metrics: dict[str, float],
         statistics: PassStatistics,
         phases: Phases,
         seconds: float,
     ) -> None:
         """Log a step; all figures of all ranks but times and memory."""
-        lengths = [len(rollout) for rollout in experience.rollouts]
-        cut = [float(rollout.is_truncated) for rollout in experience.rollouts]
-        ranks = self._ranks.gather((lengths, cut, dict(phases.tokens)))
+        lengths = [len(one.rollout) for one in experience]
+        cut = [float(one.rollout.is_truncated) for one in experience]
+        ranks = self.ranks.gather((lengths, cut, dict(phases.tokens)))
         lengths = [value for share in ranks for value in share[0]]
         cut = [value for share in ranks for value in share[1]]
-        values = metrics | statistics.summary(self.method, self._ranks.reduce)
+        values = metrics | statistics.summary(self.method, self.ranks.reduce)
         values |= {
             "length": float(np.mean(lengths)),
             "length_max": float(np.max(lengths)),
@@ -234,8 +288,8 @@ class GRPOModule(pl.LightningModule):
         keep_trained(self, checkpoint)
         checkpoint["grpo"] = {
             "finished_steps": self.finished_steps,
-            "drawn": self._drawn_before,
-            "is_start_checked": self.updates.is_start_checked,
+            "drawn": self.state.drawn,
+            "is_start_checked": self.state.is_start_checked,
             "tokens": self.tokens,
             "seconds": self.seconds,
             "rewards": torch.tensor(self.rewards, dtype=torch.float64),
@@ -251,8 +305,8 @@ class GRPOModule(pl.LightningModule):
         require_trained(self, checkpoint)
         state = checkpoint["grpo"]
         self.finished_steps = int(state["finished_steps"])
-        self.collector.drawn = self._drawn_before = int(state["drawn"])
-        self.updates.is_start_checked = bool(state["is_start_checked"])
+        self.state.drawn = int(state["drawn"])
+        self.state.is_start_checked = bool(state["is_start_checked"])
         self.tokens = int(state["tokens"])
         self.seconds = float(state["seconds"])
         self.rewards = state["rewards"].tolist()

@@ -1,28 +1,43 @@
-"""Who writes the rollouts: the trained weights themselves, or a copy that follows them.
+"""The policy that is trained and what it is compared with: who writes rollouts, the reference.
 
 Adapter layers cost several small kernels a layer at every token, and merging them in place would
 round the base a little with every cycle; so an adapter is merged into a copy. On a card a token
 costs the reading of all weights, so the copy is in bfloat16 there, half of the float32 masters that
 an optimizer needs. A copy is refreshed after each step. Quantised weights are never copied: what is
 packed four bits at a time cannot take up an adapter.
+
+Log-probabilities of completions read the prompt of a group only once. Its keys and values are
+computed with gradients, repeated for its completions and continued, which gives exactly what
+separate passes would give and costs P + G * R tokens instead of G * (P + R).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student, cast_weights
+from plan_tuning.students.log_probs import (
+    CHUNK_LOGITS,
+    TokenLogProbs,
+    log_probs_of_states,
+    tokens_of_logits,
+)
+from plan_tuning.training.grpo.batch import PolicyBatch, policy_batches
+from plan_tuning.training.grpo.rollout import Rollout
 
 logger = logging.getLogger(__name__)
 
 
 def sampler_dtype(choice: str, trainer: TrainerConfig) -> torch.dtype | None:
-    """Choose the precision of the sampler's weights; None: that of the trained ones.
+    """Choose the precision of the weights that rollouts come from; None: that of the trained ones.
 
     Args:
         choice: ``method.sampler_dtype``: auto is bfloat16 where a card trains in it.
@@ -34,48 +49,65 @@ def sampler_dtype(choice: str, trainer: TrainerConfig) -> torch.dtype | None:
     return torch.bfloat16 if has_card and trainer.precision == "bf16" else None
 
 
-class Sampler:
-    """Gives the student that rollouts are sampled from; see the module's docstring."""
+def shares_prompts(method: GRPOConfig, trainer: TrainerConfig) -> bool:
+    """Whether a pass reads a prompt once for all its completions."""
+    # A checkpointed layer drops the keys that a shared prompt would have to keep.
+    return method.shared_prompt and not trainer.gradient_checkpointing
 
-    def __init__(
-        self, student: Student, *, is_merged: bool, dtype: torch.dtype | None = None
-    ) -> None:
-        self._trained = student
-        self._copy: Student | None = None
+
+class Policy:
+    """The trained weights, the copy that writes rollouts, the frozen reference.
+
+    Built before a checkpoint is loaded: the reference is the start of the training.
+
+    Args:
+        student: is trained.
+        method: which copies there are.
+        trainer: hardware, precision, budget of a pass.
+    """
+
+    def __init__(self, student: Student, *, method: GRPOConfig, trainer: TrainerConfig) -> None:
+        self.student = student
+        self._temperature = method.temperature
+        self._budget = trainer.micro_batch_tokens
+        self._is_shared = shares_prompts(method, trainer)
+        self._sampler: Student | None = None
         self._layers: list[tuple[Any, torch.nn.Parameter]] = []  # with adapters, and their copies
         self._weights: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
         own = next(p.dtype for p in student.model.parameters() if p.requires_grad)
+        dtype = sampler_dtype(method.sampler_dtype, trainer)
         has_adapter = hasattr(student.model, "peft_config")
         if is_quantised(student):
             logger.info("rollouts are sampled from the quantised weights, adapters unmerged")
-        elif is_merged and has_adapter:
-            self._copy = _copied(student, dtype, is_merged=True)
+        elif method.merged_sampler and has_adapter:
+            self._sampler = _copied(student, dtype, is_merged=True)
             self._layers = [
-                (module, self._copy.model.get_submodule(name).weight)
+                (module, self._sampler.model.get_submodule(name).weight)
                 for name, module in student.causal_lm.named_modules()
                 if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
             ]
         elif dtype not in (None, own):
-            self._copy = _copied(student, dtype, is_merged=False)
-            copies = dict(self._copy.model.named_parameters())
+            self._sampler = _copied(student, dtype, is_merged=False)
+            copies = dict(self._sampler.model.named_parameters())
             self._weights = [
                 (weight, copies[name])
                 for name, weight in student.model.named_parameters()
                 if weight.requires_grad
             ]
+        needs_copy = method.has_reference and not has_adapter
+        self._reference = frozen_copy(student) if needs_copy else None
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the weights that tokens come from."""
-        student = self._trained if self._copy is None else self._copy
-        found: torch.dtype = next(student.model.parameters()).dtype
-        return found
+    def dtypes(self) -> set[torch.dtype]:
+        """Precisions of the weights that are trained and of those that tokens come from."""
+        students = (self.student, self._sampler or self.student)
+        return {p.dtype for student in students for p in student.model.parameters()}
 
-    def student(self) -> Student:
-        """Return the sampler, up to date with the trained weights."""
-        if self._copy is None:
-            return self._trained
-        self._copy.model.to(self._trained.device)
+    def sampler(self) -> Student:
+        """Return the student that writes rollouts, up to date with the trained weights."""
+        if self._sampler is None:
+            return self.student
+        self._sampler.model.to(self.student.device)
         with torch.no_grad():
             for module, weight in self._layers:
                 merged = module.base_layer.weight
@@ -85,7 +117,42 @@ class Sampler:
                 weight.copy_(merged)
             for trained, weight in self._weights:
                 weight.copy_(trained)
-        return self._copy
+        return self._sampler
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[Any]:
+        """Give the model that training began from: a frozen copy, or the base of an adapter."""
+        if self._reference is not None:
+            yield self._reference.to(self.student.device)
+            return
+        with self.student.model.disable_adapter():
+            yield self.student.causal_lm
+
+    def batches(self, rollouts: Sequence[Rollout]) -> list[PolicyBatch]:
+        """Split rollouts into forward passes."""
+        return policy_batches(
+            rollouts, budget=self._budget, is_shared=self._is_shared, pad_id=self.student.pad_id
+        )
+
+    @torch.no_grad()
+    def log_probs(
+        self, causal_lm: Any, rollouts: Sequence[Rollout]
+    ) -> tuple[list[torch.Tensor], int]:
+        """Compute the log-probabilities of completions under the policy or its reference.
+
+        Returns:
+            Those of each rollout, (T_i,) on the CPU, and how many tokens were read.
+        """
+        found = [torch.empty(0)] * len(rollouts)
+        tokens = 0
+        for batch in self.batches(rollouts):
+            tokens += batch.num_tokens
+            on_device = batch.to(self.student.device)
+            values = completion_log_probs(causal_lm, on_device, temperature=self._temperature)
+            parts = values.log_probs.split(batch.lengths.tolist())
+            for place, part in zip(batch.indices, parts, strict=True):
+                found[place] = part.cpu()
+        return found, tokens
 
 
 def is_quantised(student: Student) -> bool:
@@ -101,7 +168,7 @@ def _copied(student: Student, dtype: torch.dtype | None, *, is_merged: bool) -> 
         cast_weights(model, dtype)
     model.requires_grad_(False)
     model.eval()
-    return Student(model, student.tokenizer, student.end_ids, student.turn_end, student.identity)
+    return Student(model, student.tokenizer, student.end_ids, student.turn_end, student.origin)
 
 
 def frozen_copy(student: Student) -> Any:
@@ -110,3 +177,96 @@ def frozen_copy(student: Student) -> Any:
     model.requires_grad_(False)
     model.eval()
     return model
+
+
+def completion_log_probs(
+    causal_lm: Any,
+    batch: PolicyBatch,
+    *,
+    temperature: float,
+    with_entropy: bool = False,
+    entropy_has_gradient: bool = False,
+    chunk_logits: int = CHUNK_LOGITS,
+) -> TokenLogProbs:
+    """Compute the log-probabilities of a pass's N completion tokens.
+
+    Args:
+        causal_lm: a causal language model of transformers.
+        batch: on the model's device.
+        temperature: of the sampling.
+        with_entropy: also return the entropy of each token's distribution.
+        entropy_has_gradient: for an entropy bonus.
+        chunk_logits: logits that are held at once.
+    """
+    read = _states_of_shared_prompts if batch.is_shared else _states_of_copies
+    return log_probs_of_states(
+        causal_lm,
+        read(causal_lm, batch),  # (N, H)
+        batch.completion_ids.flatten()[batch.cells],  # (N,)
+        chunk_tokens=tokens_of_logits(causal_lm, chunk_logits),
+        temperature=temperature,
+        with_entropy=with_entropy,
+        entropy_has_gradient=entropy_has_gradient,
+    )
+
+
+def _states_of_copies(causal_lm: Any, batch: PolicyBatch) -> torch.Tensor:
+    """Read every completion behind a copy of its prompt; states (N, H) before each token."""
+    mask = batch.prompt_mask[batch.origin]  # (B, S)
+    inputs = torch.cat([batch.prompt_ids[batch.origin], batch.completion_ids[:, :-1]], dim=1)
+    mask = torch.cat([mask, mask.new_ones(len(mask), batch.completion_ids.shape[1] - 1)], dim=1)
+    output = causal_lm.get_decoder()(
+        input_ids=inputs,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        use_cache=False,
+    )
+    states: torch.Tensor = output.last_hidden_state[:, batch.prompt_ids.shape[1] - 1 :]  # (B, T, H)
+    return states.flatten(0, 1)[batch.cells]
+
+
+def _states_of_shared_prompts(causal_lm: Any, batch: PolicyBatch) -> torch.Tensor:
+    """Read every prompt once and continue it with its completions; states (N, H)."""
+    from transformers import DynamicCache
+
+    mask = batch.prompt_mask
+    cache = DynamicCache(config=causal_lm.config)
+    output = causal_lm.get_decoder()(
+        input_ids=batch.prompt_ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    first = output.last_hidden_state[:, -1]  # (P, H): it predicts the first token
+    parts = []
+    for begin, end, width in batch.buckets:
+        rows = slice(begin, end)
+        origin = batch.origin[rows]
+        states = first[origin][:, None]  # (R, 1, H)
+        if width > 1:
+            rest = batch.completion_ids[rows, : width - 1]
+            states = torch.cat([states, _continue(causal_lm, cache, mask, origin, rest)], dim=1)
+        is_real = torch.arange(width, device=mask.device)[None, :] < batch.lengths[rows, None]
+        parts.append(states[is_real])
+    return torch.cat(parts)
+
+
+def _continue(
+    causal_lm: Any, cache: Any, mask: torch.Tensor, origin: torch.Tensor, ids: torch.Tensor
+) -> torch.Tensor:
+    """Read ``ids`` (R, T) behind the cached prompts ``origin`` (R,); states (R, T, H)."""
+    own = copy.copy(cache)  # the cached tensors stay shared, and stay as they are
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    own.batch_select_indices(origin)
+    mask = mask[origin]
+    steps = torch.arange(ids.shape[1], device=ids.device)
+    output = causal_lm.get_decoder()(
+        input_ids=ids,
+        attention_mask=torch.cat([mask, mask.new_ones(ids.shape)], dim=1),
+        position_ids=mask.sum(dim=1, keepdim=True) + steps[None, :],
+        past_key_values=own,
+        use_cache=True,
+    )
+    states: torch.Tensor = output.last_hidden_state
+    return states

@@ -1,7 +1,7 @@
 """Rollouts to rewards by part, in a thread of its own, so that a judge is waited for while we work.
 
 The judge is reached through the ``ask`` that whoever starts the training opens; it looks up, paces
-and retries. What it cannot answer stays unscored (NaN) and is never a 0.
+and retries. What it cannot answer stays unknown (NaN) and is never a 0.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ import numpy as np
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Ask, Reply, Request
-from plan_tuning.rewards.answer import correct_reward
-from plan_tuning.rewards.plan import (
+from plan_tuning.rewards.plan_similarity import (
     embedding_similarity,
     guarded,
     judge_requests,
     read_similarity,
     step_similarity,
 )
-from plan_tuning.rewards.shaping import format_reward, leak_reward, length_reward
+from plan_tuning.rewards.rules import correct_reward, format_reward, leak_reward, length_reward
 from plan_tuning.text.formats import has_plan
 from plan_tuning.training.grpo.rollout import Rollout
 
 logger = logging.getLogger(__name__)
 
 OpenAsk = Callable[[], AbstractAsyncContextManager[Ask]]
-"""Opens the way to the judge; entered and left in the scorer's own event loop."""
+"""Opens the way to the judge; entered and left in the worker's own event loop."""
 
 Embed = Callable[[Sequence[str]], np.ndarray[Any, Any]]
 """From N texts to vectors (N, D)."""
@@ -44,12 +43,12 @@ Embed = Callable[[Sequence[str]], np.ndarray[Any, Any]]
 _RE_ASK_SALT = 7  # another address in the store than the caller's own second tries
 
 
-class ScoringError(ValueError):
+class RewardError(ValueError):
     """Rewards that cannot be computed as they are asked for."""
 
 
-class Scorer:
-    """Scores rollouts; a context manager, for the event loop and the judge's connection."""
+class RewardWorker:
+    """Rewards rollouts; a context manager, for the event loop and the judge's connection."""
 
     def __init__(
         self,
@@ -61,12 +60,12 @@ class Scorer:
         embed: Embed | None = None,
     ) -> None:
         if reward.uses_judge and open_ask is None:
-            raise ScoringError(
+            raise RewardError(
                 "reward.plan.kind=judge needs a large model: give a teacher, or choose "
                 "reward.plan.kind=steps"
             )
         if reward.plan.weight > 0 and reward.plan.kind == "embedding" and embed is None:
-            raise ScoringError("reward.plan.kind=embedding needs reward.plan.encoder=FOLDER")
+            raise RewardError("reward.plan.kind=embedding needs reward.plan.encoder=FOLDER")
         self.reward = reward
         self.weights = reward.weights
         self._grader = grader
@@ -77,16 +76,16 @@ class Scorer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
         self._stack = AsyncExitStack()
-        self.unscored_plans = 0
+        self.unknown_plans = 0
         self.guarded_plans = 0
-        self.scored_plans = 0
+        self.compared_plans = 0
 
     @property
     def is_slow(self) -> bool:
         """Whether there is waiting in which something else can be computed."""
         return self._open_ask is not None
 
-    def __enter__(self) -> Scorer:
+    def __enter__(self) -> RewardWorker:
         self._thread.start()
         if self._open_ask is not None:
             self._ask = self._run(self._stack.enter_async_context(self._open_ask())).result()
@@ -109,20 +108,20 @@ class Scorer:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def submit(self, rollouts: Sequence[Rollout]) -> Future[list[dict[str, float]]]:
-        """Begin to score; the result has one mapping from part to reward for each rollout."""
-        return self._run(self._score_all(rollouts))
+        """Begin to reward; the result has one mapping from part to reward for each rollout."""
+        return self._run(self._reward_all(rollouts))
 
-    async def _score_all(self, rollouts: Sequence[Rollout]) -> list[dict[str, float]]:
-        tasks = [asyncio.create_task(self._score(rollout)) for rollout in rollouts]
+    async def _reward_all(self, rollouts: Sequence[Rollout]) -> list[dict[str, float]]:
+        tasks = [asyncio.create_task(self._rewards_of(rollout)) for rollout in rollouts]
         try:
             return await asyncio.gather(*tasks)
         finally:  # the first error ends the others
             for task in tasks:
                 task.cancel()
 
-    async def _score(self, rollout: Rollout) -> dict[str, float]:
-        """Score one rollout; a part that is unknown is NaN, and one without a weight only shown."""
-        problem, text = rollout.case.problem, rollout.completion.text
+    async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
+        """Reward one rollout; a part that is unknown is NaN, one without a weight only shown."""
+        problem, text = rollout.problem, rollout.completion.text
         found: dict[str, float | None] = {}
         # Being right is known also where it earns nothing: what a plan reward is worth shows in its
         # correlation with it. An answer that is boxed in the plan is none: the solution says it.
@@ -132,7 +131,7 @@ class Scorer:
         )
         found["correct"] = correct_reward(grade.verdict)
         if "plan" in self.weights:
-            found["plan"] = await self._score_plan(rollout)
+            found["plan"] = await self._plan_reward(rollout)
         if "format" in self.weights:
             found["format"] = format_reward(text)
         if "length" in self.weights:
@@ -142,26 +141,26 @@ class Scorer:
             found["leak"] = leaks_nothing if rollout.plan else 0.0
         return {name: float("nan") if v is None else v for name, v in found.items()}
 
-    async def _score_plan(self, rollout: Rollout) -> float | None:
-        config, case = self.reward.plan, rollout.case
-        self.scored_plans += 1
+    async def _plan_reward(self, rollout: Rollout) -> float | None:
+        config, problem = self.reward.plan, rollout.problem
+        self.compared_plans += 1
         refused = guarded(
             rollout.plan,
-            reference=case.teacher_plan,
-            problem=case.problem.problem,
-            answer=case.problem.answer,
+            reference=rollout.teacher_plan,
+            problem=problem.problem,
+            answer=problem.answer,
             guards=config.guards,
         )
         if refused is not None:
             self.guarded_plans += 1
             return 0.0
         if config.kind == "steps":
-            return step_similarity(case.teacher_plan, rollout.plan, metric=config.metric)
+            return step_similarity(rollout.teacher_plan, rollout.plan, metric=config.metric)
         if config.kind == "embedding" and self._embed is not None:
-            return embedding_similarity(case.teacher_plan, rollout.plan, self._embed)
+            return embedding_similarity(rollout.teacher_plan, rollout.plan, self._embed)
         value = await self._judge(rollout)
         if value is None:
-            self.unscored_plans += 1
+            self.unknown_plans += 1
         return value
 
     async def _judge(self, rollout: Rollout) -> float | None:
@@ -170,14 +169,14 @@ class Scorer:
 
         def requests(is_reminded: bool) -> list[Request]:
             return judge_requests(
-                rollout.case.problem.problem,
-                rollout.case.teacher_plan,
+                rollout.problem.problem,
+                rollout.teacher_plan,
                 rollout.plan,
                 votes=config.votes,
                 swap=config.swap,
                 temperature=config.temperature,
                 max_tokens=config.max_tokens,
-                problem_id=rollout.case.problem.id,
+                problem_id=rollout.problem.id,
                 is_reminded=is_reminded,
             )
 
@@ -192,9 +191,9 @@ class Scorer:
         except TimeoutError:
             logger.warning(
                 "the judge took more than reward.plan.wait_s=%g seconds over problem %s: "
-                "that plan stays unscored",
+                "that plan's reward stays unknown",
                 config.wait_s,
-                rollout.case.problem.id,
+                rollout.problem.id,
             )
             return None
         known = [value for value in values if value is not None]
@@ -212,5 +211,5 @@ class Scorer:
 
     async def _asked(self, request: Request) -> Reply:
         if self._ask is None:
-            raise ScoringError("the scorer was used before it was opened")
+            raise RewardError("the worker was used before it was opened")
         return await self._ask(request)

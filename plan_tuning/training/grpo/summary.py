@@ -6,12 +6,12 @@ import logging
 import math
 from collections.abc import Sequence
 
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.students.loading import Student
-from plan_tuning.students.templates import prompt_ids
-from plan_tuning.text.formats import student_messages
-from plan_tuning.training.grpo.rollout import GoldenProblem
+from plan_tuning.training.grpo.data import PlannedProblem
+from plan_tuning.training.grpo.policy import shares_prompts
+from plan_tuning.training.grpo.rollout import problem_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def forward_passes(
         is_shared: a prompt is read once for its group.
 
     Returns:
-        Passes with gradients, and passes that only score (old and reference policy).
+        Passes with gradients, and passes for log-probabilities only (old and reference policy).
 
     >>> method = GRPOConfig(prompts_per_step=4, group_size=8, max_new_tokens=100, beta=0.1)
     >>> forward_passes(method, prompt_tokens=80, budget=1000, is_shared=True)
@@ -48,37 +48,30 @@ def forward_passes(
     )
 
 
-def outline(
+def log_summary(
     method: GRPOConfig,
     trainer: TrainerConfig,
     prompt: PromptConfig,
     student: Student,
-    cases: Sequence[GoldenProblem],
+    problems: Sequence[PlannedProblem],
 ) -> None:
     """Log what a step is made of, and warn of settings that rarely mean what they say."""
-    total = method.total_steps(len(cases))
+    total = method.total_steps(len(problems))
     lengths = [
-        len(
-            prompt_ids(
-                student.tokenizer,
-                student_messages(
-                    case.problem.problem, method=ASKED_AS, prompt=prompt, style=case.problem.style
-                ),
-            )
-        )
-        for case in cases[:_LOOKED_AT]
+        len(problem_prompt(student, planned.problem, prompt)) for planned in problems[:_LOOKED_AT]
     ]
     mean = sum(lengths) / len(lengths)
-    passes, scoring = forward_passes(
+    trained, forward_only = forward_passes(
         method,
         prompt_tokens=mean,
         budget=trainer.micro_batch_tokens,
-        is_shared=method.shared_prompt and not trainer.gradient_checkpointing,
+        is_shared=shares_prompts(method, trainer),
     )
     logger.info(
         "GRPO: %d steps of %d prompts (about %d tokens) x %d = %d completions (up to %d tokens), "
-        "%d optimizer steps each, at most about %d forward and backward passes and %d scoring "
-        "passes of up to %d tokens; %d problems with a teacher plan, seen %.2f times",
+        "%d optimizer steps each, at most about %d forward and backward passes, and %d "
+        "for log-probabilities only, of up to %d tokens; %d problems with a teacher_plan, "
+        "seen %.2f times",
         total,
         method.prompts_per_step,
         round(mean),
@@ -86,11 +79,11 @@ def outline(
         method.prompts_per_step * method.group_size,
         method.max_new_tokens,
         method.mini_batches * method.buffer_epochs,
-        passes,
-        scoring,
+        trained,
+        forward_only,
         trainer.micro_batch_tokens,
-        len(cases),
-        total * method.prompts_per_step / len(cases),
+        len(problems),
+        total * method.prompts_per_step / len(problems),
     )
     logger.info(
         "train/loss says little in GRPO (on-policy it is about 0 whatever is learned): watch "

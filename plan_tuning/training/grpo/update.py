@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,67 +13,82 @@ import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.students.loading import Student
 from plan_tuning.training.distributed import Ranks
-from plan_tuning.training.grpo.collection import Collector
 from plan_tuning.training.grpo.experience import Experience
-from plan_tuning.training.grpo.phases import Phases
-from plan_tuning.training.grpo.policy_log_probs import completion_scores
-from plan_tuning.training.grpo.policy_loss import Normaliser, PassStatistics, pass_loss
-from plan_tuning.training.sft.module import TrainingError
+from plan_tuning.training.grpo.loss import pass_loss
+from plan_tuning.training.grpo.metrics import PassStatistics, Phases
+from plan_tuning.training.grpo.policy import Policy, completion_log_probs
+from plan_tuning.training.lightning import TrainingError
 
 logger = logging.getLogger(__name__)
 
-# Mean differences between two computations of one log-probability (nats) that rounding explains.
-_SAMPLER_GAP = {True: 0.002, False: 0.05}  # is everything float32?
-_START_GAP = {True: 1e-3, False: 0.05}
+# Mean differences between two computations of one log-probability (nats) that rounding explains:
+# where all is float32, and elsewhere.
+SAMPLER_GAP_FLOAT32, SAMPLER_GAP_ROUNDED = 0.002, 0.05
+START_GAP_FLOAT32, START_GAP_ROUNDED = 1e-3, 0.05
 
 
-class Updates:
+@dataclass
+class StepState:
+    """Where a training stands, as far as its present step can change it."""
+
+    drawn: int = 0  # problems of the stream that the finished steps have used
+    has_begun: bool = False  # weights or records are no longer those of the last finished step
+    is_start_checked: bool = False  # the policies were compared before the first update
+
+
+def mini_batches(
+    experience: Sequence[Experience], method: GRPOConfig, ranks: Ranks
+) -> list[list[Experience]]:
+    """Choose what this rank learns from in each optimizer step of a GRPO step.
+
+    Mini-batches are cut from the live groups of all ranks, so that ranks do what one would do.
+    """
+    places = [place for place, one in enumerate(experience) if one.is_live]
+    groups = sorted({place // method.group_size for place in places})
+    counts = ranks.gather(len(groups))
+    offset = sum(counts[: ranks.rank])
+    found = []
+    for part in np.array_split(np.arange(sum(counts)), method.mini_batches):
+        chosen = {groups[k] for k in part - offset if 0 <= k < len(groups)}
+        found.append([experience[p] for p in places if p // method.group_size in chosen])
+    return found * method.buffer_epochs
+
+
+class PolicyUpdate:
     """Does the optimizer steps of a GRPO step.
 
     Args:
-        student: the policy.
-        collector: splits rollouts into passes.
+        policy: is trained.
+        state: is told when the weights change.
         method: the objective.
-        config: the optimisation.
+        trainer: the optimisation.
+        ranks: how this process meets the others.
         backward: computes gradients; Lightning's.
     """
 
     def __init__(
         self,
-        student: Student,
-        collector: Collector,
+        policy: Policy,
+        state: StepState,
         *,
         method: GRPOConfig,
-        config: TrainerConfig,
+        trainer: TrainerConfig,
+        ranks: Ranks,
         backward: Callable[[torch.Tensor], None],
     ) -> None:
-        self.student = student
-        self.collector = collector
+        self.policy = policy
+        self.state = state
         self.method = method
-        self.config = config
-        self.has_begun = False  # weights are no longer those of the last finished GRPO step
-        self.is_start_checked = False
+        self.trainer = trainer
+        self._ranks = ranks
         self._backward = backward
-        self._ranks = Ranks()
-        self._device = torch.device("cpu")
-        self._trained = [p for p in student.model.parameters() if p.requires_grad]
-        self._kinds = {p.dtype for p in student.model.parameters()}
-
-    @property
-    def _is_exact(self) -> bool:
-        """Whether sampler and trainer compute in float32 throughout."""
-        kinds = self._kinds | self.collector.sampled_in
-        return self.config.precision == "fp32" and kinds == {torch.float32}
-
-    def begin(self, device: torch.device, ranks: Ranks) -> None:
-        """Say where this rank computes and how it meets the others."""
-        self._device, self._ranks = device, ranks
+        self._device = policy.student.device
+        self._trained = [p for p in policy.student.model.parameters() if p.requires_grad]
 
     def learn(
         self,
-        experience: Experience,
+        experience: Sequence[Experience],
         phases: Phases,
         *,
         step: int,
@@ -92,28 +108,19 @@ class Updates:
             TrainingError: the loss is not finite, or the policies are not what they should be.
         """
         statistics = PassStatistics(self._device)
-        size = self.method.group_size
-        live = experience.live
-        groups = np.array(sorted({index // size for index in live}), dtype=int)
-        # Mini-batches are cut from the groups of all ranks, so that ranks do what one would do.
-        counts = self._ranks.gather(len(groups))
-        offset = sum(counts[: self._ranks.rank])
-        parts = np.array_split(np.arange(sum(counts)), self.method.mini_batches)
-        for update, rate in enumerate(rates):
-            part = parts[update % self.method.mini_batches] - offset
-            chosen = set(groups[part[(part >= 0) & (part < len(groups))]].tolist())
-            mine = [index for index in live if index // size in chosen]
-            loss = self._passes(experience, mine, statistics, phases)
+        updates = mini_batches(experience, self.method, self._ranks)
+        for rate, mine in zip(rates, updates, strict=True):
+            loss = self._passes(mine, experience[0], statistics, phases)
             if loss is None:  # no group has anything to teach
                 continue
             self._check(statistics, step)
             with phases("optimizer"):
                 norm = torch.nn.utils.clip_grad_norm_(
-                    self._trained, self.config.max_grad_norm or math.inf
+                    self._trained, self.trainer.max_grad_norm or math.inf
                 )
                 total = float(self._ranks.reduce(loss, "sum"))
                 if not (math.isfinite(total) and math.isfinite(float(norm))):
-                    ids = sorted({experience.rollouts[i].case.problem.id for i in mine})
+                    ids = sorted({one.rollout.problem.id for one in mine})
                     raise TrainingError(
                         f"GRPO step {step}: loss {total}, gradient norm {float(norm)} on problems "
                         f"{', '.join(ids[:8])}. Lower method.learning_rate, or use "
@@ -121,7 +128,7 @@ class Updates:
                     )
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                self.has_begun = True  # before it: an interrupt may fall into the step
+                self.state.has_begun = True  # before it: an interrupt may fall into the step
                 optimizer.step()
                 # Casts of the old weights that autocast may keep until its outermost exit.
                 torch.clear_autocast_cache()
@@ -132,53 +139,62 @@ class Updates:
 
     def _passes(
         self,
-        experience: Experience,
-        indices: Sequence[int],
+        mine: Sequence[Experience],
+        any_one: Experience,
         statistics: PassStatistics,
         phases: Phases,
     ) -> torch.Tensor | None:
         """Add up gradients; every rank runs as many backward passes as the busiest one.
 
+        Args:
+            mine: what this rank learns from.
+            any_one: is read, and not learned from, where this rank has fewer passes than another.
+            statistics: is added to.
+            phases: is timed.
+
         Returns:
             This rank's share of the loss; None where no rank has anything to learn from.
         """
-        batches = self.collector.batches([experience.rollouts[index] for index in indices])
-        tokens = sum(len(experience.rollouts[index]) for index in indices)
-        shares = self._ranks.gather((len(indices), tokens, len(batches)))
+        batches = self.policy.batches([one.rollout for one in mine])
+        tokens = sum(len(one.rollout) for one in mine)
+        shares = self._ranks.gather((len(mine), tokens, len(batches)))
         rows, tokens, passes = (sum(share[k] for share in shares) for k in range(3))
         most = max(share[2] for share in shares)
         if not most:
             return None
-        normaliser = Normaliser(rows, tokens, passes)
+        num_own = len(batches)
+        if num_own < most:  # passes that touch every weight with a loss of 0
+            batches += self.policy.batches([any_one.rollout])[:1] * (most - num_own)
         loss = torch.zeros((), device=self._device)
         with phases("train"):
-            for place in range(most):
+            for place, batch in enumerate(batches):
                 with self._ranks.gradients_stay_local(place < most - 1):
-                    if place < len(batches):
-                        part = pass_loss(
-                            self.student.causal_lm,
-                            batches[place].to(self._device),
-                            experience,
-                            indices,
+                    moved = batch.to(self._device)
+                    found = completion_log_probs(
+                        self.policy.student.causal_lm,
+                        moved,
+                        temperature=self.method.temperature,
+                        with_entropy=True,
+                        entropy_has_gradient=self.method.entropy_bonus > 0,
+                    )
+                    if place < num_own:
+                        part, sums, maxima = pass_loss(
+                            found,
+                            moved,
+                            mine,
                             method=self.method,
-                            normaliser=normaliser,
-                            statistics=statistics,
+                            total_rows=rows,
+                            total_tokens=tokens,
+                            num_passes=passes,
                         )
-                        phases.count("train", batches[place].num_tokens)
+                        statistics.add(moved, sums, maxima)
+                        phases.count("train", batch.num_tokens)
                     else:
-                        part = self._empty_pass(experience)
+                        part = found.log_probs.sum() * 0.0
                     # Ranks average their gradients: times the number of ranks makes that a sum.
                     self._backward(part * self._ranks.world)
                 loss += part.detach()
         return loss
-
-    def _empty_pass(self, experience: Experience) -> torch.Tensor:
-        """Touch every weight with a loss of 0: this rank has less to learn than another one."""
-        batch = self.collector.batches([experience.rollouts[0]])[0].to(self._device)
-        scores = completion_scores(
-            self.student.causal_lm, batch, temperature=self.method.temperature
-        )
-        return scores.log_probs.sum() * 0.0
 
     def _check(self, statistics: PassStatistics, step: int) -> None:
         """Stop where sampler, policy and reference are not what the method takes them for.
@@ -186,9 +202,10 @@ class Updates:
         Every rank sees the same figures, so that all of them stop or none.
         """
         means = statistics.gaps(self._ranks.reduce)
+        is_float32 = self.trainer.precision == "fp32" and self.policy.dtypes == {torch.float32}
         bound = self.method.max_log_prob_gap
         if bound is None:
-            bound = _SAMPLER_GAP[self._is_exact]
+            bound = SAMPLER_GAP_FLOAT32 if is_float32 else SAMPLER_GAP_ROUNDED
         gap = means["sampler_gap"]
         if bound and gap > bound and self.method.top_p >= 1.0 and not self.method.top_k:
             raise TrainingError(
@@ -197,9 +214,9 @@ class Updates:
                 "not come from the policy that is trained. Raise the bound where the sampler's "
                 "precision explains it, and set method.importance_cap=2"
             )
-        if self.is_start_checked:
+        if self.state.is_start_checked:
             return
-        allowed = _START_GAP[self._is_exact]
+        allowed = START_GAP_FLOAT32 if is_float32 else START_GAP_ROUNDED
         for name, meaning in (
             ("ratio_gap", "the ratio to the sampling policy is not 1"),
             ("reference_gap", "the KL to the start is not 0"),
@@ -210,5 +227,5 @@ class Updates:
                     f"{means[name]:.3g} on average. Dropout has to be 0 (adapter.dropout=0) and "
                     "the reference has to be the start"
                 )
-        self.is_start_checked = True
+        self.state.is_start_checked = True
         logger.info("before the first update the ratio is 1 and the KL to the start is 0")

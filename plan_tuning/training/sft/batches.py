@@ -1,13 +1,9 @@
-"""Rows of segments to micro-batches: tokens, loss weights, the order of the data, token budgets.
-
-The rows of an optimizer step are a pure function of (seed, step), so a resumed run needs nothing
-but its step to continue with the same data.
-"""
+"""Rows of segments to micro-batches: tokens, loss weights, padding or packing, token budgets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -40,7 +36,7 @@ class TrainingRow:
     problem_id: str
     messages: tuple[Message, ...]
     segments: tuple[Segment, ...]
-    stage: int = 0  # of a curriculum
+    level: int = 0  # of a curriculum
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class EncodedRow:
     ids: torch.Tensor  # (T,) int64
     weights: torch.Tensor  # (T,) float32; 0 on the prompt
     kinds: torch.Tensor  # (T,) int64, index into KINDS
-    stage: int = 0  # of a curriculum
+    level: int = 0  # of a curriculum
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,17 +78,10 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move the tensors."""
-        return MicroBatch(
-            self.problem_ids,
-            self.input_ids.to(device, non_blocking=True),
-            self.positions.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.weights.to(device, non_blocking=True),
-            self.kinds.to(device, non_blocking=True),
-            self.num_tokens,
-            self.lengths.to(device, non_blocking=True),
-            None if self.position_ids is None else self.position_ids.to(device, non_blocking=True),
-        )
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: v for name, v in values.items() if isinstance(v, torch.Tensor)}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return MicroBatch(**values | moved)
 
 
 def encode(
@@ -158,63 +147,8 @@ def encode(
         torch.tensor(ids),
         torch.tensor(weights, dtype=torch.float32),
         torch.tensor(kinds),
-        row.stage,
+        row.level,
     )
-
-
-def permutation(seed: int, epoch: int, num_rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Order the rows of an epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(num_rows)
-
-
-def step_rows(
-    *, seed: int, step: int, num_rows: int, batch_size: int, total_rows: int
-) -> list[int]:
-    """Name the rows of an optimizer step: a window of the endless stream of shuffled epochs.
-
-    Args:
-        seed: of the order.
-        step: counted from 0.
-        num_rows: rows of an epoch.
-        batch_size: rows of a step.
-        total_rows: where the stream ends; the last step may be smaller.
-    """
-    first = step * batch_size
-    last = min(first + batch_size, total_rows)
-    orders = {
-        epoch: permutation(seed, epoch, num_rows)
-        for epoch in range(first // num_rows, (last - 1) // num_rows + 1)
-    }
-    return [int(orders[place // num_rows][place % num_rows]) for place in range(first, last)]
-
-
-def curriculum_rows(
-    *, seed: int, step: int, stages: Sequence[int], batch_size: int, total_rows: int
-) -> list[int]:
-    """Name the rows of an optimizer step when easier rows come first.
-
-    The stream of rows is cut once into one window a stage, in proportion to the stages' rows; each
-    window is an endless stream of shuffled epochs of its own stage.
-
-    Args:
-        seed: of the order within a stage.
-        step: counted from 0.
-        stages: the stage of every row.
-        batch_size: rows of a step.
-        total_rows: where the stream ends; the last step may be smaller.
-    """
-    numbers = np.asarray(stages)
-    members = [np.flatnonzero(numbers == stage) for stage in np.unique(numbers)]
-    shares = np.cumsum([0, *(len(rows) for rows in members)]) / len(numbers)
-    starts = np.round(shares * total_rows).astype(int)
-    chosen = []
-    for place in range(step * batch_size, min((step + 1) * batch_size, total_rows)):
-        stage = int(np.searchsorted(starts, place, side="right")) - 1
-        rows = members[stage]
-        epoch, index = divmod(place - int(starts[stage]), len(rows))
-        order = np.random.default_rng([seed, epoch, stage]).permutation(len(rows))
-        chosen.append(int(rows[order[index]]))
-    return chosen
 
 
 def micro_batches(

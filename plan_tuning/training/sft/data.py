@@ -14,7 +14,7 @@ from plan_tuning.config.training import MethodConfig, PromptConfig
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import filter_trajectories
 from plan_tuning.records import Problem, Trajectory
-from plan_tuning.tasks.mixture import Item, count_tokens, mix, stages, tagged
+from plan_tuning.tasks.mixture import Item, count_tokens, levels, mix, tagged
 from plan_tuning.text.formats import FormatError, render_completion, student_messages
 from plan_tuning.training.sft.batches import RowError, TrainingRow
 
@@ -38,7 +38,7 @@ def training_rows(
         problems: the rows of ``sft`` on all problems; ignored when there is a corpus.
         corpus: folder of the corpus, or None.
         mixture: how the rows of several sources are mixed; None for a single source.
-        order: the curriculum, see :func:`plan_tuning.tasks.mixture.stages`.
+        order: the curriculum, see :func:`plan_tuning.tasks.mixture.levels`.
 
     Returns:
         The rows, and how they came about: ``rows`` kept and ``reasons`` of what was not.
@@ -81,7 +81,7 @@ def _mixed(
     mixture: MixtureDataConfig | None,
     order: str,
 ) -> tuple[list[TrainingRow], dict[str, dict[str, int]]]:
-    """Mix the sources and number the stages of the curriculum; count rows and tokens a source."""
+    """Mix the sources and number the levels of the curriculum; count rows and tokens a source."""
     items = [
         Item(
             source=source.source,
@@ -94,13 +94,13 @@ def _mixed(
     chosen = (
         list(range(len(items))) if mixture is None else mix(items, mixture.sources, mixture.mixing)
     )
-    numbers = stages(items, order)
+    numbers = levels(items, order)
     by_source: dict[str, dict[str, int]] = {}
     for index in chosen:
         counts = by_source.setdefault(items[index].source, {"rows": 0, "tokens": 0})
         counts["rows"] += 1
         counts["tokens"] += items[index].tokens
-    return [replace(pairs[index][1], stage=numbers[index]) for index in chosen], by_source
+    return [replace(pairs[index][1], level=numbers[index]) for index in chosen], by_source
 
 
 def _row(

@@ -1,18 +1,39 @@
-"""What a step was made of, summed over its micro-batches and all ranks, and the figures from it."""
+"""The metrics of a step: sizes, loss and accuracy by kind of segment, and the use of the card.
+
+The last is the share of its arithmetic (MFU, Chowdhery et al. 2022, appendix B).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 
 from plan_tuning.records import SegmentKind
-from plan_tuning.students.log_probs import TokenScores
+from plan_tuning.students.log_probs import TokenLogProbs
 from plan_tuning.training.sft.batches import KINDS, MicroBatch
 
 LOGGED = (SegmentKind.PLAN, SegmentKind.SOLUTION)
 COLUMNS = 3  # of what is counted by kind: tokens, loss, hits
+# Dense bfloat16 arithmetic of one card, in floating-point operations per second, by what its name
+# holds; the first that fits. From the vendor's data sheets.
+_PEAKS = (
+    ("B200", 2250e12),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("A10", 125e12),
+    ("4090", 165e12),
+)
+# What a pass costs before its first token, by device: the arithmetic that fits into some
+# milliseconds of launching, and the traffic of adding up one more gradient, in tokens.
+_LAUNCH_PARAMETERS = {"cuda": 2.5e12, "cpu": 8e7}
+_GRADIENT_TOKENS = {"cuda": 256, "cpu": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +62,7 @@ class StepSize:
         """All sizes in one tensor (5,), to be summed over ranks at once."""
         # Whole numbers up to 2**53 are exact in float64, which some devices lack.
         kind = torch.float32 if device.type == "mps" else torch.float64
-        values = [self.weight, self.tokens, self.padded, self.supervised, self.rows]
-        return torch.tensor(values, dtype=kind, device=device)
+        return torch.tensor(astuple(self), dtype=kind, device=device)
 
     @classmethod
     def from_tensor(cls, values: torch.Tensor) -> StepSize:
@@ -50,18 +70,18 @@ class StepSize:
         return cls(*values.tolist())
 
 
-def counts_by_kind(scores: TokenScores, kinds: torch.Tensor) -> torch.Tensor:
+def counts_by_kind(found: TokenLogProbs, kinds: torch.Tensor) -> torch.Tensor:
     """Count a micro-batch's tokens by the kind of their segment.
 
     Args:
-        scores: of N tokens, with ``is_top``.
+        found: of N tokens, with ``is_top``.
         kinds: (N,) index into KINDS.
 
     Returns:
         (kinds, COLUMNS) tokens, loss and hits.
     """
-    losses = -scores.log_probs.detach()
-    hits = torch.zeros_like(losses) if scores.is_top is None else scores.is_top.float()
+    losses = -found.log_probs.detach()
+    hits = torch.zeros_like(losses) if found.is_top is None else found.is_top.float()
     columns = torch.stack([torch.ones_like(losses), losses, hits], dim=1)  # (N, COLUMNS)
     return torch.zeros(len(KINDS), COLUMNS, device=losses.device).index_add_(0, kinds, columns)
 
@@ -83,3 +103,88 @@ def kind_metrics(prefix: str, counts: torch.Tensor, rows: float | None = None) -
             if rows:
                 metrics[f"{prefix}/tokens/{kind}"] = count / rows
     return metrics
+
+
+def peak_flops(card: str) -> float | None:
+    """Look up a card's bfloat16 arithmetic per second; None where it is not known.
+
+    >>> peak_flops("NVIDIA H100 80GB HBM3")
+    989000000000000.0
+    >>> peak_flops("a card of tomorrow") is None
+    True
+    """
+    return next((peak for name, peak in _PEAKS if name in card), None)
+
+
+def model_flops(
+    *, parameters: int, trained: int, tokens: float, layers: int, width: int, length: int
+) -> float:
+    """Count the arithmetic that a step needs: nothing that is computed twice counts twice.
+
+    A weight costs two operations a token forward and two for the gradient of its input; two more
+    for its own gradient where it is trained. Attention reads ``length`` positions.
+
+    Args:
+        parameters: weights that multiply, the output layer among them, without the embeddings.
+        trained: of these.
+        tokens: of the step, without padding.
+        layers: of attention.
+        width: of attention: heads times their size.
+        length: positions of a row.
+
+    >>> model_flops(parameters=10, trained=10, tokens=1, layers=0, width=0, length=0)
+    60.0
+    """
+    linear = 4.0 * parameters + 2.0 * trained
+    return tokens * (linear + 12.0 * layers * width * length / 2)  # causal: half of the positions
+
+
+def pass_overhead(causal_lm: Any, device: str) -> int:
+    """Estimate how many tokens a pass costs before its first one; the magnitude is what matters.
+
+    Args:
+        causal_lm: the model.
+        device: cpu or cuda.
+    """
+    kind = "cuda" if device == "cuda" else "cpu"
+    parameters = sum(p.numel() for p in causal_lm.parameters())
+    return round(_GRADIENT_TOKENS[kind] + _LAUNCH_PARAMETERS[kind] / parameters)
+
+
+def utilisation(
+    causal_lm: Any, card: str, *, tokens: float, supervised: float, rows: float, seconds: float
+) -> float | None:
+    """Say which share of a card's arithmetic a training step used; None: the card is not known.
+
+    Args:
+        causal_lm: the model; its input embeddings are looked up and not multiplied.
+        card: the device's name.
+        tokens: of the step, without padding.
+        supervised: of these, that are projected onto the vocabulary.
+        rows: of the step.
+        seconds: that it took, times the number of cards.
+    """
+    peak = peak_flops(card)
+    if peak is None:
+        return None
+    config = causal_lm.config.get_text_config()
+    head = causal_lm.get_output_embeddings().weight
+    others = {id(causal_lm.get_input_embeddings().weight), id(head)}
+    weights = [p for p in causal_lm.parameters() if p.ndim > 1 and id(p) not in others]
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    flops = model_flops(
+        parameters=sum(p.numel() for p in weights),
+        trained=sum(p.numel() for p in weights if p.requires_grad),
+        tokens=tokens,
+        layers=config.num_hidden_layers,
+        width=config.num_attention_heads * size,
+        length=round(tokens / rows),
+    ) + model_flops(
+        parameters=head.numel(),
+        trained=head.numel() if head.requires_grad else 0,
+        tokens=supervised,
+        layers=0,
+        width=0,
+        length=0,
+    )
+    return flops / seconds / peak

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,39 @@ import torch
 
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
-from plan_tuning.students.log_probs import check_projection, token_scores
-from plan_tuning.training.averaging import WeightAverage
-from plan_tuning.training.checkpoints import Checkpoints
-from plan_tuning.training.optim import learning_rate_factor
+from plan_tuning.students.log_probs import check_projection, token_log_probs
+from plan_tuning.training.checkpoints import Checkpoints, keep_trained, require_trained
+from plan_tuning.training.distributed import Ranks, whole
+from plan_tuning.training.lightning import TrainingError
+from plan_tuning.training.optim import WeightAverage, build_optimizer, learning_rate_factor
+from plan_tuning.training.order import curriculum_rows, noise_seed, step_rows
 from plan_tuning.training.sft import batches
-from plan_tuning.training.sft.batches import EncodedRow, MicroBatch
-from plan_tuning.training.sft.failures import offending_rows, write_failure
-from plan_tuning.training.sft.metrics import COLUMNS, StepSize, counts_by_kind, kind_metrics
-from plan_tuning.training.sft.throughput import pass_overhead, utilisation
-from plan_tuning.training.sharding import ShardedStrategy, most_over_ranks, whole
+from plan_tuning.training.sft.batches import EncodedRow, MicroBatch, collate
+from plan_tuning.training.sft.metrics import (
+    COLUMNS,
+    StepSize,
+    counts_by_kind,
+    kind_metrics,
+    pass_overhead,
+    utilisation,
+)
 
-
-class TrainingError(ValueError):
-    """Training cannot go on: no rows, or a loss that is not a number."""
+_PROBE_TOKENS = 32  # of a row, on which the projection is checked
+_NAMED_ROWS = 8  # problems that an error names
 
 
 class SFTModule(pl.LightningModule):
-    """Next-token loss on the supervised tokens, averaged over a whole optimizer step."""
+    """Next-token loss on the supervised tokens, averaged over a whole optimizer step.
+
+    Args:
+        student: what is trained.
+        rows: what it learns.
+        trainer: optimisation.
+        seed: of the data order, dropout and noise.
+        total_steps: optimizer steps.
+        failure_folder: receives the ids of rows whose loss is no number.
+        checkpoints: saves where a validation and a checkpoint are due at the same step.
+    """
 
     def __init__(
         self,
@@ -43,6 +58,7 @@ class SFTModule(pl.LightningModule):
         seed: int,
         total_steps: int,
         failure_folder: Path,
+        checkpoints: Checkpoints,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -54,6 +70,7 @@ class SFTModule(pl.LightningModule):
         self.seed = seed
         self.total_steps = total_steps
         self.failure_folder = failure_folder
+        self.checkpoints = checkpoints
         self.finished_steps = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -75,12 +92,10 @@ class SFTModule(pl.LightningModule):
         """Choose this rank's rows of a step: a function of (seed, step) and the rank."""
         stream = {"batch_size": self.config.batch_size, "total_rows": self.total_rows}
         if self.config.order == "shuffled":
-            indices = batches.step_rows(
-                seed=self.seed, step=step, num_rows=len(self.rows), **stream
-            )
+            indices = step_rows(seed=self.seed, step=step, num_rows=len(self.rows), **stream)
         else:
-            stages = [row.stage for row in self.rows]
-            indices = batches.curriculum_rows(seed=self.seed, step=step, stages=stages, **stream)
+            levels = [row.level for row in self.rows]
+            indices = curriculum_rows(seed=self.seed, step=step, levels=levels, **stream)
         mine = indices[self.global_rank :: self.trainer.world_size]
         chosen = [self.rows[index] for index in mine]
         if not chosen:  # every rank must run a backward pass; this one adds nothing
@@ -102,19 +117,8 @@ class SFTModule(pl.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        """AdamW with the schedule of the config; fused where the device has it."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        plain = [p for p in trained if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},  # norms and biases
-            ],
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            fused=trained[0].device.type in ("cpu", "cuda"),
-        )
+        """AdamW with the schedule of the config."""
+        optimizer = build_optimizer(self.model, self.config)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.total_steps, self.config)
         )
@@ -129,14 +133,10 @@ class SFTModule(pl.LightningModule):
         Raises:
             ProjectionError: the model treats its logits in a way that is unknown here.
         """
-        ids = self.rows[0].ids[None, :32].to(self.device)
-        strategy = self.trainer.strategy
-        with self.trainer.precision_plugin.forward_context():
-            if isinstance(strategy, ShardedStrategy):
-                with torch.no_grad():
-                    strategy.call(check_projection, self.student.causal_lm, ids)
-            else:
-                check_projection(self.student.causal_lm, ids)
+        ids = self.rows[0].ids[None, :_PROBE_TOKENS].to(self.device)
+        check = Ranks(self.trainer).with_whole_weights(check_projection)
+        with self.trainer.precision_plugin.forward_context(), torch.no_grad():
+            check(self.student.causal_lm, ids)
         self.model.train()
         if self.config.neftune_alpha > 0:
             self._hook = self.student.causal_lm.get_input_embeddings().register_forward_hook(
@@ -164,26 +164,27 @@ class SFTModule(pl.LightningModule):
         """Do one whole optimizer step: every micro-batch, then clip, update, schedule."""
         start = time.perf_counter()
         step = self.finished_steps
-        # Dropout and noise are functions of (seed, step, rank): a resumed run needs no saved state.
-        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + self.global_rank)
+        ranks = Ranks(self.trainer)
+        loss_of = ranks.with_whole_weights(self._loss)
+        torch.manual_seed(noise_seed(self.seed, step, ranks.rank))
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         is_logged = (step + 1) % self.config.log_every_n_steps == 0 or step == 0
         mine = StepSize.of(batch).to_tensor(self.device)
-        size = StepSize.from_tensor(self._sum_over_ranks(mine))
-        passes = self._passes(batch)
+        size = StepSize.from_tensor(ranks.reduce(mine, "sum"))
+        passes = self._passes(batch, ranks)
         sums = torch.zeros(len(batches.KINDS), COLUMNS, device=self.device)
         loss = torch.zeros((), device=self.device)
         for place, micro in enumerate(passes):
             micro = micro.to(self.device)
-            with self._gradients_stay_local(place < len(passes) - 1):
-                part, counts = self._pass(micro, with_top=is_logged)
+            with ranks.gradients_stay_local(place < len(passes) - 1):
+                part, counts = loss_of(micro, with_top=is_logged)
                 # Ranks average their gradients: times the number of ranks makes that a sum.
-                self.manual_backward(part * (self.trainer.world_size / size.weight))
+                self.manual_backward(part * (ranks.world / size.weight))
             loss += part.detach() / size.weight
             if place < len(batch):
                 sums += counts
-        loss = self._sum_over_ranks(loss)
+        loss = ranks.reduce(loss, "sum")
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad],
             self.config.max_grad_norm or math.inf,
@@ -203,12 +204,12 @@ class SFTModule(pl.LightningModule):
         seconds = time.perf_counter() - start
         self.seconds += seconds
         if is_logged:
-            self._log_step(size, self._sum_over_ranks(sums), values, rate, seconds)
+            self._log_step(size, ranks.reduce(sums, "sum"), values, rate, seconds)
 
     def _loss(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum the weighted loss; counts by kind, see :func:`counts_by_kind`, where asked for."""
         self._lengths = micro.lengths
-        scores = token_scores(
+        found = token_log_probs(
             self.student.causal_lm,
             micro.input_ids,
             micro.positions,
@@ -217,60 +218,44 @@ class SFTModule(pl.LightningModule):
             with_top=with_top,
         )
         if with_top:
-            counts = counts_by_kind(scores, micro.kinds)
+            counts = counts_by_kind(found, micro.kinds)
         else:
-            counts = torch.zeros(len(batches.KINDS), COLUMNS, device=scores.log_probs.device)
-        return -(scores.log_probs * micro.weights).sum(), counts
+            counts = torch.zeros(len(batches.KINDS), COLUMNS, device=found.log_probs.device)
+        return -(found.log_probs * micro.weights).sum(), counts
 
-    def _passes(self, batch: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+    def _passes(self, batch: Sequence[MicroBatch], ranks: Ranks) -> Sequence[MicroBatch]:
         """Add passes that teach nothing where another rank has more of them.
 
         Ranks gather sharded weights together, so all of them do as many passes.
         """
-        if not isinstance(self.trainer.strategy, ShardedStrategy):
+        if not ranks.is_sharded:
             return batch
+        most = ranks.reduce(torch.tensor(len(batch), device=self.device), "max")
         empty = replace(batch[0], weights=batch[0].weights * 0.0)
-        return [*batch, *[empty] * (most_over_ranks(len(batch), self.device) - len(batch))]
-
-    def _pass(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score a micro-batch; where weights are sharded, they are gathered around it."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, ShardedStrategy):
-            return strategy.call(self._loss, micro, with_top=with_top)
-        return self._loss(micro, with_top=with_top)
-
-    def _sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(value)
-        return value
-
-    def _gradients_stay_local(self, is_local: bool) -> Any:
-        """Only the last backward pass of a step exchanges gradients between ranks."""
-        strategy: Any = self.trainer.strategy
-        if is_local and hasattr(strategy, "block_backward_sync"):
-            return strategy.block_backward_sync()
-        return contextlib.nullcontext()
+        return [*batch, *[empty] * (int(most) - len(batch))]
 
     def _refuse(self, step: int, loss: float, norm: float) -> None:
         """Stop, and write down which of this rank's rows made the loss or the gradient so."""
-        rows = self._step_rows(step)
+        rows, ranks = self._step_rows(step), Ranks(self.trainer)
         found: list[str] = []
-        if not isinstance(self.trainer.strategy, ShardedStrategy):  # ranks gather those together
-            with self._gradients_stay_local(True):
+        if not ranks.is_sharded:  # ranks gather those together
+            with ranks.gradients_stay_local(True):
                 found = offending_rows(
                     self.model,
                     rows,
                     lambda micro: self._loss(micro, with_top=False)[0],
                     self.device,
                 )
-        path = self.failure_folder / f"nonfinite_rows.rank{self.global_rank}.json"
+        path = self.failure_folder / f"nonfinite_rows.rank{ranks.rank}.json"
         ids = list(dict.fromkeys(row.problem_id for row in rows))
         facts = {"step": step, "loss": str(loss), "grad_norm": str(norm)}
-        write_failure(path, {**facts, "rows": found, "step_rows": ids})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = json.dumps({**facts, "rows": found, "step_rows": ids}, indent=1)
+        path.write_text(written + "\n", encoding="utf-8")
         raise TrainingError(
             f"step {step}: loss {loss}, gradient norm {norm} on problems "
-            f"{', '.join((found or ids)[:8])}; all ids are in {path}. Lower trainer.learning_rate, "
-            "or use trainer.precision=fp32"
+            f"{', '.join((found or ids)[:_NAMED_ROWS])}; all ids are in {path}. Lower "
+            "trainer.learning_rate, or use trainer.precision=fp32"
         )
 
     def _log_step(
@@ -313,13 +298,13 @@ class SFTModule(pl.LightningModule):
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
         """Add a micro-batch of held-out rows to the sums."""
         micro = batch.to(self.device)
-        loss, counts = self._pass(micro, with_top=True)
+        loss, counts = Ranks(self.trainer).with_whole_weights(self._loss)(micro, with_top=True)
         weight = micro.weights.sum()
         self._validation.append(torch.cat([torch.stack([loss, weight]), counts.flatten()]))
 
     def on_validation_epoch_end(self) -> None:
         """Log the held-out loss, and that of each kind."""
-        sums = self._sum_over_ranks(torch.stack(self._validation).sum(dim=0))
+        sums = Ranks(self.trainer).reduce(torch.stack(self._validation).sum(dim=0), "sum")
         metrics = {"val/loss": float(sums[0] / sums[1])}
         metrics |= kind_metrics("val", sums[2:].reshape(len(batches.KINDS), COLUMNS))
         self.log_dict(metrics)
@@ -332,9 +317,7 @@ class SFTModule(pl.LightningModule):
         """
         if self.average is not None:
             self.average.swap()
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Checkpoints):
-                callback.save_if_due(self.trainer)
+        self.checkpoints.save_if_due(self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained weights only; frozen ones come from the base."""
@@ -364,23 +347,36 @@ class SFTModule(pl.LightningModule):
             self.average.load_state_dict(checkpoint.get("average", {}))
 
 
-def keep_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Leave the frozen weights out of a Lightning checkpoint, in place."""
-    trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    state = checkpoint["state_dict"]
-    checkpoint["state_dict"] = {name: state[name] for name in state if name in trained}
+def offending_rows(
+    model: torch.nn.Module,
+    rows: Sequence[EncodedRow],
+    loss_of: Callable[[MicroBatch], torch.Tensor],
+    device: torch.device,
+) -> list[str]:
+    """Find the rows whose loss or gradient is no number, each by itself; leaves no gradients.
 
+    Dropout and embedding noise are drawn anew, so a failure that hung on them may not show again.
 
-def require_trained(module: torch.nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Refuse a checkpoint without the module's trained weights, which a lax load would not miss.
+    Args:
+        model: whose trained weights get gradients.
+        rows: of the step.
+        loss_of: from a micro-batch to its loss.
+        device: of the model.
 
-    Raises:
-        TrainingError: it lacks some.
+    Returns:
+        The ids of the problems whose loss or gradient is no finite number, each once.
     """
-    trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    missing = sorted(trained - set(checkpoint["state_dict"]))
-    if missing:
-        raise TrainingError(
-            f"the checkpoint lacks {len(missing)} trained weights, for example {missing[0]}: "
-            "it is of another model or adapter; remove its folder to train anew"
-        )
+    found = []
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for row in rows:
+        for parameter in trained:
+            parameter.grad = None
+        loss = loss_of(collate([row]).to(device))
+        loss.backward()
+        gradients = [p.grad for p in trained if p.grad is not None]
+        values = [loss.detach(), *torch._foreach_norm(gradients)] if gradients else [loss.detach()]
+        if not all(bool(torch.isfinite(value)) for value in values):
+            found.append(row.problem_id)
+    for parameter in trained:
+        parameter.grad = None
+    return list(dict.fromkeys(found))

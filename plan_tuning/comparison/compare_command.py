@@ -1,0 +1,83 @@
+"""The subcommand ``plan-tuning compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from plan_tuning.comparison.comparison import Comparison
+
+
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Sweeps, or folders of single jobs.", metavar="DIR...")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; by default the first folder.")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Rows to compare with: a method, or key=value pairs joined by commas."),
+    ] = None,
+    wandb: Annotated[
+        bool,
+        typer.Option(help="Log it as a W&B run too: offline, or where WANDB_MODE=online says so."),
+    ] = False,
+    wandb_project: Annotated[str, typer.Option(help="W&B project.")] = "plan-tuning",
+) -> None:
+    """Compare finished jobs: a table here, comparison.{md,csv,tex,json} and report.html on disk."""
+    from plan_tuning.comparison.comparison_files import compare as run
+    from plan_tuning.comparison.runs import ComparisonError
+
+    try:
+        comparison = run(folders, out=out, baseline=baseline)
+    except ComparisonError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if wandb:
+        command = log_to_wandb(comparison, out or folders[0], wandb_project)
+        typer.echo(f"W&B run written offline; upload it with: {command}" if command else "logged")
+
+
+def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | None:
+    """Log the table, the claims, the report page and all files as one run of its own.
+
+    Args:
+        comparison: finished, its files written.
+        folder: W&B's files go below it.
+        project: of W&B.
+
+    Returns:
+        The command that uploads an offline run; None for one that was logged online.
+    """
+    from plan_tuning.artifacts import fingerprint_of
+    from plan_tuning.comparison.table_text import accuracy_table, finding_table
+    from plan_tuning.config.run import LoggerConfig
+    from plan_tuning.tracking import track
+
+    runs = comparison.results.completed
+    sweeps = sorted({run.result.sweep for run in runs if run.result.sweep})
+    keys = sorted(run.result.key for run in runs)
+    with track(
+        LoggerConfig(project=project),
+        folder=folder,
+        run_id=f"compare-{fingerprint_of(keys, stage='comparison', version=1)}",
+        name=f"compare {' '.join(sweeps) or folder.name}",
+        group=sweeps[0] if len(sweeps) == 1 else None,
+        job_type="compare",
+        tags=["comparison", *sweeps],
+        values={"sweeps": sweeps, "jobs": len(runs), "swept": list(comparison.table.swept)},
+    ) as tracker:
+        for name, (head, rows) in (
+            ("comparison", accuracy_table(comparison.table)),
+            ("claims", finding_table(comparison.findings)),
+        ):
+            tracker.log_table(name, [dict(zip(head, row, strict=True)) for row in rows])
+        pages = [path for path in comparison.files if path.suffix == ".html"]
+        for page in pages:
+            tracker.log_page("report", page)
+        tracker.log_files(f"comparison-{folder.resolve().name}", comparison.files)
+        return tracker.sync_command

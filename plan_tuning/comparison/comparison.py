@@ -1,0 +1,68 @@
+"""A finished comparison: what the page, the terminal and the files of it are written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from plan_tuning.comparison.claims import Finding, silence
+from plan_tuning.comparison.disagreements import Disagreement
+from plan_tuning.comparison.runs import Results
+from plan_tuning.comparison.tables import Table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Jobs, their table, and what the table says about the paper's claims."""
+
+    results: Results
+    table: Table
+    findings: tuple[Finding, ...]
+    disagreements: tuple[Disagreement, ...]
+    holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
+    files: tuple[Path, ...] = ()  # that were written of it
+
+    @property
+    def silence(self) -> list[str]:
+        """Which swept choices no claim of the paper is compared for."""
+        return silence(self.table, self.findings) if self.table.rows else []
+
+    @property
+    def summary(self) -> str:
+        """One line: how many jobs are compared, and how many are not."""
+        results = self.results
+        total = len(results.runs) + len(results.holes)
+        return (
+            f"{len(results.completed)} of {total} jobs compared, {len(results.failed)} failed, "
+            f"{len(results.holes)} without a readable result."
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the table."""
+        lines = list(self.table.notes)
+        if not self.results.completed:
+            lines.append("No job has completed: there is nothing to compare yet.")
+        elif any(run.result.debug for run in self.results.completed):
+            lines.append(
+                "These are debug runs: their figures say that the code runs, nothing else."
+            )
+        return lines
+
+
+def holes(results: Results, expected_jobs: int | None) -> list[str]:
+    """List what is missing, a line each: jobs, results, figures.
+
+    Args:
+        results: what was found.
+        expected_jobs: how many jobs were started; None: not known.
+    """
+    lines = [f"{run.name}: failed, {run.error or 'no error recorded'}" for run in results.failed]
+    lines += [f"{hole.folder.name}: {hole.reason}" for hole in results.holes]
+    lines += [f"{run.name}: {line}" for run in results.runs for line in run.defects]
+    present = len(results.runs) + len(results.holes)
+    if expected_jobs is not None and present < expected_jobs:
+        lines.append(f"{expected_jobs - present} of {expected_jobs} jobs left nothing behind")
+    if results.num_debug_left_out:
+        lines.append(f"{results.num_debug_left_out} debug runs are left out")
+    return lines

@@ -1,0 +1,124 @@
+"""The last arrow: finished jobs -> comparison.{md,csv,tex,json}, report.html and a printed table.
+
+Runs at the end of every sweep, whatever failed, so nothing that a job left behind stops it: what is
+missing is shown and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from plan_tuning.artifacts import write_atomic
+from plan_tuning.comparison.claims import findings
+from plan_tuning.comparison.comparison import Comparison, holes
+from plan_tuning.comparison.differences import OutcomeReader
+from plan_tuning.comparison.disagreements import disagreements
+from plan_tuning.comparison.exports import to_csv, to_json, to_latex
+from plan_tuning.comparison.runs import ComparisonError, load
+from plan_tuning.comparison.table_text import (
+    CLAIMS_LEGEND,
+    DISAGREEMENTS_LEGEND,
+    LEGEND,
+    REWARDS_LEGEND,
+    accuracy_table,
+    difference_table,
+    disagreement_table,
+    finding_table,
+    markdown_table,
+    reward_table,
+)
+from plan_tuning.comparison.tables import build_table
+
+
+def compare(
+    folders: Sequence[Path],
+    *,
+    out: Path | None = None,
+    expected_jobs: int | None = None,
+    baseline: str | None = None,
+    console: bool = True,
+) -> Comparison:
+    """Compare all jobs in ``folders`` and write the comparison.
+
+    Args:
+        folders: sweeps, or folders of single jobs.
+        out: where to write; ``None``: the first folder.
+        expected_jobs: how many jobs a sweep started, to count those that left nothing.
+        baseline: see :func:`plan_tuning.comparison.tables.build_table`.
+        console: print the table to the terminal.
+
+    Raises:
+        ComparisonError: a folder does not exist or holds no job, or ``baseline`` matches no row.
+    """
+    paths = [Path(folder) for folder in folders]
+    results = load(paths)
+    if expected_jobs is None and not results.runs and not results.holes:
+        raise ComparisonError(
+            f"no job is in or directly below {', '.join(str(path) for path in paths)}; "
+            "give a sweep, for example: plan-tuning compare multirun_outputs/mine"
+        )
+    reader = OutcomeReader()
+    table = build_table(results, baseline=baseline, reader=reader)
+    comparison = Comparison(
+        results=results,
+        table=table,
+        findings=tuple(findings(table, reader)),
+        disagreements=tuple(disagreements(table, reader)),
+        holes=tuple(holes(results, expected_jobs)),
+    )
+    folder = Path(out) if out is not None else paths[0]
+    comparison = replace(comparison, files=tuple(write(comparison, folder)))
+    if console:
+        from plan_tuning.comparison.terminal import show
+
+        show(comparison)
+    return comparison
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write all files into ``folder`` and list them."""
+    from plan_tuning.comparison.page import report_page
+
+    content = to_json(comparison.table, comparison.findings)
+    content["disagreements"] = [vars(item) for item in comparison.disagreements]
+    content["holes"] = list(comparison.holes)
+    texts = {
+        "comparison.md": to_markdown(comparison),
+        "comparison.csv": to_csv(comparison.table, comparison.findings),
+        "comparison.tex": to_latex(comparison.table, comparison.findings),
+        "comparison.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+        "report.html": report_page(comparison, title=f"Comparison of {folder.resolve().name}"),
+    }
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Render comparison.md."""
+    table = comparison.table
+    parts = ["# Comparison", comparison.summary]
+    parts += [f"**{line}**" for line in comparison.warnings]
+    if table.rows:
+        parts.append(markdown_table(*accuracy_table(table)))
+        head, rows = difference_table(table)
+        if rows:
+            parts += ["## Difference to the baseline", markdown_table(head, rows)]
+        parts.append(LEGEND)
+        titles, rewards = reward_table(table)
+        if rewards:
+            parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+        parts.append("## The paper's claims")
+    if comparison.findings:
+        parts += [markdown_table(*finding_table(comparison.findings)), CLAIMS_LEGEND]
+    parts += comparison.silence
+    if comparison.disagreements:
+        parts += ["## Problems that only one of two rows solves"]
+        parts += [markdown_table(*disagreement_table(comparison.disagreements))]
+        parts += [DISAGREEMENTS_LEGEND]
+    if comparison.holes:
+        parts += ["## Missing", "\n".join(f"- {line}" for line in comparison.holes)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,83 @@
+"""Which problems GRPO trains on, and with which plan beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.distillation.corpus import PROBLEMS, TRAJECTORIES, _write, write_trajectories
+from plan_tuning.records import Problem, Trajectory, Verdict
+from plan_tuning.training.grpo.data import planned_problems
+
+NAMES = ("a", "b", "c", "d")
+
+
+def row(name: str, candidate: int, score: int, is_right: bool, **values: Any) -> Trajectory:
+    fields: dict[str, Any] = {
+        "problem": f"What is {name}?",
+        "answer": "1",
+        "solution": "1",
+        "plan": f"{name}{candidate}",
+        "plan_score": score,
+        "score_status": "parsed",
+        "execution": "1",
+        "execution_status": "ok",
+        "verdict": Verdict.CORRECT if is_right else Verdict.WRONG,
+    }
+    return Trajectory(problem_id=name, candidate=candidate, **(fields | values))
+
+
+ROWS = [
+    row("b", 0, 70, True),
+    row("b", 1, 95, False),
+    row("b", 2, 90, True),
+    row("a", 0, 80, True),
+    row("a", 1, 100, True, plan=""),  # no plan, whatever its score
+    row("c", 0, 10, False),
+    row("d", 0, 85, False),
+]
+TWO_STAGE = FilterConfig()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_trajectories(folder / TRAJECTORIES, ROWS)
+    problems = [Problem(name, f"What is {name}?", "1") for name in NAMES]
+    _write(folder / PROBLEMS, Problem, problems)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("chosen", "plans"),
+    [
+        (TWO_STAGE, {"a": "a0", "b": "b2"}),
+        (replace(TWO_STAGE, answer=False), {"a": "a0", "b": "b1", "d": "d0"}),
+        (replace(TWO_STAGE, plan=False, selection="first"), {"a": "a0", "b": "b0"}),
+        (replace(TWO_STAGE, plan=False, answer=False, selection="first"),
+         {"a": "a0", "b": "b0", "c": "c0", "d": "d0"}),
+        (replace(TWO_STAGE, selection="all"), {"a": "a0", "b": "b2"}),  # the first that passes
+        (replace(TWO_STAGE, max_rows=1), {"a": "a0", "b": "b2"}),  # rows are not what is trained on
+        (replace(TWO_STAGE, plan_score_threshold=100), {}),
+    ],
+)  # fmt: skip
+def test_one_plan_a_problem_as_the_filter_says_in_the_order_of_the_problems(
+    corpus: Path, chosen: FilterConfig, plans: dict[str, str]
+) -> None:
+    planned, counts = planned_problems(corpus, chosen)
+    assert [(one.problem.id, one.teacher_plan) for one in planned] == list(plans.items())
+    assert counts["rows"] == len(plans)
+    assert counts["problems_without_plan"] == len(NAMES) - len(plans)
+    assert sum(counts["reasons"].values()) == len(ROWS), "every candidate is counted once"
+
+
+def test_plans_need_no_execution(tmp_path: Path, corpus: Path) -> None:
+    rows = [replace(r, execution="", execution_status="missing", verdict=None) for r in ROWS]
+    write_trajectories(tmp_path / TRAJECTORIES, rows)
+    (tmp_path / PROBLEMS).write_bytes((corpus / PROBLEMS).read_bytes())
+    planned, _ = planned_problems(tmp_path, replace(TWO_STAGE, answer=False))
+    assert [one.teacher_plan for one in planned] == ["a0", "b1", "d0"]
