@@ -284,15 +284,13 @@ def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
     elif path.suffix == ".parquet":
         partial = path.with_name(f".{path.name}.tmp")
         try:
-            _write(partial, Trajectory, rows)
+            write_records(partial, Trajectory, rows)
             partial.replace(path)
         except OSError as error:  # arrow names no file
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-        write_records(partial, Trajectory, rows)
-        partial.replace(path)
     else:
         raise CorpusError(f"{path}: choose a name that ends in .jsonl or .parquet")
 
