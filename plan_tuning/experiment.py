@@ -48,6 +48,7 @@ from plan_tuning.job.result import (
     check_overwritten,
     corpus_facts,
     fingerprints,
+    judge_again,
     log_accuracies,
     read_predictions,
     read_result,
@@ -59,6 +60,7 @@ from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
 from plan_tuning.records import Problem, to_json
 from plan_tuning.storage import RESUME, storage_error
+from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker, track
 
 logger = logging.getLogger(__name__)
@@ -252,13 +254,14 @@ class Job:
         method = config.asked_as if is_planned or config.method.name != "m2" else "zero_shot"
         self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
         path = stage.folder / PREDICTIONS_FILE
-        self.outcome.metrics[stage.label] = _metrics_of(stage)
+        load_again = partial(load_benchmark, entry, config)
+        self.outcome.metrics[stage.label] = _metrics_of(stage, load_again)
         self.outcome.predictions[stage.label] = path
         if graph.executor_predictions:  # what the executor can do without a plan
             alone = graph.executor_predictions[place]
             make = partial(self._solve, entry, alone.label, "zero_shot", None)
             self._obtain("evaluate", alone, make)
-            self.outcome.executor_zero_shot[alone.label] = _metrics_of(alone)
+            self.outcome.executor_zero_shot[alone.label] = _metrics_of(alone, load_again)
         if config.evaluation.decontaminate is not None:
             self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
         if self.tracker.run is not None:
@@ -320,7 +323,7 @@ class Job:
                 progress=progress,
             )
         write_predictions(folder / PREDICTIONS_FILE, predictions)
-        return {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
+        return {"metrics": to_json(summarize(predictions)), "problems": len(problems), **VERSIONS}
 
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""
@@ -383,7 +386,12 @@ class Job:
             )
 
 
-def _metrics_of(predictions: Stage) -> BenchmarkMetrics:
+def _metrics_of(predictions: Stage, load: Callable[[], list[Problem]]) -> BenchmarkMetrics:
+    """Read what predictions came to; those of an earlier grader are judged again from ``load``."""
+    from plan_tuning.evaluation.accuracy import summarize
+
+    if judge_again(predictions.folder, load):
+        return summarize(read_predictions(predictions.folder / PREDICTIONS_FILE))
     return parse_metrics(read_manifest(predictions.folder)["facts"]["metrics"])
 
 

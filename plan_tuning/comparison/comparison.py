@@ -21,6 +21,7 @@ class Comparison:
     disagreements: tuple[Disagreement, ...]
     holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
     files: tuple[Path, ...] = ()  # that were written of it
+    judged: tuple[str, ...] = ()  # what today's grader changed, a line each
 
     @property
     def silence(self) -> list[str]:
@@ -40,7 +41,7 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table."""
-        lines = list(self.table.notes)
+        lines = [*self.table.notes, *self.judged]
         if not self.results.completed:
             lines.append("No job has completed: there is nothing to compare yet.")
         elif any(run.result.debug for run in self.results.completed):

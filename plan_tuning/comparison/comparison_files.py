@@ -17,6 +17,7 @@ from plan_tuning.comparison.comparison import Comparison, holes
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.exports import to_csv, to_json, to_latex
+from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.runs import ComparisonError, load
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
@@ -54,7 +55,7 @@ def compare(
         ComparisonError: a folder does not exist or holds no job, or ``baseline`` matches no row.
     """
     paths = [Path(folder) for folder in folders]
-    results = load(paths)
+    results, judged = judged_again(load(paths))
     if expected_jobs is None and not results.runs and not results.holes:
         raise ComparisonError(
             f"no job is in or directly below {', '.join(str(path) for path in paths)}; "
@@ -68,6 +69,7 @@ def compare(
         findings=tuple(findings(table, reader)),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
+        judged=judged,
     )
     folder = Path(out) if out is not None else paths[0]
     comparison = replace(comparison, files=tuple(write(comparison, folder)))

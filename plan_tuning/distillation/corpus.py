@@ -15,6 +15,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from plan_tuning.distillation.funnel import Tally
 from plan_tuning.distillation.monitor import Monitor
 from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Problem, Trajectory, from_json, to_json
+from plan_tuning.records import Problem, Trajectory, Verdict, from_json, to_json
+from plan_tuning.tasks.regrading import VERSIONS, Regrading, StoredAnswer, regrade, remembered
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import HolesError
 from plan_tuning.teachers.factory import open_caller
@@ -161,6 +163,7 @@ async def _make(
     write_records(folder / PROBLEMS, Problem, problems)
     facts = {
         **tally.facts(),
+        **VERSIONS,
         "calls": {
             "bought": usage.bought,
             "cached": usage.cached,
@@ -317,7 +320,49 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     )
     if holding:
         _name_thoughts(path, holding, len(rows))
-    return rows
+    if not path.is_dir():
+        return rows
+    found = _judged_again(path, rows)
+    return [_with_verdict(row, found.changed.get(_row_key(row))) for row in rows]
+
+
+def judged_again(folder: Path) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Read a corpus with the verdicts that it was made with, and with those of today's grader.
+
+    Raises:
+        CorpusError: there is no such corpus.
+    """
+    rows = [_restore(Trajectory, row) for row in _read(folder, TRAJECTORIES)]
+    found = _judged_again(folder, rows)
+    return rows, [_with_verdict(row, found.changed.get(_row_key(row))) for row in rows]
+
+
+def _judged_again(folder: Path, rows: Sequence[Trajectory]) -> Regrading:
+    """Have today's grader read what an earlier one judged; remembered beside the corpus."""
+    found = remembered(folder)
+    if found is not None:
+        return found
+    known = {p.id: p for p in read_problems(folder)} if (folder / PROBLEMS).is_file() else {}
+    answers = []
+    for row in rows:
+        if row.verdict is None:
+            continue
+        problem = known.get(row.problem_id) or Problem(
+            id=row.problem_id, problem=row.problem, answer=row.answer, style=row.style
+        )
+        reason = "length" if row.execution_status == "truncated" else "stop"
+        answers.append(StoredAnswer(_row_key(row), row.execution, problem, row.verdict, reason))
+    return regrade(folder, answers)
+
+
+def _row_key(row: Trajectory) -> str:
+    return f"{row.problem_id}/{row.candidate}"
+
+
+def _with_verdict(row: Trajectory, changed: Mapping[str, Any] | None) -> Trajectory:
+    if changed is None:
+        return row
+    return replace(row, verdict=Verdict(changed["verdict"]), execution_answer=changed["answer"])
 
 
 @functools.cache

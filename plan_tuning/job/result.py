@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from plan_tuning.artifacts import provenance, write_atomic
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
+from plan_tuning.evaluation.judgement import stored_answers, with_verdict
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job_record import (
     RESULT_FILE,
@@ -25,7 +26,9 @@ from plan_tuning.job_record import (
     StageTime,
     parse_result,
 )
-from plan_tuning.records import Prediction, from_json, to_json
+from plan_tuning.records import Prediction, Problem, from_json, to_json
+from plan_tuning.tasks.json_rows import DataError
+from plan_tuning.tasks.regrading import regrade, remembered
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +231,34 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read what :func:`write_predictions` wrote."""
+    """Read what :func:`write_predictions` wrote, with the verdicts of today's grader.
+
+    What an earlier grader judged has been graded again before (:func:`judge_again`), or is as it
+    was.
+    """
     with path.open(encoding="utf-8") as file:
-        return [from_json(Prediction, json.loads(line)) for line in file if line.strip()]
+        rows = [from_json(Prediction, json.loads(line)) for line in file if line.strip()]
+    found = remembered(path.parent)
+    return rows if found is None else [with_verdict(row, found) for row in rows]
+
+
+def judge_again(folder: Path, problems: Callable[[], Sequence[Problem]]) -> bool:
+    """Have today's grader read predictions that an earlier one judged.
+
+    Args:
+        folder: the artifact.
+        problems: loads the test set; called only where there is something to grade.
+
+    Returns:
+        Whether a verdict changed.
+    """
+    found = remembered(folder)
+    if found is None:
+        try:
+            known = {problem.id: problem for problem in problems()}
+        except DataError as error:
+            logger.warning("%s keeps the verdicts of an earlier grader: %s", folder, error)
+            return False
+        rows = read_predictions(folder / PREDICTIONS_FILE)
+        found = regrade(folder, stored_answers(rows, known))
+    return bool(found.changed)

@@ -20,6 +20,7 @@ from plan_tuning.job.models import Models
 from plan_tuning.job.result import CURVES_FILE
 from plan_tuning.job.train_spec import filter_spec
 from plan_tuning.records import Ask, Problem
+from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
     settings = SFTSettings(config.model, config.adapter, trainer, config.method, config.seed)
     run = training.run(folder, loggers)
     facts = train_student(run, settings, training.begin(), rows, held_out_evaluation(training))
-    return {**facts, "selection": selection}
+    return {**facts, "selection": selection, **VERSIONS}
 
 
 def train_with_rewards(
@@ -169,7 +170,7 @@ def train_with_rewards(
             else process.models.grader
         )
         facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
-    return {**facts, "selection": selection}
+    return {**facts, "selection": selection, **VERSIONS}
 
 
 def _is_grpo(training: Training) -> bool:
