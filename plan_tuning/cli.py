@@ -8,10 +8,10 @@ from pathlib import Path
 
 import typer
 
+from plan_tuning.artifacts import storage_error
 from plan_tuning.comparison.compare_command import compare
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.corpus_command import app as corpus
-from plan_tuning.storage import storage_error
 from plan_tuning.tasks.contamination_command import contamination
 from plan_tuning.tasks.grade_command import grade
 

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from plan_tuning.distillation.filters import decisions
 from plan_tuning.interruption import Interrupted
 from plan_tuning.job.costs import print_stages
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
-from plan_tuning.job.inputs import load_benchmark, load_problems
+from plan_tuning.job.inputs import count_seen, load_benchmark, load_problems, training_problems
 from plan_tuning.job.models import Models, check_machine, prepare_torch
 from plan_tuning.job.result import (
     CURVES_FILE,
@@ -45,11 +45,12 @@ from plan_tuning.job.result import (
     PREDICTIONS_FILE,
     JobContext,
     Outcome,
+    cause_of,
     check_overwritten,
     corpus_facts,
     fingerprints,
-    judge_again,
     log_accuracies,
+    metrics_of,
     read_predictions,
     read_result,
     write_predictions,
@@ -57,9 +58,8 @@ from plan_tuning.job.result import (
 )
 from plan_tuning.job.train import Process, Training, training_call
 from plan_tuning.job.train_spec import start_config
-from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
+from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
-from plan_tuning.storage import RESUME, storage_error
 from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker, track
 
@@ -120,7 +120,7 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
                 {f"test/{name}/accuracy": row.accuracy for name, row in outcome.metrics.items()}
             )
     except BaseException as raised:
-        error = _cause(raised, config)
+        error = cause_of(raised, Path(config.paths.outputs))
         if result is None:  # else all is done, and only its report to W&B failed
             wall_s = time.perf_counter() - started
             try:
@@ -130,19 +130,8 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
         is_told = isinstance(error, ValueError | Interrupted)  # one line; a fault shows where it is
         if not is_told or (context.sweep_name is not None and not isinstance(error, Interrupted)):
             logger.error("job failed: %s", error, exc_info=not is_told)
-        if error is raised:
-            raise
-        raise error from raised
+        raise error from (raised.__cause__ if error is raised else raised)
     log_accuracies(outcome)
-
-
-def _cause(error: BaseException, config: Config) -> BaseException:
-    """Tell a stop by the user, and a disk's refusal, whatever they became on their way here."""
-    is_stop = isinstance(error, KeyboardInterrupt) or interruption.is_asked()
-    is_stop = is_stop or getattr(error, "exit_code", None) == interruption.EXIT_CODE
-    if is_stop:
-        return error if isinstance(error, Interrupted) else Interrupted()
-    return storage_error(error, Path(config.paths.outputs), RESUME) or error
 
 
 def _tracked(
@@ -255,13 +244,14 @@ class Job:
         self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
         path = stage.folder / PREDICTIONS_FILE
         load_again = partial(load_benchmark, entry, config)
-        self.outcome.metrics[stage.label] = _metrics_of(stage, load_again)
+        self.outcome.metrics[stage.label] = metrics_of(stage.folder, load_again)
         self.outcome.predictions[stage.label] = path
         if graph.executor_predictions:  # what the executor can do without a plan
             alone = graph.executor_predictions[place]
             make = partial(self._solve, entry, alone.label, "zero_shot", None)
             self._obtain("evaluate", alone, make)
-            self.outcome.executor_zero_shot[alone.label] = _metrics_of(alone, load_again)
+            self.outcome.executor_zero_shot[alone.label] = metrics_of(alone.folder, load_again)
+        self._note_seen(stage.label, entry)
         if config.evaluation.decontaminate is not None:
             self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
         if self.tracker.run is not None:
@@ -325,6 +315,18 @@ class Job:
         write_predictions(folder / PREDICTIONS_FILE, predictions)
         return {"metrics": to_json(summarize(predictions)), "problems": len(problems), **VERSIONS}
 
+    def _note_seen(self, benchmark: str, entry: str) -> None:
+        """Say so where training problems stand in a test set."""
+        if self.outcome.training is not None and self.trained_on is not None:
+            number = count_seen(self.trained_on, benchmark, entry, self.config)
+            self.outcome.add_seen(benchmark, number)
+
+    @cached_property
+    def trained_on(self) -> list[Problem] | None:
+        """The problems that the student was made from; None where they are not known."""
+        corpus = self.outcome.corpus
+        return training_problems(self.config, None if corpus is None else Path(corpus.path))
+
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""
         from plan_tuning.evaluation.accuracy import summarize
@@ -384,15 +386,6 @@ class Job:
                 upstream=stage.upstream,
                 is_input=is_input,
             )
-
-
-def _metrics_of(predictions: Stage, load: Callable[[], list[Problem]]) -> BenchmarkMetrics:
-    """Read what predictions came to; those of an earlier grader are judged again from ``load``."""
-    from plan_tuning.evaluation.accuracy import summarize
-
-    if judge_again(predictions.folder, load):
-        return summarize(read_predictions(predictions.folder / PREDICTIONS_FILE))
-    return parse_metrics(read_manifest(predictions.folder)["facts"]["metrics"])
 
 
 def _make_base(config: Config, model: ModelConfig, folder: Path) -> Mapping[str, Any]:

@@ -24,13 +24,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning import interruption
-from plan_tuning.command_line import check_overrides, ordered
+from plan_tuning.artifacts import RESUME, storage_error
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
-from plan_tuning.storage import RESUME, storage_error
 from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
 from plan_tuning.sweep.external import Search
+from plan_tuning.sweep.overrides import check_overrides, ordered
 from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")

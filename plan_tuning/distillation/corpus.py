@@ -25,6 +25,7 @@ from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.card import write_card
 from plan_tuning.distillation.funnel import Tally
 from plan_tuning.distillation.monitor import Monitor
+from plan_tuning.distillation.parquet import RecordWriter, write_records
 from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Trajectory, Verdict, from_json, to_json
@@ -41,16 +42,6 @@ logger = logging.getLogger(__name__)
 STAGE_VERSION = 1
 TRAJECTORIES = "trajectories.parquet"
 PROBLEMS = "problems.parquet"
-_ROWS_PER_GROUP = 2000
-_TYPES = {
-    "candidate": "int32",
-    "plan_score": "int32",
-    "duplicate_of": "int32",
-    "cost_usd": "float64",
-    "tolerance": "float64",
-    "is_multiple_answer": "bool_",
-}
-_LISTS = ("call_keys", "accepted_answers")
 
 
 OnUsage = Callable[[int, float | None], None]
@@ -198,7 +189,7 @@ async def _distil(
     tally = Tally(len(problems))
     with (
         Monitor(len(problems), tally, caller, is_shown=is_shown) as monitor,
-        _Writer(folder / TRAJECTORIES, Trajectory) as writer,
+        RecordWriter(folder / TRAJECTORIES, Trajectory) as writer,
     ):
 
         def on_progress(rows: tuple[Trajectory, ...]) -> None:
@@ -215,64 +206,6 @@ async def _distil(
         ):
             writer.add(rows)
     return tally
-
-
-def _schema(kind: type) -> Any:
-    import dataclasses
-
-    import pyarrow as pa
-
-    def type_of(name: str) -> Any:
-        if name in _LISTS:
-            return pa.list_(pa.string())
-        return getattr(pa, _TYPES.get(name, "string"))()
-
-    return pa.schema([(f.name, type_of(f.name)) for f in dataclasses.fields(kind)])
-
-
-class _Writer:
-    """Writes records to parquet group by group."""
-
-    def __init__(self, path: Path, kind: type) -> None:
-        import pyarrow.parquet as pq
-
-        self._schema = _schema(kind)
-        self._names = self._schema.names
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[Any] = []
-
-    def add(self, rows: Iterable[Any]) -> None:
-        self._rows.extend(rows)
-        if len(self._rows) >= _ROWS_PER_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            columns = [
-                pa.array([_cell(getattr(row, name)) for row in self._rows], type=field.type)
-                for name, field in zip(self._names, self._schema, strict=True)
-            ]
-            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
-            self._rows.clear()
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-
-
-def _cell(value: Any) -> Any:
-    """Lists stay lists, other structures become JSON text."""
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, Mapping):
-        return json.dumps(to_json(value), ensure_ascii=False)
-    return value
 
 
 def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
@@ -296,12 +229,6 @@ def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
                 partial.unlink(missing_ok=True)
     else:
         raise CorpusError(f"{path}: choose a name that ends in .jsonl or .parquet")
-
-
-def write_records(path: Path, kind: type, rows: Iterable[Any]) -> None:
-    """Write records of one kind to a parquet file."""
-    with _Writer(path, kind) as writer:
-        writer.add(rows)
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.artifacts import provenance, write_atomic
+from plan_tuning import interruption
+from plan_tuning.artifacts import RESUME, provenance, read_manifest, storage_error, write_atomic
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
+from plan_tuning.evaluation.accuracy import summarize
 from plan_tuning.evaluation.judgement import stored_answers, with_verdict
+from plan_tuning.interruption import Interrupted
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job_record import (
     RESULT_FILE,
@@ -24,6 +27,7 @@ from plan_tuning.job_record import (
     JobError,
     JobResult,
     StageTime,
+    parse_metrics,
     parse_result,
 )
 from plan_tuning.records import Prediction, Problem, from_json, to_json
@@ -59,6 +63,7 @@ class Outcome:
     metrics: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # by benchmark
     predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
     executor_zero_shot: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # of m2
+    seen_in_training: dict[str, int] | None = None  # test problems, by benchmark
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
     device: str = "cpu"
@@ -79,6 +84,11 @@ class Outcome:
             wall_s=round(before.wall_s + wall_s, 3), is_cached=before.is_cached and is_cached
         )
 
+    def add_seen(self, benchmark: str, number: int | None) -> None:
+        """Note how many test problems stand in the training problems; None: not known."""
+        if number is not None:
+            self.seen_in_training = {**(self.seen_in_training or {}), benchmark: number}
+
     def add_selection(self, selection: Mapping[str, Any]) -> None:
         """Account what a training took of the corpus: rows, reasons and what else it counted."""
         if self.corpus is not None:
@@ -89,6 +99,14 @@ class Outcome:
                 reasons=selection.get("reasons", self.corpus.reasons),
                 further={**self.corpus.further, **further},
             )
+
+
+def cause_of(error: BaseException, outputs: Path) -> BaseException:
+    """Tell a stop by the user, and a disk's refusal, whatever they became on their way."""
+    is_stop = isinstance(error, KeyboardInterrupt) or interruption.is_asked()
+    if is_stop or getattr(error, "exit_code", None) == interruption.EXIT_CODE:
+        return error if isinstance(error, Interrupted) else Interrupted()
+    return storage_error(error, outputs, RESUME) or error
 
 
 def log_accuracies(outcome: Outcome) -> None:
@@ -196,6 +214,7 @@ def write_result(
         predictions={name: _relative(path, folder) for name, path in outcome.predictions.items()},
         corpus=corpus,
         training=outcome.training,
+        seen_in_training=outcome.seen_in_training,
         curves=CURVES_FILE if (folder / CURVES_FILE).is_file() else None,
         device=outcome.device,
         stages=outcome.stages,
@@ -262,3 +281,15 @@ def judge_again(folder: Path, problems: Callable[[], Sequence[Problem]]) -> bool
         rows = read_predictions(folder / PREDICTIONS_FILE)
         found = regrade(folder, stored_answers(rows, known))
     return bool(found.changed)
+
+
+def metrics_of(folder: Path, problems: Callable[[], Sequence[Problem]]) -> BenchmarkMetrics:
+    """Read what predictions came to; those of an earlier grader are judged again.
+
+    Args:
+        folder: the artifact.
+        problems: loads the test set; called only where there is something to grade.
+    """
+    if judge_again(folder, problems):
+        return summarize(read_predictions(folder / PREDICTIONS_FILE))
+    return parse_metrics(read_manifest(folder)["facts"]["metrics"])

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plan_tuning.artifacts import storage_error
 from plan_tuning.config.run import Config
 from plan_tuning.config.typed import check_outputs
-from plan_tuning.storage import storage_error
 from plan_tuning.sweep.devices import check_processes
 
 logger = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from plan_tuning.artifacts import RESUME, storage_error
 from plan_tuning.config.registration import job_slug
 from plan_tuning.config.run import SWEEPER_MODULE
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.interruption import Interrupted
-from plan_tuning.storage import RESUME, storage_error
 from plan_tuning.sweep.devices import check_processes, launcher_facts
 from plan_tuning.sweep.jobs import (
     Job,

@@ -16,8 +16,9 @@ import pytest
 from plan_tuning.comparison.comparison_files import compare
 from plan_tuning.comparison.runs import load, read_predictions
 from plan_tuning.distillation import corpus as corpora
-from plan_tuning.distillation.corpus import TRAJECTORIES, read_trajectories, write_records
+from plan_tuning.distillation.corpus import TRAJECTORIES, read_trajectories
 from plan_tuning.distillation.filters import STANDARD_FILTERS, filter_trajectories
+from plan_tuning.distillation.parquet import write_records
 from plan_tuning.grading.grader import Grader
 from plan_tuning.job import result as results
 from plan_tuning.records import Problem, Trajectory, Verdict
