@@ -115,7 +115,7 @@ def fingerprint_of(spec: Any, *, stage: str, version: int) -> str:
         ensure_ascii=False,
         allow_nan=False,
     )
-    return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:_FINGERPRINT_LENGTH]
 
 
 def file_fingerprint(path: Path) -> str:

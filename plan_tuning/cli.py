@@ -33,7 +33,7 @@ def run() -> None:
         check_words(sys.argv[1:])
         app(prog_name="plan-tuning")
     except (ValueError, OSError) as raised:
-        where = {"compare": "--out FOLDER", "corpus": "another folder"}
+        where = {"compare": "--out FOLDER", "corpus": "another file"}
         elsewhere = where.get(sys.argv[1], "--out FILE")
         error = storage_error(raised, Path(), f"Make room, or write elsewhere: {elsewhere}")
         if error is None and not isinstance(raised, ValueError):

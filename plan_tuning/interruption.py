@@ -68,6 +68,7 @@ def watched() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
+        _is_asked = False
 
 
 @contextmanager
@@ -77,17 +78,17 @@ def reported() -> Iterator[None]:
     Raises:
         SystemExit: the user pressed Ctrl-C, whatever that became on its way here.
     """
-    try:
-        with watched():
+    with watched():
+        try:
             yield
             check()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{MESSAGE}\n")
-        raise SystemExit(EXIT_CODE) from None
-    except SystemExit as ended:
-        if not _is_asked:
-            raise
-        raise SystemExit(EXIT_CODE) from ended
+        except KeyboardInterrupt:
+            sys.stderr.write(f"{MESSAGE}\n")
+            raise SystemExit(EXIT_CODE) from None
+        except SystemExit as ended:
+            if not _is_asked:
+                raise
+            raise SystemExit(EXIT_CODE) from ended
 
 
 @contextmanager

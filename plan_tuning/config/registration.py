@@ -52,7 +52,7 @@ def job_slug(overrides: str) -> str:
     """
     if not overrides:
         return "default"
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(overrides.encode(errors="surrogateescape")).hexdigest()[:8]
     short = re.sub(r"[^=,\s\[\]]*/", "", overrides)
     short = re.sub(r"[^A-Za-z0-9_.,=+-]+", "", short)[:_SLUG_BYTES].rstrip(",.=")
     return f"{short}-{digest}"
