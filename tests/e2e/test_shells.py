@@ -51,7 +51,8 @@ def limited(tmp_path: Path, environment: dict[str, str]) -> Callable[..., object
 
     def run(limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True,
+            command(*arguments), cwd=tmp_path, capture_output=True, text=True,
+            env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},  # which would be cut off too
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
             timeout=120, check=False,
         )  # fmt: skip
@@ -136,14 +137,13 @@ def test_a_comparison_on_a_full_disk_leaves_the_old_one(
     assert not list((outputs / "done").glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("limit", [1_000, 120_000])
 def test_a_job_on_a_full_disk_goes_on_when_there_is_room(
-    limit: int, limited: Run, plan_tuning: Run, tmp_path: Path
+    limited: Run, plan_tuning: Run, tmp_path: Path
 ) -> None:
     words = ["debug=fast", "logger=csv", "stages=[distill]", "paths.outputs=o", "data.limit=30"]
-    ran = limited(limit, *words)
-    assert ran.returncode in (1, 2)
-    said_in_one_line(ran, "o", "paths.outputs" if limit == 1_000 else "the same command")
+    ran = limited(120_000, *words)
+    assert ran.returncode == 1
+    said_in_one_line(ran, "error: o", "the same command")
     assert not list(tmp_path.glob("o/artifacts/corpora/[!.]*"))
     again = plan_tuning(*words)
     assert again.returncode == 0, again.stderr
