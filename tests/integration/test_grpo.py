@@ -29,23 +29,12 @@ from .grpo_world import (
     PROBLEMS,
     DigitRewards,
     HalfDeadRewards,
-    make_start,
     metrics,
     train,
     weights,
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_start(tmp_path_factory.mktemp("students") / "tiny")
-
-
-@pytest.fixture
-def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo_fit, "RewardWorker", DigitRewards)
 
 
 @pytest.mark.usefixtures("digits")
