@@ -41,7 +41,7 @@ class SuffixLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one token a row; returns the rows' new tokens."""
+        """Append one token a row, (B, K, 1, D) each; returns the rows' new tokens, (B, K, t, D)."""
         if self.length == self._buffers[0].shape[2]:
             self._buffers = [self._enlarged(buffer) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):

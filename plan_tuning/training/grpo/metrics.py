@@ -43,7 +43,13 @@ class PassStatistics:
         sums: Mapping[str, torch.Tensor],
         maxima: Mapping[str, torch.Tensor],
     ) -> None:
-        """Add a pass: what it computes, how much of it is no padding, and figures of its tokens."""
+        """Add a pass: what it computes, how much of it is no padding, and figures of its tokens.
+
+        Args:
+            batch: the pass.
+            sums: figures that are added up over its tokens, each (N,).
+            maxima: those of which the largest counts, each (N,).
+        """
         self.sums[_SUMS.index("padded")] += batch.padded_tokens
         self.sums[_SUMS.index("real")] += batch.num_tokens
         for name, value in sums.items():
