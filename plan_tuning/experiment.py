@@ -92,6 +92,11 @@ def run_job(config: Config, context: JobContext) -> float | None:
             job.train(graph.student, config)
         for place in range(len(graph.predictions)):
             job.evaluate(place)
+    if context.sweep_name is None:  # a sweep's comparison does it for all of its jobs
+        from plan_tuning.comparison.evidence import keep_evidence
+        from plan_tuning.comparison.runs import read_run
+
+        keep_evidence(context.folder, [read_run(context.folder)])
     first = [stage.label for stage in graph.predictions[:1]]
     return job.outcome.metrics[first[0]].accuracy if first else None
 

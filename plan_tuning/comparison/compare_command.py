@@ -22,6 +22,10 @@ def compare(
         str | None,
         typer.Option(help="Rows to compare with: a method, or key=value pairs joined by commas."),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(help="Replace a comparison that was made from files which are missing here."),
+    ] = False,
     wandb: Annotated[
         bool,
         typer.Option(help="Log it as a W&B run too: offline, or where WANDB_MODE=online says so."),
@@ -33,7 +37,7 @@ def compare(
     from plan_tuning.comparison.runs import ComparisonError
 
     try:
-        comparison = run(folders, out=out, baseline=baseline)
+        comparison = run(folders, out=out, baseline=baseline, force=force)
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from plan_tuning.comparison.claims import Finding, silence
 from plan_tuning.comparison.disagreements import Disagreement
+from plan_tuning.comparison.evidence import Reading
 from plan_tuning.comparison.runs import Results
 from plan_tuning.comparison.tables import Table
 
@@ -20,6 +21,7 @@ class Comparison:
     findings: tuple[Finding, ...]
     disagreements: tuple[Disagreement, ...]
     holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
+    reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
 
     @property
@@ -41,6 +43,8 @@ class Comparison:
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table."""
         lines = list(self.table.notes)
+        if self.reading.missing:
+            lines.append(self.reading.advice)
         if not self.results.completed:
             lines.append("No job has completed: there is nothing to compare yet.")
         elif any(run.result.debug for run in self.results.completed):

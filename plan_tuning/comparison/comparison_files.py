@@ -16,6 +16,7 @@ from plan_tuning.comparison.claims import findings
 from plan_tuning.comparison.comparison import Comparison, holes
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
+from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
 from plan_tuning.comparison.exports import to_csv, to_json, to_latex
 from plan_tuning.comparison.runs import ComparisonError, load
 from plan_tuning.comparison.table_text import (
@@ -40,6 +41,7 @@ def compare(
     expected_jobs: int | None = None,
     baseline: str | None = None,
     console: bool = True,
+    force: bool = False,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -49,9 +51,11 @@ def compare(
         expected_jobs: how many jobs a sweep started, to count those that left nothing.
         baseline: see :func:`plan_tuning.comparison.tables.build_table`.
         console: print the table to the terminal.
+        force: replace a comparison that was made from files which are missing here.
 
     Raises:
-        ComparisonError: a folder does not exist or holds no job, or ``baseline`` matches no row.
+        ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row, or
+            the comparison that is there already was made from more.
     """
     paths = [Path(folder) for folder in folders]
     results = load(paths)
@@ -68,23 +72,37 @@ def compare(
         findings=tuple(findings(table, reader)),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
+        reading=Reading.of(results.completed),
     )
     folder = Path(out) if out is not None else paths[0]
-    comparison = replace(comparison, files=tuple(write(comparison, folder)))
-    if console:
-        from plan_tuning.comparison.terminal import show
+    try:
+        files = write(comparison, folder, force=force)
+        if out is None:
+            keep_evidence(folder, results.completed)
+        comparison = replace(comparison, files=tuple(files))
+    finally:  # who may not write the table can read it
+        if console:
+            from plan_tuning.comparison.terminal import show
 
-        show(comparison)
+            show(comparison)
     return comparison
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write all files into ``folder`` and list them."""
+def write(comparison: Comparison, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write all files into ``folder`` and list them.
+
+    Raises:
+        ComparisonError: what is there was made from more, and ``force`` is not set.
+    """
     from plan_tuning.comparison.page import report_page
 
     content = to_json(comparison.table, comparison.findings)
     content["disagreements"] = [vars(item) for item in comparison.disagreements]
     content["holes"] = list(comparison.holes)
+    reading = comparison.reading
+    content["read"] = {"predictions": reading.predictions, "corpora": reading.corpora}
+    if not force:
+        check_replaced(folder, content, reading)
     texts = {
         "comparison.md": to_markdown(comparison),
         "comparison.csv": to_csv(comparison.table, comparison.findings),

@@ -14,7 +14,7 @@ from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
-from plan_tuning.comparison.runs import corpus_file, read_predictions, read_trajectories
+from plan_tuning.comparison.runs import corpus_files, read_predictions, read_trajectories
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     LEGEND,
@@ -121,12 +121,10 @@ def _figures(comparison: Comparison) -> list[Figure]:
         answers = [p for name in row.cells for r in row.runs_for(name)
                    for p in read_predictions(r, name)]  # fmt: skip
         rates[table.label(row)] = leak_rates(answers)
-    paths = dict.fromkeys(
-        path for run in comparison.results.completed if (path := corpus_file(run)) is not None
-    )
+    paths = corpus_files(comparison.results.completed)
     curves = {
         path.parent.name: threshold_curve(rows)
-        for path in list(paths)[:_MAX_CORPORA]
+        for path in paths[:_MAX_CORPORA]
         if (rows := read_trajectories(path))
     }
     return draw_figures(table, corpora=curves, rates=rates)
