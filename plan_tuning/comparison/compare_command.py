@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from plan_tuning.comparison.comparison import Comparison
 
+_MAX_TABLE_ROWS = 10_000  # that W&B shows
+
 
 def compare(
     folders: Annotated[
@@ -58,7 +60,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
         The command that uploads an offline run; None for one that was logged online.
     """
     from plan_tuning.artifacts import fingerprint_of
-    from plan_tuning.comparison.table_text import accuracy_table, finding_table
+    from plan_tuning.comparison.exports import numeric_findings, numeric_rows
     from plan_tuning.config.run import LoggerConfig
     from plan_tuning.tracking import track
 
@@ -66,7 +68,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
     sweeps = sorted({run.result.sweep for run in runs if run.result.sweep})
     keys = sorted(run.result.key for run in runs)
     with track(
-        LoggerConfig(project=project),
+        LoggerConfig(project=project, max_table_rows=_MAX_TABLE_ROWS),
         folder=folder,
         run_id=f"compare-{fingerprint_of(keys, stage='comparison', version=1)}",
         name=f"compare {' '.join(sweeps) or folder.name}",
@@ -75,11 +77,8 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
         tags=["comparison", *sweeps],
         values={"sweeps": sweeps, "jobs": len(runs), "swept": list(comparison.table.swept)},
     ) as tracker:
-        for name, (head, rows) in (
-            ("comparison", accuracy_table(comparison.table)),
-            ("claims", finding_table(comparison.findings)),
-        ):
-            tracker.log_table(name, [dict(zip(head, row, strict=True)) for row in rows])
+        tracker.log_table("comparison", numeric_rows(comparison.table))
+        tracker.log_table("claims", numeric_findings(comparison.findings))
         pages = [path for path in comparison.files if path.suffix == ".html"]
         for page in pages:
             tracker.log_page("report", page)

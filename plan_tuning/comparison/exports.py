@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from plan_tuning.comparison.choices import IRRELEVANT
+from plan_tuning.comparison.choices import IRRELEVANT, row_label
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding
 from plan_tuning.comparison.differences import Difference
 from plan_tuning.comparison.table_text import (
@@ -38,7 +38,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
         + ["problems", "baseline"]
         + [f"difference_{name}" for name in _DIFFERENCE_FIELDS]
         + ["difference_seeds", "direction", "claims", "published"]
-        + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd"]
+        + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd", "row"]
     )
     for row in table.rows:
         base = "" if row.baseline is None else table.label(table.rows[row.baseline])
@@ -59,6 +59,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
                 + [round(row.wall_s, 3), row.teacher_calls]
                 + ["" if row.cost_usd is None else row.cost_usd]
                 + [row.corpus_calls, "" if row.corpus_usd is None else row.corpus_usd]
+                + [effective_row(table, row)]
             )
     return text.getvalue()
 
@@ -172,11 +173,67 @@ def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
+def numeric_rows(table: Table) -> list[dict[str, Any]]:
+    """List a row's figures on a benchmark as numbers, a line each; what is unknown is None.
+
+    Shares are 0..1: ``mean`` [``low``, ``high``] of ``n`` problems and ``seeds``, ``p`` of the
+    difference to the baseline, corrected by Holm.
+    """
+    lines = []
+    for row in table.rows:
+        base = None if row.baseline is None else table.label(table.rows[row.baseline])
+        for name, cell in row.cells.items():
+            item = cell.difference
+            lines.append(
+                {
+                    "row": table.label(row),
+                    **dict(zip(table.swept, row.values, strict=True)),
+                    "benchmark": name,
+                    **{"mean": cell.accuracy, "low": _null(cell.low), "high": _null(cell.high)},
+                    **{"n": cell.num_problems, "seeds": cell.num_seeds, "baseline": base},
+                    **_numeric_difference(item),
+                }
+            )
+    return lines
+
+
+def numeric_findings(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """List the comparisons behind the paper's claims as numbers, a line each."""
+    return [
+        {
+            **{"claim": item.claim, "row": item.row, "against": item.against},
+            **{"benchmark": item.benchmark, "verdict": item.verdict, "published": item.published},
+            **_numeric_difference(item.difference),
+        }
+        for item in found
+    ]
+
+
+def _numeric_difference(item: Difference | None) -> dict[str, Any]:
+    return {
+        "difference": None if item is None else item.value,
+        "difference_low": None if item is None else _null(item.low),
+        "difference_high": None if item is None else _null(item.high),
+        "difference_n": None if item is None else item.num_problems,
+        "p": None if item is None else _null(item.p_holm),
+        "direction": "" if item is None else item.direction,
+    }
+
+
+def effective_row(table: Table, row: Row) -> str:
+    """Give the label that the row's jobs bear in W&B and result.json; else its swept choices."""
+    labels = {row_label(run) for run in row.runs}
+    if len(labels) == 1:
+        return labels.pop()
+    return " ".join(f"{key}={value}" for key, value in zip(table.swept, row.values, strict=True))
+
+
 def _row_json(table: Table, row: Row) -> dict[str, Any]:
     chosen = zip(table.swept, row.values, strict=True)
     return {
         "choices": {key: None if value == IRRELEVANT else value for key, value in chosen},
         "label": table.label(row),
+        "row": effective_row(table, row),
         "jobs": [run.name for run in row.runs],
         "failed_seeds": row.num_failed,
         "baseline": None if row.baseline is None else table.label(table.rows[row.baseline]),

@@ -168,7 +168,7 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / RESULT_FILE
     try:
-        return _run(folder, parse_result(json.loads(path.read_text(encoding="utf-8"))))
+        return run_of(folder, parse_result(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         raise ComparisonError("no result.json: the job was killed, or is still running") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -179,7 +179,8 @@ def read_run(folder: Path) -> Run:
         raise ComparisonError(str(error)) from error
 
 
-def _run(folder: Path, result: JobResult) -> Run:
+def run_of(folder: Path, result: JobResult) -> Run:
+    """Make a run of a job's record: figures that cannot be used are left out, files looked for."""
     sound = {name: item for name, item in result.metrics.items() if _is_share(item.accuracy)}
     corpus = result.corpus and replace(result.corpus, cost_usd=_finite(result.corpus.cost_usd))
     run = Run(
