@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,12 +32,17 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """One line: how many jobs are compared, and how many are not."""
+        """One line: how many jobs are compared, how many are not, and what they bought."""
         results = self.results
         total = len(results.runs) + len(results.holes)
+        calls = sum(run.result.teacher_calls for run in results.runs)
+        costs = [run.result.cost_usd for run in results.runs]
+        paid = math.fsum(cost for cost in costs if cost is not None)
+        unknown = ", some at an unknown price" if None in costs else ""
         return (
             f"{len(results.completed)} of {total} jobs compared, {len(results.failed)} failed, "
-            f"{len(results.holes)} without a readable result."
+            f"{len(results.holes)} without a readable result. "
+            f"They bought {calls:,} teacher calls for {paid:.2f} USD{unknown}."
         )
 
     @property
@@ -68,5 +74,5 @@ def holes(results: Results, expected_jobs: int | None) -> list[str]:
     if expected_jobs is not None and present < expected_jobs:
         lines.append(f"{expected_jobs - present} of {expected_jobs} jobs left nothing behind")
     if results.num_debug_left_out:
-        lines.append(f"{results.num_debug_left_out} debug runs are left out")
+        lines.append(f"{results.num_debug_left_out} debug runs are left out, for there are others")
     return lines

@@ -22,7 +22,8 @@ from plan_tuning.comparison.runs import ComparisonError, load
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     DISAGREEMENTS_LEGEND,
-    LEGEND,
+    LEGEND_ENTRIES,
+    LEGEND_LINE,
     REWARDS_LEGEND,
     accuracy_table,
     difference_table,
@@ -125,7 +126,7 @@ def to_markdown(comparison: Comparison) -> str:
         head, rows = difference_table(table)
         if rows:
             parts += ["## Difference to the baseline", markdown_table(head, rows)]
-        parts.append(LEGEND)
+        parts.append(f"{LEGEND_LINE} [Every mark and figure](#reading-the-table)")
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
@@ -137,6 +138,8 @@ def to_markdown(comparison: Comparison) -> str:
         parts += ["## Problems that only one of two rows solves"]
         parts += [markdown_table(*disagreement_table(comparison.disagreements))]
         parts += [DISAGREEMENTS_LEGEND]
+    if table.rows:
+        parts += ["## Reading the table", "\n".join(f"- {line}" for line in LEGEND_ENTRIES)]
     if comparison.holes:
         parts += ["## Missing", "\n".join(f"- {line}" for line in comparison.holes)]
     return "\n\n".join(parts) + "\n"

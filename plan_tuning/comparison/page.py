@@ -17,7 +17,8 @@ from plan_tuning.comparison.figures import draw_figures
 from plan_tuning.comparison.runs import corpus_files, read_predictions, read_trajectories
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
-    LEGEND,
+    LEGEND_ENTRIES,
+    LEGEND_LINE,
     REWARDS_LEGEND,
     accuracy_table,
     difference_text,
@@ -27,6 +28,8 @@ from plan_tuning.comparison.table_text import (
 from plan_tuning.comparison.tables import Table
 
 _MAX_CORPORA = 6
+# A corpus is counted before a job filters it: these two are of a fixed filter, whatever the job's.
+_FUNNEL_TITLES = {"good_score": "score of 80 or more", "selected": "kept by filter two_stage"}
 
 
 def report_page(comparison: Comparison, *, title: str) -> str:
@@ -43,6 +46,7 @@ def report_page(comparison: Comparison, *, title: str) -> str:
         "claims": _claims(comparison),
         "figures": "".join(_figure(figure) for figure in _figures(comparison)),
         "corpus": _funnels(comparison),
+        "reading": "".join(f"<li>{escape(line)}</li>" for line in LEGEND_ENTRIES),
         "missing": _missing(comparison.holes),
         "left_out": escape(payload.left_out),
         "data": payload.packed(),
@@ -83,7 +87,8 @@ def _accuracies(table: Table) -> str:
                 delta = "baseline"
             line[first + offset] += f'<span class="delta {direction}">{escape(delta)}</span>'
         lines.append(line)
-    legend = f'<p class="dim">{escape(LEGEND)}</p>'
+    more = '<a href="#reading">Every mark and figure</a>'
+    legend = f'<p class="dim">{escape(LEGEND_LINE)} {more}</p>'
     return _html_table(head, lines) + legend + _rewards(table)
 
 
@@ -172,7 +177,7 @@ def _sums(mappings: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def _bars(counts: Mapping[str, int]) -> str:
     most = max(counts.values(), default=0) or 1
     lines = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{count:,}</td>"
+        f"<tr><td>{escape(name if ' ' in name else name.replace('_', ' '))}</td><td>{count:,}</td>"
         f'<td class="bar-cell"><div class="fill" style="width:{100 * count / most:.1f}%"></div>'
         "</td></tr>"
         for name, count in counts.items()

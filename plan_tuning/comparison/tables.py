@@ -55,6 +55,8 @@ class Row:
     cost_usd: float | None = 0.0
     corpus_calls: int = 0  # that the row's corpora rest on, each corpus once
     corpus_usd: float | None = 0.0
+    rests_on_calls: int = 0  # those, and what the row's jobs bought beside: judge, executor
+    rests_on_usd: float | None = 0.0
 
     def runs_for(self, benchmark: str) -> list[Run]:
         """The row's runs with a figure for ``benchmark``, one per seed."""
@@ -136,6 +138,9 @@ def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]
         for run in done
         if run.result.corpus and run.result.corpus.teacher_answers
     }.values()
+    beside = [_beside_corpus(run) for run in done]
+    corpus_calls = sum(corpus.teacher_answers or 0 for corpus in corpora)
+    corpus_usd = [corpus.cost_usd for corpus in corpora]
     row = Row(
         values=values,
         runs=tuple(done),
@@ -145,11 +150,25 @@ def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]
         is_cached=any(stage.is_cached for run in done for stage in run.result.stages.values()),
         teacher_calls=sum(run.result.teacher_calls for run in done),
         cost_usd=_total([run.result.cost_usd for run in done]),
-        corpus_calls=sum(corpus.teacher_answers or 0 for corpus in corpora),
-        corpus_usd=_total([corpus.cost_usd for corpus in corpora]),
+        corpus_calls=corpus_calls,
+        corpus_usd=_total(corpus_usd),
+        rests_on_calls=corpus_calls + sum(calls for calls, _ in beside),
+        rests_on_usd=_total([*corpus_usd, *(usd for _, usd in beside)]),
     )
     cells = {name: _cell(row.runs_for(name), name) for name in benchmarks if row.runs_for(name)}
     return replace(row, cells=cells)
+
+
+def _beside_corpus(run: Run) -> tuple[int, float | None]:
+    """Count the teacher calls that a job bought for anything but its corpus, and their cost."""
+    result = run.result
+    distilled = result.stages.get("distill")
+    if result.corpus is None or distilled is None or distilled.is_cached:
+        return result.teacher_calls, result.cost_usd
+    calls = max(0, result.teacher_calls - (result.corpus.teacher_answers or 0))
+    if result.cost_usd is None or result.corpus.cost_usd is None:
+        return calls, result.cost_usd
+    return calls, max(0.0, result.cost_usd - result.corpus.cost_usd)
 
 
 def _total(costs: Sequence[float | None]) -> float | None:

@@ -44,7 +44,7 @@ class LoggerConfig:
 
 @dataclass
 class DebugConfig:
-    """Makes a run cheap; results of such runs are marked and left out of comparisons."""
+    """Makes a run cheap; its result is marked, and beside others left out of a comparison."""
 
     enabled: bool = False
     max_problems: int | None = None  # cap on training problems
