@@ -177,7 +177,7 @@ def _sums(mappings: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def _bars(counts: Mapping[str, int]) -> str:
     most = max(counts.values(), default=0) or 1
     lines = "".join(
-        f"<tr><td>{escape(name if ' ' in name else name.replace('_', ' '))}</td><td>{count:,}</td>"
+        f"<tr><td>{escape(_FUNNEL_TITLES.get(name) or name.replace('_', ' '))}</td><td>{count:,}</td>"
         f'<td class="bar-cell"><div class="fill" style="width:{100 * count / most:.1f}%"></div>'
         "</td></tr>"
         for name, count in counts.items()
