@@ -195,6 +195,15 @@ def row_values(run: Run, swept: Sequence[str]) -> tuple[str, ...]:
     return tuple(flat.get(key, IRRELEVANT) if can_matter(run, key) else IRRELEVANT for key in swept)
 
 
+def distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the choices in which two rows differ; ``-`` agrees with everything.
+
+    >>> distance(("m1", "two_stage"), ("sft", "-"))
+    1
+    """
+    return sum(a != b and IRRELEVANT not in (a, b) for a, b in zip(first, second, strict=True))
+
+
 def row_label(run: Run) -> str:
     """Describe a job without its seed: its method, and every choice that its command line made.
 

@@ -126,6 +126,7 @@ def to_markdown(comparison: Comparison) -> str:
         head, rows = difference_table(table)
         if rows:
             parts += ["## Difference to the baseline", markdown_table(head, rows)]
+        parts += [table.basis] if table.basis else []
         parts.append(f"{LEGEND_LINE} [Every mark and figure](#reading-the-table)")
         titles, rewards = reward_table(table)
         if rewards:

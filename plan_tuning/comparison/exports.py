@@ -170,6 +170,7 @@ def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
             vars(item) | {"difference": _difference_json(item.difference)} for item in found
         ],
         "notes": list(table.notes),
+        "basis": table.basis,
     }
 
 

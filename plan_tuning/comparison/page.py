@@ -89,7 +89,8 @@ def _accuracies(table: Table) -> str:
         lines.append(line)
     more = '<a href="#reading">Every mark and figure</a>'
     legend = f'<p class="dim">{escape(LEGEND_LINE)} {more}</p>'
-    return _html_table(head, lines) + legend + _rewards(table)
+    basis = f"<p>{escape(table.basis)}</p>" if table.basis else ""
+    return _html_table(head, lines) + basis + legend + _rewards(table)
 
 
 def _rewards(table: Table) -> str:
@@ -177,7 +178,8 @@ def _sums(mappings: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def _bars(counts: Mapping[str, int]) -> str:
     most = max(counts.values(), default=0) or 1
     lines = "".join(
-        f"<tr><td>{escape(_FUNNEL_TITLES.get(name) or name.replace('_', ' '))}</td><td>{count:,}</td>"
+        f"<tr><td>{escape(_FUNNEL_TITLES.get(name) or name.replace('_', ' '))}</td>"
+        f"<td>{count:,}</td>"
         f'<td class="bar-cell"><div class="fill" style="width:{100 * count / most:.1f}%"></div>'
         "</td></tr>"
         for name, count in counts.items()

@@ -33,6 +33,8 @@ def show(comparison: Comparison) -> None:
     if comparison.table.rows:
         console.print(_accuracies(comparison))
         console.print(f"[dim]{escape(_legend(comparison.files))}[/]")
+        if comparison.table.basis:
+            console.print(escape(comparison.table.basis))
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
