@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
     from plan_tuning.comparison.comparison import Comparison
 
 _MAX_TABLE_ROWS = 10_000  # that W&B shows
+
+
+class Latex(StrEnum):
+    """How much of the table LaTeX shows."""
+
+    FULL = "full"
+    COMPACT = "compact"
 
 
 def compare(
@@ -28,6 +36,20 @@ def compare(
         bool,
         typer.Option(help="Replace a comparison that was made from files which are missing here."),
     ] = False,
+    latex: Annotated[
+        Latex,
+        typer.Option(
+            help="full: comparison.tex, an appendix; compact: comparison_compact.tex beside it, "
+            "accuracy ± interval for a paper."
+        ),
+    ] = Latex.FULL,
+    benchmarks: Annotated[
+        str, typer.Option(help="Of the compact table, joined by commas; default: all.")
+    ] = "",
+    columns: Annotated[
+        str,
+        typer.Option(help="Of the compact table: swept choices, seeds, time/job, answers, USD."),
+    ] = "",
     wandb: Annotated[
         bool,
         typer.Option(help="Log it as a W&B run too: offline, or where WANDB_MODE=online says so."),
@@ -36,16 +58,27 @@ def compare(
 ) -> None:
     """Compare finished jobs: a table here, comparison.{md,csv,tex,json} and report.html on disk."""
     from plan_tuning.comparison.comparison_files import compare as run
+    from plan_tuning.comparison.latex import Compact
     from plan_tuning.comparison.runs import ComparisonError
 
+    compact = None
+    if latex is Latex.COMPACT:
+        compact = Compact(_listed(benchmarks), _listed(columns))
+    elif benchmarks or columns:
+        typer.echo("error: --benchmarks and --columns choose for --latex compact", err=True)
+        raise typer.Exit(2)
     try:
-        comparison = run(folders, out=out, baseline=baseline, force=force)
+        comparison = run(folders, out=out, baseline=baseline, force=force, compact=compact)
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     if wandb:
         command = log_to_wandb(comparison, out or folders[0], wandb_project)
         typer.echo(f"W&B run written offline; upload it with: {command}" if command else "logged")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | None:

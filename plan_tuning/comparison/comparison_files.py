@@ -17,7 +17,8 @@ from plan_tuning.comparison.comparison import Comparison, holes
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
-from plan_tuning.comparison.exports import to_csv, to_json, to_latex
+from plan_tuning.comparison.exports import to_csv, to_json
+from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
 from plan_tuning.comparison.runs import ComparisonError, load
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
@@ -43,6 +44,7 @@ def compare(
     baseline: str | None = None,
     console: bool = True,
     force: bool = False,
+    compact: Compact | None = None,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -53,10 +55,12 @@ def compare(
         baseline: see :func:`plan_tuning.comparison.tables.build_table`.
         console: print the table to the terminal.
         force: replace a comparison that was made from files which are missing here.
+        compact: of the LaTeX table that is written beside the full one; None: none is.
 
     Raises:
-        ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row, or
-            the comparison that is there already was made from more.
+        ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
+            ``compact`` names what the table has not, or the comparison that is there already was
+            made from more.
     """
     paths = [Path(folder) for folder in folders]
     results = load(paths)
@@ -77,7 +81,7 @@ def compare(
     )
     folder = Path(out) if out is not None else paths[0]
     try:
-        files = write(comparison, folder, force=force)
+        files = write(comparison, folder, force=force, compact=compact)
         if out is None:
             keep_evidence(folder, results.completed)
         comparison = replace(comparison, files=tuple(files))
@@ -89,11 +93,14 @@ def compare(
     return comparison
 
 
-def write(comparison: Comparison, folder: Path, *, force: bool = False) -> list[Path]:
+def write(
+    comparison: Comparison, folder: Path, *, force: bool = False, compact: Compact | None = None
+) -> list[Path]:
     """Write all files into ``folder`` and list them.
 
     Raises:
-        ComparisonError: what is there was made from more, and ``force`` is not set.
+        ComparisonError: what is there was made from more, and ``force`` is not set; or
+            ``compact`` names what the table has not.
     """
     from plan_tuning.comparison.page import report_page
 
@@ -111,6 +118,8 @@ def write(comparison: Comparison, folder: Path, *, force: bool = False) -> list[
         "comparison.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
         "report.html": report_page(comparison, title=f"Comparison of {folder.resolve().name}"),
     }
+    if compact is not None:
+        texts["comparison_compact.tex"] = to_compact_latex(comparison.table, compact)
     for name, text in texts.items():
         write_atomic(folder / name, text)
     return [folder / name for name in texts]

@@ -1,4 +1,4 @@
-"""The table -> files for other programs: CSV, LaTeX and JSON. Pure functions of its parts."""
+"""The table -> files for other programs: CSV, JSON and lines of numbers. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ from typing import Any
 from plan_tuning.comparison.choices import IRRELEVANT, row_label
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding
 from plan_tuning.comparison.differences import Difference
-from plan_tuning.comparison.table_text import (
-    CLAIMS_LEGEND,
-    LEGEND,
-    accuracy_table,
-    finding_table,
-    p_text,
-    percent,
-    seeds_text,
-)
 from plan_tuning.comparison.tables import Cell, Row, Table
 
 _DIFFERENCE_FIELDS = ("value", "low", "high", "num_problems", "gained", "lost", "p", "p_holm")
@@ -81,82 +72,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return "" if math.isnan(value) else round(value, 6)
     return value
-
-
-def to_latex(table: Table, found: Sequence[Finding]) -> str:
-    """Render booktabs tables: accuracies with their differences, then the paper's claims."""
-    head, texts = accuracy_table(table)
-    first = len(table.swept) + 1
-    last = first + len(table.benchmarks)
-    lines = []
-    for row, line in zip(table.rows, texts, strict=True):
-        cells = [_tex_cell(row.cells.get(name)) for name in table.benchmarks]
-        before = [*(_tex(value) for value in row.values), _tex(seeds_text(row))]
-        lines.append([*before, *cells, *(_tex(text) for text in line[last:])])
-    columns = "l" * len(table.swept) + "r" + "c" * len(table.benchmarks) + "rrr"
-    parts = ["% needs \\usepackage{booktabs}", _tabular(columns, head, lines), _note(LEGEND)]
-    if found:
-        titles, claims = finding_table(found)
-        columns = "p{4cm}p{4cm}" + "c" * (len(titles) - 3) + "p{4cm}"
-        parts += ["\\bigskip"]
-        parts += [_tabular(columns, titles, [[_tex(text) for text in line] for line in claims])]
-        parts += [_note(CLAIMS_LEGEND)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _tabular(columns: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Render a tabular of cells that are LaTeX already; titles are plain text.
-
-    Every line starts with an empty group: LaTeX reads a bracket after a line break as its option.
-    """
-    titles = " & ".join(_tex(text) for text in head)
-    rows = [f"{{}}{' & '.join(line)} \\\\" for line in lines]
-    return "\n".join(
-        [
-            f"\\begin{{tabular}}{{{columns}}}",
-            "\\toprule",
-            f"{{}}{titles} \\\\",
-            "\\midrule",
-            *rows,
-            "\\bottomrule",
-            "\\end{tabular}",
-        ]
-    )
-
-
-def _note(legend: str) -> str:
-    return f"\\par\\smallskip{{\\footnotesize {_tex(legend)}\\par}}"
-
-
-def _tex_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "--"
-    text = f"{percent(cell.accuracy)}"
-    if not math.isnan(cell.low):
-        dagger = "^\\dagger" if cell.is_single_seed else ""
-        text += f" $[{percent(cell.low)}, {percent(cell.high)}]{dagger}$"
-    item = cell.difference
-    if item is not None:
-        mark = {"higher": "\\uparrow", "lower": "\\downarrow"}.get(item.direction, "")
-        mark += "^\\dagger" if mark and item.is_single_seed else ""
-        value = f"${percent(item.value, sign=True)}$"
-        if math.isnan(item.low):
-            text += f" ({value})"
-        else:
-            text += f" ({value} $[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
-            text += f"{mark}$, {_tex(p_text(item.p_holm))})"
-    return text
-
-
-_TEX = {
-    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-    "†": "$^\\dagger$", "Δ": "$\\Delta$", "▲": "$\\uparrow$", "▼": "$\\downarrow$",
-    "−": "$-$", "–": "--", "<": "$<$", ">": "$>$", "’": "'",
-}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
 def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
