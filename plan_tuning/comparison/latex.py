@@ -40,9 +40,11 @@ def to_latex(table: Table, found: Sequence[Finding]) -> str:
         before = [*(_tex(value) for value in row.values), _tex(seeds_text(row))]
         lines.append([*before, *cells, *(_tex(text) for text in line[last:])])
     columns = "l" * len(table.swept) + "r" + "c" * len(table.benchmarks) + "rrr"
-    parts = ["% needs \\usepackage{booktabs}", _tabular(columns, head, lines), _note(LEGEND)]
+    titles = [_tex(text) for text in head]
+    parts = ["% needs \\usepackage{booktabs}", _tabular(columns, titles, lines), _note(LEGEND)]
     if found:
-        titles, claims = finding_table(found)
+        head, claims = finding_table(found)
+        titles = [_tex(text) for text in head]
         columns = "p{4cm}p{4cm}" + "c" * (len(titles) - 3) + "p{4cm}"
         parts += ["\\bigskip"]
         parts += [_tabular(columns, titles, [[_tex(text) for text in line] for line in claims])]
@@ -75,10 +77,16 @@ def to_compact_latex(table: Table, chosen: Compact) -> str:
         for row, text in zip(table.rows, texts, strict=True)
         if row.cells
     ]
-    titles = [name.rpartition(".")[2] for name in asked] + list(benchmarks)
+    titles = [_tex(name.rpartition(".")[2]) for name in asked] + [_stacked(n) for n in benchmarks]
     columns = "l" * len(asked) + "c" * len(benchmarks)
-    body = _tabular(columns, titles, lines)
+    body = f"{{\\footnotesize\\setlength{{\\tabcolsep}}{{4pt}}\n{_tabular(columns, titles, lines)}}}"
     return "\n\n".join(["% needs \\usepackage{booktabs}", body, _note(_caption(table))]) + "\n"
+
+
+def _stacked(name: str) -> str:
+    """Set the words of a long name below each other: its column is as wide as its figures."""
+    words = name.split("_")
+    return _tex(name) if len(words) == 1 else "\\shortstack{" + "\\\\".join(map(_tex, words)) + "}"
 
 
 def _check(option: str, asked: Sequence[str], known: Sequence[str]) -> None:
@@ -91,7 +99,7 @@ def _check(option: str, asked: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _compact_cell(cell: Cell | None) -> str:
-    """Accuracy ± half its interval, with an arrow where the difference to the baseline is decided."""
+    """Accuracy ± half its interval, with an arrow where it is above or below the baseline."""
     if cell is None:
         return "--"
     text = percent(cell.accuracy)
@@ -126,11 +134,11 @@ def _caption(table: Table) -> str:
 
 
 def _tabular(columns: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Render a tabular of cells that are LaTeX already; titles are plain text.
+    """Render a tabular of titles and cells that are LaTeX already.
 
     Every line starts with an empty group: LaTeX reads a bracket after a line break as its option.
     """
-    titles = " & ".join(_tex(text) for text in head)
+    titles = " & ".join(head)
     rows = [f"{{}}{' & '.join(line)} \\\\" for line in lines]
     return "\n".join(
         [
