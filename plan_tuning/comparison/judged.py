@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from plan_tuning.artifacts import ArtifactError
 from plan_tuning.comparison.runs import Results, Run, corpus_file, read_predictions
-from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.filter import FilterConfig
-from plan_tuning.distillation.corpus import CorpusError
-from plan_tuning.distillation.corpus import judged_again as corpus_judged_again
-from plan_tuning.distillation.filters import FilterError, filter_trajectories
+from plan_tuning.distillation.corpus import CorpusError, verdicts_of_today
 from plan_tuning.evaluation.accuracy import summarize
 from plan_tuning.evaluation.judgement import stored_answers
 from plan_tuning.records import Prediction, Problem, from_json
@@ -49,7 +42,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._found: dict[Path, Regrading | None] = {}
-        self._corpora: dict[tuple[Path, str], int] = {}
+        self._corpora: dict[Path, bool] = {}
 
     def judged(self, run: Run) -> Run:
         """Give a run today's verdicts and figures."""
@@ -106,48 +99,30 @@ class _Reader:
         marked = [run.name for run in runs if run.is_completed and self._training_changed(run)]
         if marked:
             lines.append(
-                f"{len(marked)} students were trained on rows whose verdict has changed since: "
-                f"{_listed(marked)}. A filter by answers may choose otherwise now."
+                f"{len(marked)} students were trained on rows whose verdict has changed since, or "
+                f"on rows that were chosen among such: {_listed(marked)}."
             )
         return lines
 
-    def _training_changed(self, run: Run) -> int:
-        """Count the training rows that a change of verdicts concerns."""
+    def _training_changed(self, run: Run) -> bool:
+        """Whether an earlier grader chose a run's training rows, and would not say the same now."""
         training = run.result.training or {}
         is_current = all(training.get(name, 1) >= version for name, version in VERSIONS.items())
         file = corpus_file(run)
         if is_current or file is None or run.result.fingerprints.student is None:
-            return 0
-        chosen = {
-            f.name: run.settings[f"filter.{f.name}"]
-            for f in dataclasses.fields(FilterConfig)
-            if f"filter.{f.name}" in run.settings
-        }
-        key = (file.parent, json.dumps(chosen, sort_keys=True))
-        if key not in self._corpora:
-            self._corpora[key] = _concerned(file.parent, chosen)
-        return self._corpora[key]
+            return False
+        folder = file.parent.resolve()
+        if folder not in self._corpora:
+            self._corpora[folder] = bool(_regraded_corpus(folder).changed)
+        return self._corpora[folder]
 
 
-def _concerned(corpus: Path, chosen: Mapping[str, Any]) -> int:
-    """Count a filter's rows whose verdict changed, and those that it takes or leaves for that."""
+def _regraded_corpus(folder: Path) -> Regrading:
+    """Find what changed in a corpus; nothing where it cannot be read as a whole."""
     try:
-        before, after = corpus_judged_again(corpus)
-        if before == after:
-            return 0
-        config = FilterConfig(**chosen)
-        kept = [
-            {(row.problem_id, row.candidate) for row in filter_trajectories(rows, config).kept}
-            for rows in (before, after)
-        ]
-    except (CorpusError, ArtifactError, ConfigError, FilterError):  # is told elsewhere
-        return 0
-    changed = {
-        (old.problem_id, old.candidate)
-        for old, new in zip(before, after, strict=True)
-        if old.verdict is not new.verdict
-    }
-    return len(kept[0] & changed | kept[0] ^ kept[1])
+        return remembered(folder) or verdicts_of_today(folder)
+    except (CorpusError, ArtifactError):  # evidence that travelled, or a damaged file
+        return Regrading()
 
 
 def _problems(run: Run, benchmark: str, rows: list[Prediction]) -> Mapping[str, Problem] | None:

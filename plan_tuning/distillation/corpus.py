@@ -253,15 +253,14 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     return [_with_verdict(row, found.changed.get(_row_key(row))) for row in rows]
 
 
-def judged_again(folder: Path) -> tuple[list[Trajectory], list[Trajectory]]:
-    """Read a corpus with the verdicts that it was made with, and with those of today's grader.
+def verdicts_of_today(folder: Path) -> Regrading:
+    """Say what today's grader changes in a corpus.
 
     Raises:
         CorpusError: there is no such corpus.
     """
     rows = [_restore(Trajectory, row) for row in _read(folder, TRAJECTORIES)]
-    found = _judged_again(folder, rows)
-    return rows, [_with_verdict(row, found.changed.get(_row_key(row))) for row in rows]
+    return _judged_again(folder, rows)
 
 
 def _judged_again(folder: Path, rows: Sequence[Trajectory]) -> Regrading:

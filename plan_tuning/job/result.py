@@ -13,12 +13,15 @@ from typing import Any
 
 from plan_tuning import interruption
 from plan_tuning.artifacts import RESUME, provenance, read_manifest, storage_error, write_atomic
+from plan_tuning.comparison.choices import row_label
+from plan_tuning.comparison.runs import run_of
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
 from plan_tuning.evaluation.accuracy import summarize
 from plan_tuning.evaluation.judgement import stored_answers, with_verdict
 from plan_tuning.interruption import Interrupted
 from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.inputs import count_seen, training_problems
 from plan_tuning.job_record import (
     RESULT_FILE,
     BenchmarkMetrics,
@@ -64,6 +67,7 @@ class Outcome:
     predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
     executor_zero_shot: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # of m2
     seen_in_training: dict[str, int] | None = None  # test problems, by benchmark
+    train_problems: Sequence[Problem] | None = None  # that the student was made from, once asked
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
     device: str = "cpu"
@@ -107,6 +111,25 @@ def cause_of(error: BaseException, outputs: Path) -> BaseException:
     if is_stop or getattr(error, "exit_code", None) == interruption.EXIT_CODE:
         return error if isinstance(error, Interrupted) else Interrupted()
     return storage_error(error, outputs, RESUME) or error
+
+
+def note_seen(outcome: Outcome, config: Config, benchmark: str, entry: str) -> None:
+    """Count the test problems that a job's student has seen in training, and warn of them.
+
+    Args:
+        outcome: of the job; nothing is counted where it trained nothing.
+        config: the job.
+        benchmark: the test set's name.
+        entry: the test set as the configuration names it.
+    """
+    if outcome.training is None:
+        return
+    if outcome.train_problems is None:
+        corpus = None if outcome.corpus is None else Path(outcome.corpus.path)
+        outcome.train_problems = training_problems(config, corpus)
+    if outcome.train_problems is not None:
+        seen = count_seen(outcome.train_problems, benchmark, entry, config)
+        outcome.add_seen(benchmark, seen)
 
 
 def log_accuracies(outcome: Outcome) -> None:
@@ -203,6 +226,7 @@ def write_result(
         debug=config.debug.enabled,
         choices=context.choices,
         overrides=context.overrides,
+        row=row_of(config, context),
         tags=tuple(config.tags),
         seed=config.seed,
         settings=to_json(config),
@@ -227,6 +251,17 @@ def write_result(
     return result
 
 
+def row_of(config: Config, context: JobContext) -> str:
+    """Name the row of a comparison that a job belongs to, see :func:`row_label`."""
+    result = JobResult(
+        choices=context.choices,
+        overrides=context.overrides,
+        seed=config.seed,
+        settings=to_json(config),
+    )
+    return row_label(run_of(context.folder, result))
+
+
 def fingerprints(graph: JobGraph) -> Fingerprints:
     """Fingerprints of the job's artifacts, by role."""
     return Fingerprints(
@@ -237,6 +272,16 @@ def fingerprints(graph: JobGraph) -> Fingerprints:
         predictions={stage.label: stage.fingerprint for stage in graph.predictions},
         executor_zero_shot={stage.label: stage.fingerprint for stage in graph.executor_predictions},
     )
+
+
+def final_numbers(result: JobResult) -> dict[str, float | None]:
+    """List what a job comes to, under the names of W&B's charts; shares are 0..1."""
+    numbers: dict[str, float | None] = {"objective": result.objective}
+    for name, found in result.metrics.items():
+        shares = {"accuracy": found.accuracy, "low": found.low, "high": found.high}
+        numbers |= {f"test/{name}/{key}": share for key, share in shares.items()}
+        numbers[f"test/{name}/n"] = found.n
+    return numbers
 
 
 def _relative(path: str | Path, folder: Path) -> str:

@@ -95,6 +95,14 @@ def test_a_comparison_grades_old_verdicts_once_and_says_what_changed(
     assert {path.parent for path in changed} <= {sweep_of(outputs)}, "only the comparison is new"
     assert (predictions / REGRADED_FILE).is_file()
     assert (corpus / REGRADED_FILE).is_file()
+    (sweep_of(outputs).rename(outputs.parent / "alone"))  # without the artifacts
+    (outputs / "artifacts").rename(outputs.parent / "elsewhere")
+    travelled = compare([outputs.parent / "alone"], console=False)
+    assert [line for line in travelled.warnings if "verdict" in line] == [
+        line for line in found.warnings if "verdict" in line
+    ]
+    (cell,) = {row.cells["microworld"].accuracy for row in travelled.table.rows}
+    assert cell == pytest.approx(1 / 8)
 
 
 def test_verdicts_of_this_version_are_taken_as_they_are(
@@ -111,10 +119,13 @@ def test_verdicts_of_this_version_are_taken_as_they_are(
 
 
 def test_a_corpus_is_read_with_the_verdicts_of_today(corpus: Path, graded: list[int]) -> None:
-    before, after = corpora.judged_again(corpus)
+    before = [corpora._restore(Trajectory, row) for row in corpora._read(corpus, TRAJECTORIES)]
+    after = read_trajectories(corpus)
     differing = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
     assert [(a.verdict, b.verdict) for a, b in differing] == [("wrong", "correct")]
-    assert read_trajectories(corpus) == after
+    assert list(corpora.verdicts_of_today(corpus).changed) == [
+        f"{differing[0][0].problem_id}/{differing[0][0].candidate}"
+    ]
     assert len(graded) == 1
 
 
