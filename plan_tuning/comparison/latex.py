@@ -79,7 +79,9 @@ def to_compact_latex(table: Table, chosen: Compact) -> str:
     ]
     titles = [_tex(name.rpartition(".")[2]) for name in asked] + [_stacked(n) for n in benchmarks]
     columns = "l" * len(asked) + "c" * len(benchmarks)
-    body = f"{{\\footnotesize\\setlength{{\\tabcolsep}}{{4pt}}\n{_tabular(columns, titles, lines)}}}"
+    body = (
+        f"{{\\footnotesize\\setlength{{\\tabcolsep}}{{4pt}}\n{_tabular(columns, titles, lines)}}}"
+    )
     return "\n\n".join(["% needs \\usepackage{booktabs}", body, _note(_caption(table))]) + "\n"
 
 
