@@ -4,7 +4,7 @@
     rows        = filter(corpus)
     student     = train(model, rows, method)
     predictions = evaluate(student, benchmarks, executor)
-    result      = score(predictions)
+    result      = summarize(predictions)
 
 Every arrow ends in an artifact, so whatever is finished is found again by its fingerprint and a job
 that died goes on where it stopped.
