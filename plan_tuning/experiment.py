@@ -29,6 +29,7 @@ from plan_tuning.artifacts import (
     read_manifest,
     write_atomic,
 )
+from plan_tuning.config.extensions import PLAIN
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
@@ -230,15 +231,15 @@ class Job:
             load = partial(load_benchmark, entry, config, is_tagged=False)
             self._obtain("distill", swapped, partial(self._make_corpus, load))
             plans = swapped.folder
-        is_planned = config.method.name == "m2" and config.evaluation.plan != "none"
-        method = config.asked_as if is_planned or config.method.name != "m2" else "zero_shot"
+        has_no_plan = config.method.has_two_calls and config.evaluation.plan == "none"
+        method = PLAIN if has_no_plan else config.method.name
         self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
         path = stage.folder / PREDICTIONS_FILE
         self.outcome.metrics[stage.label] = _metrics_of(stage)
         self.outcome.predictions[stage.label] = path
         if graph.executor_predictions:  # what the executor can do without a plan
             alone = graph.executor_predictions[place]
-            make = partial(self._solve, entry, alone.label, "zero_shot", None)
+            make = partial(self._solve, entry, alone.label, PLAIN, None)
             self._obtain("evaluate", alone, make)
             self.outcome.executor_zero_shot[alone.label] = _metrics_of(alone)
         if config.evaluation.decontaminate is not None:
@@ -281,13 +282,15 @@ class Job:
 
         config, models = self.config, self.models
         problems = load_benchmark(entry, config)
+        has_two_calls = config.method.has_two_calls
+        is_planned = has_two_calls and method == config.method.name
         plans = None
         if corpus is not None:
             plans = teacher_plans(read_trajectories(corpus))
-        elif method == "m2" and config.evaluation.plan == "true":
+        elif is_planned and config.evaluation.plan == "true":
             plans = {problem.id: problem.true_plan for problem in problems}
         # With given plans, or without any, nobody but m2's executor is asked.
-        is_executor = plans is not None or (config.method.name == "m2" and method != "m2")
+        is_executor = plans is not None or (has_two_calls and not is_planned)
         with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
             predictions = solve(
                 models.executor if is_executor else models.tested,
@@ -297,7 +300,7 @@ class Job:
                 evaluation=config.evaluation,
                 benchmark=benchmark,
                 grader=models.grader,
-                executor=models.executor if method == "m2" else None,
+                executor=models.executor if is_planned else None,
                 plans=plans,
                 progress=progress,
             )

@@ -17,7 +17,7 @@ from plan_tuning.comparison.choices import (
 )
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
 from plan_tuning.comparison.runs import ComparisonError, Results, Run, finite_number
-from plan_tuning.config.training import METHODS
+from plan_tuning.config.extensions import BASELINE, names
 from plan_tuning.statistics.intervals import mean_interval, wilson
 
 
@@ -114,14 +114,12 @@ def build_table(
 
 
 _SHOWN_ROWS = 6
-_METHODS = (*METHODS, "grpo")
-_FILTERS = ("none", "plan_only", "answer_only", "two_stage")
 
 
 def _order(swept: Sequence[str], values: Sequence[str]) -> list[tuple[float, str]]:
     order = []
     for key, value in zip(swept, values, strict=True):
-        known = {"method": _METHODS, "filter": _FILTERS}.get(key, ())
+        known = names(key) if key in ("method", "filter") else ()
         rank = known.index(value) if value in known else finite_number(value)
         rank = -math.inf if value == IRRELEVANT else rank
         order.append((math.inf if rank is None else rank, value))
@@ -241,7 +239,7 @@ def _baselines(table: Table, baseline: str | None) -> list[int]:
     """
     measured = [index for index, row in enumerate(table.rows) if row.cells]
     if baseline is None:
-        sft = [i for i in measured if method_of(table.rows[i].runs[0]) == "sft"]
+        sft = [i for i in measured if method_of(table.rows[i].runs[0]) == BASELINE]
         varies = len({method_of(table.rows[i].runs[0]) for i in measured}) > 1
         answer = [i for i in measured if _has(table, table.rows[i], "reward", "answer")]
         if sft and varies:

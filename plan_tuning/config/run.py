@@ -10,7 +10,7 @@ from plan_tuning.config.checks import ConfigError, require, require_choice, requ
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
 from plan_tuning.config.filter import FilterConfig
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig, StartConfig
+from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
@@ -242,11 +242,6 @@ class Config:
     def judge(self) -> TeacherConfig:
         """Who judges plans: the corpus's teacher unless another one is chosen."""
         return self.reward.judge or self.teacher
-
-    @property
-    def asked_as(self) -> str:
-        """The method whose prompt the student is asked with."""
-        return ASKED_AS if isinstance(self.method, GRPOConfig) else self.method.name
 
     @property
     def uses_judge(self) -> bool:

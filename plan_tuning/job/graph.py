@@ -22,6 +22,7 @@ from plan_tuning.artifacts import (
     read_manifest,
 )
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
@@ -30,6 +31,7 @@ from plan_tuning.job.eval_spec import (
     answer_spec,
     check_swap,
     execution_spec,
+    executor_party,
     model_party,
     needs_student,
     question_spec,
@@ -276,10 +278,13 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
             for question in questions
         )
 
-    if config.method.name != "m2":
-        protocol = "zero_shot_cot" if config.method.name == "zero_shot_cot" else "one_call"
+    if not config.method.has_two_calls:
+        protocol = config.method.record.protocol
         if config.student.path is not None:
             protocol = config.method.name  # its fingerprint does not say how it is asked
+        if config.student.path is not None or not config.method.is_trained:
+            asked = extension_spec("method", config.method.name)
+            questions = [question | asked for question in questions]
         return replace(graph, predictions=answers(tested, protocol))
     executor, executor_base = _executor(config, untrained)
     graph = replace(graph, executor_base=executor_base)
@@ -306,12 +311,15 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
 def _executor(config: Config, untrained: Party) -> tuple[Party | None, Stage | None]:
     """Who executes m2's plans, None: the student itself; and its own base, if one is made here."""
     chosen = config.executor
-    if chosen.name == "teacher":
+    extension = record("executor", chosen.name)
+    if extension.is_outside:
+        return executor_party(config), None
+    if "ask" in extension.needs:
         return teacher_party(config), None
-    if chosen.name == "model" and chosen.model is not None:
+    if "model" in extension.needs and chosen.model is not None:
         base = _base_stage(chosen.model, config)
         return model_party(chosen.model, None if base is None else base.fingerprint), base
-    return (untrained if chosen.name == "base" else None), None
+    return (untrained if "base" in extension.needs else None), None
 
 
 def _execution_stage(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plan_tuning.artifacts import ArtifactError
+from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
@@ -208,7 +209,8 @@ def held_out_evaluation(training: Training) -> HeldOutEvaluation | None:
         return None  # trajectories from elsewhere: nobody says how their problems are graded
     problems = load_problems(config) if corpus is None else read_problems(corpus)
     # With executor=self the student carries its plans out as it is at that moment.
-    is_executed = config.method.name == "m2" and config.executor.name != "self"
+    needs = record("executor", config.executor.name).needs
+    is_executed = config.method.has_two_calls and "student" not in needs
     return HeldOutEvaluation(
         _tagged(problems, config),
         config.method.name,

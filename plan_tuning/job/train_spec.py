@@ -24,7 +24,9 @@ from plan_tuning.artifacts import (
 )
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
-from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.extensions import extension_spec, names
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.grpo import UNTRAINED, GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
@@ -145,7 +147,7 @@ def has_start(config: Config) -> bool:
     if config.student.path is not None:
         return False
     if isinstance(config.method, GRPOConfig):
-        return config.start.name != "base"
+        return config.start.name != UNTRAINED
     return config.method.continued_steps > 0
 
 
@@ -172,7 +174,7 @@ def filter_spec(config: Config) -> dict[str, Any]:
         spec["max_rows"] = chosen.max_rows
     if chosen.max_rows is not None or chosen.selection == "random":
         spec["seed"] = chosen.seed
-    return spec
+    return spec | extension_spec("filter", chosen.name, chosen, FilterConfig)
 
 
 def _adapter_spec(config: Config) -> dict[str, Any]:
@@ -186,12 +188,9 @@ def _adapter_spec(config: Config) -> dict[str, Any]:
 
 def _method_spec(method: MethodConfig) -> dict[str, Any]:
     """The method with the loss weights that it reads."""
-    weights = {
-        "m1": ("plan_weight", "solution_weight"),
-        "m2": ("plan_weight",),
-    }.get(method.name, ("solution_weight",))
     continued = ("continued_steps",) if method.continued_steps else ()
-    return {key: getattr(method, key) for key in ("name", *continued, *weights)}
+    spec = {key: getattr(method, key) for key in ("name", *continued, *method.record.loss_weights)}
+    return spec | extension_spec("method", method.name, method, MethodConfig)
 
 
 def _trainer_spec(config: Config) -> dict[str, Any]:
@@ -218,7 +217,7 @@ def _selection_spec(config: Config) -> dict[str, Any]:
         "grading": hashed_values(evaluation.grading),
         **({"stop": list(evaluation.stop)} if evaluation.stop else {}),
     }
-    if config.method.name != "m2":
+    if not config.method.has_two_calls:
         return spec
     who: Any = None
     if executor.name == "teacher":
@@ -228,7 +227,10 @@ def _selection_spec(config: Config) -> dict[str, Any]:
     return spec | {
         "max_plan_tokens": evaluation.max_plan_tokens,
         **({"plan_stop": list(evaluation.plan_stop)} if evaluation.plan_stop else {}),
-        "executor": {"name": executor.name, "who": who},
+        "executor": {
+            **{"name": executor.name, "who": who},
+            **extension_spec("executor", executor.name),
+        },
     }
 
 
@@ -249,6 +251,11 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     if config.reward.uses_judge:
         spec["judge"] = config.judge.spec()
         spec["judge_prompt"] = prompt_fingerprint("judge")
+    brought = [("reward", name) for name in names("reward") if name in reward.weights]
+    brought += [("plan_similarity", reward.plan.kind)] if reward.plan.weight else []
+    extensions = {name: extension_spec(kind, name) for kind, name in brought}
+    if found := {name: one["extension"] for name, one in extensions.items() if one}:
+        spec["extensions"] = found
     if config.reward.answer_weight:
         spec["grading"] = hashed_values(config.evaluation.grading)
     return spec

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from plan_tuning.config.extensions import record
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.teachers.backend import Backend
 from plan_tuning.teachers.caller import Caller
@@ -61,7 +62,8 @@ async def open_caller(
     """
 
     def connect() -> Backend:
-        return _connect(config)
+        backend: Backend = record("teacher", config.backend).load()(config)
+        return backend
 
     def find_price() -> Price | None:
         read_key(config.api_key_env, is_required=config.requires_key)  # absent: known at once
@@ -85,24 +87,6 @@ async def open_caller(
                 yield caller
             finally:
                 await caller.close()
-
-
-def _connect(config: TeacherConfig) -> Backend:
-    if config.backend == "litellm":
-        from plan_tuning.teachers.litellm_backend import LitellmBackend
-
-        return LitellmBackend(config)
-    if config.backend == "http":
-        from plan_tuning.teachers.http_backend import HttpBackend
-
-        return HttpBackend(config)
-    if config.backend == "replay":
-        from plan_tuning.teachers.replay import ReplayBackend
-
-        return ReplayBackend()
-    from plan_tuning.teachers.scripted import ScriptedTeacher
-
-    return ScriptedTeacher(config.scripted)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
 from plan_tuning.teachers.errors import MissingReplyError
 
 
 class ReplayBackend:
     """Reached only when the store lacks a reply, which it reports."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self._config = config
 
     async def complete(self, request: Request) -> Reply:
         """Refuse.
@@ -16,7 +20,7 @@ class ReplayBackend:
             MissingReplyError: always.
         """
         raise MissingReplyError(
-            f"teacher=replay: the store holds no reply to the {request.role} request of problem "
-            f"{request.problem_id} (sample {request.sample_index}). Ask the teacher that filled "
-            "the store, for example: teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1"
+            f"teacher={self._config.backend}: the store holds no reply to the {request.role} "
+            f"request of problem {request.problem_id} (sample {request.sample_index}). Ask the "
+            "teacher that filled the store, for example: teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1"
         )
