@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
@@ -21,6 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from plan_tuning.config.outside import choices_of, config_folders, load_folder
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
@@ -32,7 +34,8 @@ SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
 search = Search()  # of this process, where it is one
 
-# At import, so that a launcher's worker processes have them too.
+# At import, so that a launcher's worker processes have them too; those of modules from outside,
+# which plan_tuning.config.outside has read by now where this is a worker.
 register()
 register_sweeper()
 
@@ -133,18 +136,18 @@ def only_runner(folder: Path) -> AbstractContextManager[Any]:
     return filelock.FileLock(folder / ".job.lock")
 
 
-def help_text() -> str:
-    """Write ``--help`` from conf/hydra/help/plan_tuning.yaml and the folders of conf/.
+def help_text(folders: Sequence[Path] = ()) -> str:
+    """Write ``--help`` from conf/hydra/help/plan_tuning.yaml and the folders of choices.
 
     Hydra's own way there looks every group up through its whole search path, which takes seconds.
     """
     conf = resource_folder("conf")
-    groups = {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(conf.iterdir())
-        if folder.is_dir() and folder.name != "hydra"
-    }
+    groups = choices_of(conf)
     groups["experiment"] = sorted(p.stem for p in resource_folder("experiments").glob("*.yaml"))
+    for folder in folders:
+        for name, choices in choices_of(folder).items():
+            groups[name] = list(dict.fromkeys([*groups.get(name, []), *choices]))
+    groups.pop("hydra", None)
     listed = "\n".join(f"{name}: {', '.join(choices)}" for name, choices in groups.items())
     page: Any = OmegaConf.load(conf / "hydra" / "help" / "plan_tuning.yaml")
     shown = {key: page[key].strip() for key in ("header", "footer")}
@@ -159,9 +162,16 @@ def main() -> None:
 
         cli.run()
         return
+    folders = config_folders(words)
     if "--help" in words or "-h" in words:
-        sys.stdout.write(help_text() + "\n")
+        sys.stdout.write(help_text(folders) + "\n")
         return
+    try:
+        for folder in folders:
+            load_folder(folder)
+        register()
+    except ValueError as error:
+        stop(error)
     app = hydra.main(
         version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"
     )(job)

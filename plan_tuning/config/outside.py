@@ -57,11 +57,17 @@ def load_folder(folder: Path) -> None:
     """Read the modules that the choices of a folder name, and leave word to other processes.
 
     Raises:
-        ConfigError: a module is absent, or it brings nothing.
+        ConfigError: a file is no YAML, a module is absent or brings nothing.
     """
     for group, kind in _KIND_OF.items():
         for choice in sorted((folder / group).glob("*.yaml")):
-            named = yaml.safe_load(choice.read_text(encoding="utf-8"))
+            try:
+                named = yaml.safe_load(choice.read_text(encoding="utf-8"))
+            except yaml.YAMLError as error:
+                where = " ".join(str(error).split())
+                raise ConfigError(
+                    "--config-dir", choice, f"a file of YAML ({where})", "name: mine"
+                ) from error
             if isinstance(named, dict) and named.get("extension"):
                 _load(choice, str(named["extension"]), kind)
 

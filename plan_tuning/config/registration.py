@@ -121,7 +121,10 @@ class ExperimentSearchPath(SearchPathPlugin):  # type: ignore[misc]
 def register() -> None:
     """Register everything that conf/ and experiments/ refer to; safe to call twice."""
     store = ConfigStore.instance()
-    store.store(name="base_config", node=Config)
+    root = OmegaConf.structured(Config)
+    # Which rewards there are is known when the modules from outside have been read.
+    OmegaConf.set_struct(root.reward.extra, False)
+    store.store(name="base_config", node=root)
     store.store(group="hydra/sweeper", name="ablation", node=SweeperConfig)
     for kind in KINDS:
         for extension in records(kind):
