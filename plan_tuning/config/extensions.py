@@ -192,7 +192,7 @@ BUILT_IN = (
         "teacher", "http", f"{_BACKENDS}.http_backend", "HttpBackend",
         needs=("network",), asked_as="api",
     ),
-    Extension("teacher", "replay", f"{_BACKENDS}.replay", "ReplayBackend", asked_as="api"),
+    Extension("teacher", "replay", f"{_BACKENDS}.backend", "ReplayBackend", asked_as="api"),
     Extension("filter", "none", _FILTERS, "rejection"),
     Extension("filter", "plan_only", _FILTERS, "rejection"),
     Extension("filter", "answer_only", _FILTERS, "rejection"),
