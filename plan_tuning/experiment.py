@@ -53,7 +53,7 @@ from plan_tuning.job.result import (
     write_predictions,
     write_result,
 )
-from plan_tuning.job.train import Process, Training, training_call
+from plan_tuning.job.train import Process, Training, merge_call, training_call
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
 from plan_tuning.records import Problem, to_json
@@ -87,7 +87,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
-        if graph.student is not None:
+        if graph.student is not None and graph.merged:
+            job.merge(graph.student)
+        elif graph.student is not None:
             if graph.start is not None and not graph.student.is_available:
                 job.train(graph.start, start_config(config))
             job.train(graph.student, config)
@@ -220,6 +222,12 @@ class Job:
             write_atomic(self.context.folder / CURVES_FILE, text)
             if is_cached:
                 self.tracker.log_curves(curves)
+        self._track(stage, is_input=is_cached)
+
+    def merge(self, stage: Stage) -> None:
+        """Finished students → student."""
+        is_cached = self._obtain("train", stage, merge_call(self.config, self.graph.merged))
+        self.outcome.training = read_manifest(stage.folder)["facts"]
         self._track(stage, is_input=is_cached)
 
     def evaluate(self, place: int) -> None:

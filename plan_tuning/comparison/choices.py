@@ -88,7 +88,9 @@ def is_seedless(run: Run) -> bool:
     if run.settings.get("evaluation.temperature", 0):
         return False
     method = record_of(run)
-    if (method is not None and not method.is_trained) or run.settings.get("student.path"):
+    if (method is not None and not method.is_trained) or any(
+        run.settings.get(key) for key in ("student.path", "merge.students")
+    ):
         return True
     return run.result.fingerprints.student is None
 

@@ -25,11 +25,12 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "plan_similarity": ("ask", "encoder"),
     "executor": ("student", "base", "model", "ask"),
     "engine": ("keys", "stop_strings", "decoding", "server"),
+    "merge": (),
 }
 KINDS = tuple(NEEDS)
 # The group of conf/ whose choices bring in a record of a kind.
 GROUPS: Mapping[str, str] = {
-    **{kind: kind for kind in ("data", "teacher", "filter", "method", "reward", "executor")},
+    **{kind: kind for kind in NEEDS if kind not in ("engine", "plan_similarity")},
     "engine": "evaluation",
     "plan_similarity": "reward",
 }
@@ -241,6 +242,7 @@ BUILT_IN = (
     Extension(
         "engine", "server", _WRITERS, "ServedWriter", needs=("server", "stop_strings")
     ),
+    Extension("merge", "linear", "plan_tuning.students.merging", "linear"),
 )  # fmt: skip
 
 _RECORDS: dict[tuple[str, str], Extension] = {(one.kind, one.name): one for one in BUILT_IN}

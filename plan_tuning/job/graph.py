@@ -42,6 +42,7 @@ from plan_tuning.job.train_spec import (
     base_spec,
     distillation_spec,
     has_start,
+    merge_spec,
     problems_spec,
     start_config,
     student_spec,
@@ -89,6 +90,7 @@ class JobGraph:
     plan_corpora: tuple[Stage, ...] = ()
     executor_base: Stage | None = None  # of executor=model
     start: Stage | None = None  # what training begins from, where that is not the base
+    merged: tuple[Stage, ...] = ()  # finished students that the student is made of
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -124,15 +126,21 @@ def job_graph(config: Config) -> JobGraph:
     takes_part = not is_evaluated or needs_student(config)
     base = _base_stage(config.model, config)
     corpus = start = student = None
+    merged: tuple[Stage, ...] = ()
     if takes_part and config.student.path is not None:
         student = _external("students", config.student.path, "student.path")
-        _check_method(student.folder, config)
+        _check_method(student.folder, config, f"student.path={config.student.path}")
+    elif takes_part and config.merge.is_merged:
+        merged = tuple(_merged_stage(entry, config) for entry in config.merge.students)
+        found = [stage.fingerprint for stage in merged]
+        roles = {f"student {place}": name for place, name in enumerate(found, start=1)}
+        student = _stage(config, "students", merge_spec(config, found), roles)
     elif takes_part:
         corpus = _corpus_stage(config) if config.method.needs_corpus else None
         if config.method.is_trained:
             start = _start_stage(config, base, corpus)
             student = _student_stage(config, base, corpus, start)
-    graph = JobGraph(base, corpus, student, start=start)
+    graph = JobGraph(base, corpus, student, start=start, merged=merged)
     return _evaluated(graph, config) if is_evaluated else graph
 
 
@@ -235,7 +243,16 @@ def _student_stage(
     return _stage(config, "students", spec, upstream)
 
 
-def _check_method(folder: Path, config: Config) -> None:
+def _merged_stage(entry: str, config: Config) -> Stage:
+    """A finished student that is merged, by its fingerprint or its folder."""
+    folder = folder_of(config.paths.artifacts, "students", entry)
+    path = folder if "/" not in entry and is_complete(folder) else Path(entry)
+    given = _external("students", str(path), "merge.students")
+    _check_method(given.folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
+    return given
+
+
+def _check_method(folder: Path, config: Config, words: str) -> None:
     """Refuse to ask a student otherwise than it was trained, as far as its manifest tells."""
     if not is_complete(folder) or not config.method.is_trained:
         return
@@ -245,7 +262,7 @@ def _check_method(folder: Path, config: Config) -> None:
             "method",
             config.method.name,
             f"the student in {folder} was trained with {trained} and is asked in that way",
-            f"method={trained} student.path={config.student.path}",
+            f"method={trained} {words}",
         )
 
 
@@ -280,9 +297,10 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
 
     if not config.method.has_two_calls:
         protocol = config.method.record.protocol
-        if config.student.path is not None:
+        is_given = config.student.path is not None or config.merge.is_merged
+        if is_given:
             protocol = config.method.name  # its fingerprint does not say how it is asked
-        if config.student.path is not None or not config.method.is_trained:
+        if is_given or not config.method.is_trained:
             asked = extension_spec("method", config.method.name)
             questions = [question | asked for question in questions]
         return replace(graph, predictions=answers(tested, protocol))

@@ -100,6 +100,18 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
     return facts
 
 
+def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Facts]:
+    """Make the one call that merges finished students into a folder."""
+
+    def merge(folder: Path) -> Facts:
+        from plan_tuning.students.merging import merge_students
+
+        combine = record("merge", config.merge.name).load()
+        return merge_students(folder, [s.folder for s in students], config.merge.shares, combine)
+
+    return merge
+
+
 def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = None) -> Facts:
     """Corpus → rows → student.
 

@@ -11,7 +11,7 @@ new knob orphans no student.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from plan_tuning.config.data import DataConfig, MicroworldDataConfig
 from plan_tuning.config.extensions import extension_spec, names
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.grpo import UNTRAINED, GRPOConfig
+from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
@@ -140,6 +141,18 @@ def student_spec(
     if isinstance(config.data, MixtureDataConfig):
         spec["mixing"] = _mixing_spec(config.data)
     return spec
+
+
+def merge_spec(config: Config, students: Sequence[str]) -> dict[str, Any]:
+    """What determines a merged student.
+
+    Args:
+        config: the job.
+        students: fingerprints of those that are merged.
+    """
+    merge = config.merge
+    spec = {"merge": merge.name, "students": list(students), "weights": merge.shares}
+    return spec | extension_spec("merge", merge.name, merge, MergeConfig)
 
 
 def has_start(config: Config) -> bool:

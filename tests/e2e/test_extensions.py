@@ -13,6 +13,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from .conftest import results
 from .warm import WarmCommand
@@ -107,6 +109,13 @@ def mine(student, prompts, *, max_new_tokens, **settings):
 """,
         "{defaults: [micro, _self_], engine: mine, extension: mine.py}",
     ),
+    "merge": (
+        """
+def mine(tensors, shares):
+    return tensors[0] + 2 * (tensors[1] - tensors[0])
+""",
+        "{name: mine, extension: mine.py}",
+    ),
 }
 
 
@@ -158,6 +167,10 @@ class World:
         path = self.outputs / "artifacts" / kind / fingerprint / "manifest.json"
         found: dict[str, Any] = json.loads(path.read_text())
         return found
+
+    def weights(self, fingerprint: str) -> dict[str, torch.Tensor]:
+        folder = self.outputs / "artifacts" / "students" / fingerprint
+        return load_file(folder / "model.safetensors")
 
     def predictions(self, result: dict[str, Any]) -> list[dict[str, Any]]:
         (fingerprint,) = result["fingerprints"]["predictions"].values()
@@ -232,9 +245,20 @@ def evaluation(world: World, result: dict[str, Any]) -> None:
     assert texts == {row["problem_id"]: row["text"] for row in world.predictions(usual)}
 
 
+def merge(world: World, result: dict[str, Any]) -> None:
+    merged = world.weights(result["fingerprints"]["student"])
+    spec = world.manifest("students", result["fingerprints"]["student"])["spec"]
+    assert spec["weights"] == [0.5, 0.5]
+    first, second = map(world.weights, spec["students"])
+    for name, found in merged.items():
+        meant = first[name].double() + 2 * (second[name].double() - first[name].double())
+        assert torch.equal(found, meant.float()), name
+    assert result["metrics"]["microworld"]["n"] == 8
+
+
 CHECKS: dict[str, Check] = {
     "data": data, "teacher": teacher, "filter": filter_, "method": method, "reward": reward,
-    "executor": executor, "evaluation": evaluation,
+    "executor": executor, "evaluation": evaluation, "merge": merge,
 }  # fmt: skip
 # The cheapest job of each: ranks for the reward, which so is known in them too.
 FURTHER = {
@@ -257,6 +281,11 @@ def test_readme_has_a_row_for_every_kind() -> None:
 def test_a_row_is_what_it_says(world: World, row: tuple[str, str, str, str]) -> None:
     _, group, signature, words = row
     assert signature in source_of(group)[0]
+    if "FIRST" in words:
+        usual = [world.of("method=sft", *FAST, "stages=[train]", f"trainer.learning_rate={rate}")
+                 for rate in (1e-3, 2e-3)]  # fmt: skip
+        for place, job in zip(("FIRST", "SECOND"), usual, strict=True):
+            words = words.replace(place, job["fingerprints"]["student"])
     result = world.of(*shlex.split(words), *FAST, *FURTHER.get(group, []))
     CHECKS[group](world, result)
 
