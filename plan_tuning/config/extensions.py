@@ -316,14 +316,13 @@ def extension_spec(
 
 
 def check_extension(kind: str, name: str, extension: str | None) -> None:
-    """Refuse a choice whose module was not read, or does not bring what the choice names.
+    """Refuse a choice whose module was not read, or brings another name than the choice's.
 
     Raises:
         ConfigError: it is so.
     """
-    found = find(kind, name)
     require(
-        extension is None or (found is not None and found.is_outside),
+        extension is None or find(kind, name) is not None,
         f"{GROUPS[kind]}.extension",
         extension,
         f"a module that brings a {kind} {name}, in a choice below --config-dir",

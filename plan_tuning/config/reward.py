@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
-from plan_tuning.config.extensions import check_extension, find, names, record, records
+from plan_tuning.config.extensions import names, record, records
 from plan_tuning.config.teacher import TeacherConfig
 
 AGGREGATIONS = ("sum_then_normalise", "normalise_then_sum")
@@ -118,9 +118,6 @@ class RewardConfig:
                 f"it needs {' and '.join(absent)} of a model, which no training hands to a reward",
                 'a reward with needs=("ask",), which asks a large model',
             )
-        similarity = find("plan_similarity", self.plan.kind)
-        if not self.extra and not (similarity is not None and similarity.is_outside):
-            check_extension("reward", self.name, self.extension)
 
     @property
     def weights(self) -> dict[str, float]:

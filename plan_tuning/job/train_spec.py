@@ -24,7 +24,7 @@ from plan_tuning.artifacts import (
 )
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
-from plan_tuning.config.extensions import extension_spec, names
+from plan_tuning.config.extensions import extension_spec
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.grpo import UNTRAINED, GRPOConfig
 from plan_tuning.config.merge import MergeConfig
@@ -253,7 +253,8 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     Of the reward the parts count that are switched on; its name is a label. Who judges, and with
     which words, counts where somebody is asked.
     """
-    reward = replace(config.reward, name=RewardConfig().name, judge=None)
+    extra = {name: weight for name, weight in config.reward.extra.items() if weight}
+    reward = replace(config.reward, name=RewardConfig().name, judge=None, extra=extra)
     if not reward.plan.weight:
         reward = replace(reward, plan=PlanRewardConfig(weight=0.0))
     spec: dict[str, Any] = {
@@ -263,13 +264,14 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     }
     if config.reward.uses_judge:
         spec["judge"] = config.judge.spec()
+    if config.reward.judges_plans:
         spec["judge_prompt"] = prompt_fingerprint("judge")
-    brought = [("reward", name) for name in names("reward") if name in reward.weights]
+    brought = [("reward", name) for name in extra]
     brought += [("plan_similarity", reward.plan.kind)] if reward.plan.weight else []
-    extensions = {name: extension_spec(kind, name) for kind, name in brought}
+    extensions = {f"{kind}/{name}": extension_spec(kind, name) for kind, name in brought}
     if found := {name: one["extension"] for name, one in extensions.items() if one}:
         spec["extensions"] = found
-    if config.reward.answer_weight:
+    if config.reward.answer_weight or extra:  # a reward from outside sees the verdict
         spec["grading"] = hashed_values(config.evaluation.grading)
     return spec
 

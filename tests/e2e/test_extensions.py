@@ -227,7 +227,7 @@ def reward(world: World, result: dict[str, Any]) -> None:
     lines = (folder / "completions.jsonl").read_text().splitlines()
     assert all("reward_mine" in json.loads(line) for line in lines)
     spec = world.manifest("students", student)["spec"]
-    assert spec["extensions"]["mine"]["source"]
+    assert spec["extensions"]["reward/mine"]["source"]
 
 
 def executor(world: World, result: dict[str, Any]) -> None:
@@ -323,6 +323,10 @@ def test_workers_of_a_launcher_have_them(world: World) -> None:
     found = results(world.outputs / "outside")
     assert [row["status"] for row in found] == ["completed"] * 2
     assert len({row["fingerprints"]["student"] for row in found}) == 2
+    # Whoever compares them later need not have the modules.
+    compared = world.warm.run(("compare", "multirun_outputs/outside"), world.folder, 60)
+    assert compared.returncode == 0, compared.stderr
+    assert "mine" in compared.stdout
 
 
 @pytest.mark.parametrize(
