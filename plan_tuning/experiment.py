@@ -30,6 +30,7 @@ from plan_tuning.artifacts import (
     read_manifest,
     write_atomic,
 )
+from plan_tuning.config.extensions import PLAIN
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
@@ -59,7 +60,7 @@ from plan_tuning.job.result import (
     write_predictions,
     write_result,
 )
-from plan_tuning.job.train import Process, Training, training_call
+from plan_tuning.job.train import Process, Training, merge_call, training_call
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
@@ -94,7 +95,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
-        if graph.student is not None:
+        if graph.student is not None and graph.merged:
+            job.merge(graph.student)
+        elif graph.student is not None:
             if graph.start is not None and not graph.student.is_available:
                 job.train(graph.start, start_config(config))
             job.train(graph.student, config)
@@ -242,6 +245,12 @@ class Job:
                 tracker.log_curves(curves)
         self._track(stage, is_input=is_cached)
 
+    def merge(self, stage: Stage) -> None:
+        """Finished students → student."""
+        is_cached = self._obtain("train", stage, merge_call(self.config, self.graph.merged))
+        self.outcome.training = read_manifest(stage.folder)["facts"]
+        self._track(stage, is_input=is_cached)
+
     def evaluate(self, place: int) -> None:
         """Student → predictions → metrics, for one benchmark."""
         config, graph, entry = self.config, self.graph, self.config.benchmarks[place]
@@ -251,8 +260,8 @@ class Job:
             load = partial(load_benchmark, entry, config, is_tagged=False)
             self._obtain("distill", swapped, partial(self._make_corpus, load))
             plans = swapped.folder
-        is_planned = config.method.name == "m2" and config.evaluation.plan != "none"
-        method = config.asked_as if is_planned or config.method.name != "m2" else "zero_shot"
+        has_no_plan = config.method.has_two_calls and config.evaluation.plan == "none"
+        method = PLAIN if has_no_plan else config.method.name
         self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
         path = stage.folder / PREDICTIONS_FILE
         load_again = partial(load_benchmark, entry, config)
@@ -260,7 +269,7 @@ class Job:
         self.outcome.predictions[stage.label] = path
         if graph.executor_predictions:  # what the executor can do without a plan
             alone = graph.executor_predictions[place]
-            make = partial(self._solve, entry, alone.label, "zero_shot", None)
+            make = partial(self._solve, entry, alone.label, PLAIN, None)
             self._obtain("evaluate", alone, make)
             self.outcome.executor_zero_shot[alone.label] = metrics_of(alone.folder, load_again)
         note_seen(self.outcome, config, stage.label, entry)
@@ -304,13 +313,15 @@ class Job:
 
         config, models = self.config, self.models
         problems = load_benchmark(entry, config)
+        has_two_calls = config.method.has_two_calls
+        is_planned = has_two_calls and method == config.method.name
         plans = None
         if corpus is not None:
             plans = teacher_plans(read_trajectories(corpus))
-        elif method == "m2" and config.evaluation.plan == "true":
+        elif is_planned and config.evaluation.plan == "true":
             plans = {problem.id: problem.true_plan for problem in problems}
         # With given plans, or without any, nobody but m2's executor is asked.
-        is_executor = plans is not None or (config.method.name == "m2" and method != "m2")
+        is_executor = plans is not None or (has_two_calls and not is_planned)
         with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
             predictions = solve(
                 models.executor if is_executor else models.tested,
@@ -320,7 +331,7 @@ class Job:
                 evaluation=config.evaluation,
                 benchmark=benchmark,
                 grader=models.grader,
-                executor=models.executor if method == "m2" else None,
+                executor=models.executor if is_planned else None,
                 plans=plans,
                 progress=progress,
             )

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning import interruption
 from plan_tuning.artifacts import RESUME, storage_error
+from plan_tuning.config.outside import choices_of, config_folders, load_folder
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
@@ -37,7 +39,8 @@ SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
 search = Search()  # of this process, where it is one
 
-# At import, so that a launcher's worker processes have them too.
+# At import, so that a launcher's worker processes have them too; those of modules from outside,
+# which plan_tuning.config.outside has read by now where this is a worker.
 register()
 register_sweeper()
 
@@ -141,18 +144,18 @@ def only_runner(folder: Path) -> AbstractContextManager[Any]:
     return filelock.FileLock(folder / ".job.lock")
 
 
-def help_text() -> str:
-    """Write ``--help`` from conf/hydra/help/plan_tuning.yaml and the folders of conf/.
+def help_text(folders: Sequence[Path] = ()) -> str:
+    """Write ``--help`` from conf/hydra/help/plan_tuning.yaml and the folders of choices.
 
     Hydra's own way there looks every group up through its whole search path, which takes seconds.
     """
     conf = resource_folder("conf")
-    groups = {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(conf.iterdir())
-        if folder.is_dir() and folder.name != "hydra"
-    }
+    groups = choices_of(conf)
     groups["experiment"] = sorted(p.stem for p in resource_folder("experiments").glob("*.yaml"))
+    for folder in folders:
+        for name, choices in choices_of(folder).items():
+            groups[name] = list(dict.fromkeys([*groups.get(name, []), *choices]))
+    groups.pop("hydra", None)
     listed = "\n".join(f"{name}: {', '.join(choices)}" for name, choices in groups.items())
     page: Any = OmegaConf.load(conf / "hydra" / "help" / "plan_tuning.yaml")
     shown = {key: page[key].strip() for key in ("header", "footer")}
@@ -187,10 +190,14 @@ def run(words: list[str]) -> None:
 
         cli.run()
         return
+    folders = config_folders(words)
     if "--help" in words or "-h" in words:
-        sys.stdout.write(help_text() + "\n")
+        sys.stdout.write(help_text(folders) + "\n")
         return
     try:
+        for folder in folders:
+            load_folder(folder)
+        register()
         sys.argv[1:] = ordered(words)
         check_overrides(sys.argv[1:], SUBCOMMANDS)
     except ValueError as error:

@@ -15,9 +15,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from plan_tuning.config.data import MicroworldDataConfig
-from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.extensions import GROUPS, KINDS, records
 from plan_tuning.config.model import MicroModelConfig
 from plan_tuning.config.run import Config, SweeperConfig
 
@@ -123,11 +121,15 @@ class ExperimentSearchPath(SearchPathPlugin):  # type: ignore[misc]
 def register() -> None:
     """Register everything that conf/ and experiments/ refer to; safe to call twice."""
     store = ConfigStore.instance()
-    store.store(name="base_config", node=Config)
+    root = OmegaConf.structured(Config)
+    # Which rewards there are is known when the modules from outside have been read.
+    OmegaConf.set_struct(root.reward.extra, False)
+    store.store(name="base_config", node=root)
     store.store(group="hydra/sweeper", name="ablation", node=SweeperConfig)
-    store.store(group="schema/data", name="microworld", node=MicroworldDataConfig)
-    store.store(group="schema/data", name="mixture", node=MixtureDataConfig)
-    store.store(group="schema/method", name="grpo", node=GRPOConfig)
+    for kind in KINDS:
+        for extension in records(kind):
+            if (schema := extension.config_class()) is not None:
+                store.store(group=f"schema/{GROUPS[kind]}", name=extension.name, node=schema)
     store.store(group="schema/model", name="micro", node=MicroModelConfig)
     Plugins.instance().register(ExperimentSource)
     Plugins.instance().register(ExperimentSearchPath)

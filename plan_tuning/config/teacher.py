@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.extensions import check_extension, extension_spec, names, record
 from plan_tuning.config.microworld import SCRIPTED_VERSION, ScriptedTeacherConfig
 
-BACKENDS = ("scripted", "litellm", "http", "replay")
 EXECUTIONS = ("all", "retained")
 SCORE_PARSERS = ("strict", "released_code")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -111,10 +111,12 @@ class TeacherConfig:
     seeded: bool = True  # send a seed per sample (providers that reject it: false)
     # Noise of the scripted teacher (part of its spec)
     scripted: ScriptedTeacherConfig = field(default_factory=ScriptedTeacherConfig)
+    extension: str | None = field(default=None, metadata={"runtime": True})  # brings the backend
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice("teacher.backend", self.backend, BACKENDS)
+        require_choice("teacher.backend", self.backend, names("teacher"))
+        check_extension("teacher", self.backend, self.extension)
         require_positive("teacher.concurrency", self.concurrency, "teacher.concurrency=16")
         require_positive("teacher.timeout_s", self.timeout_s, "teacher.timeout_s=120")
         require_positive("teacher.max_attempts", self.max_attempts, "teacher.max_attempts=6")
@@ -161,13 +163,13 @@ class TeacherConfig:
 
     def spec(self) -> dict[str, Any]:
         """What determines its answers, for fingerprints and store keys."""
-        kind = {"litellm": "api", "http": "api", "replay": "api"}.get(self.backend, self.backend)
+        kind = record("teacher", self.backend).asked_as or self.backend
         spec: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
         if self.backend == "scripted":
             spec["scripted"] = {"version": SCRIPTED_VERSION, **vars(self.scripted)}
         if self.thinking is not None:
             spec["thinking"] = self.thinking
-        return spec
+        return spec | extension_spec("teacher", self.backend, self, TeacherConfig)
 
     def thinking_fields(self) -> dict[str, Any]:
         """Name the fields of a request that carry ``thinking``; none where it is not set.

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.extensions import (
+    DEFAULT_METHOD,
+    Extension,
+    check_extension,
+    names,
+    record,
+)
 
-METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2")
-TRAINED = ("sft", "sft_teacher_cot", "m1", "m2")
-NEEDS_CORPUS = ("sft_teacher_cot", "m1", "m2")
 SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
@@ -24,15 +28,17 @@ _RUNTIME = {"runtime": True}
 class MethodConfig:
     """What the student learns (experiments/METHOD.md section 3)."""
 
-    name: str = "m1"
+    name: str = DEFAULT_METHOD
     problems: str = "all"  # sft only: all training problems, or those that the filter keeps
     plan_weight: float = 1.0  # loss weight of plan tokens
     solution_weight: float = 1.0  # loss weight of solution tokens
     continued_steps: int = 0  # optimizer steps that follow, from the plain job's student; 0: none
+    extension: str | None = field(default=None, metadata=_RUNTIME)  # module that brings it
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice("method.name", self.name, METHODS)
+        require_choice("method.name", self.name, names("method"))
+        check_extension("method", self.name, self.extension)
         require_choice("method.problems", self.problems, ("all", "kept"))
         for key in ("plan_weight", "solution_weight"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1.0", zero=True)
@@ -42,31 +48,39 @@ class MethodConfig:
             "method.continued_steps=250",
             zero=True,
         )
-        learned = {"m1": self.plan_weight + self.solution_weight, "m2": self.plan_weight}.get(
-            self.name, self.solution_weight
-        )
+        weights = self.record.loss_weights or ("solution_weight",)
         require(
-            learned > 0,
-            "method.plan_weight" if self.name in ("m1", "m2") else "method.solution_weight",
+            sum(getattr(self, key) for key in weights) > 0,
+            f"method.{weights[0]}",
             0,
             f"{self.name} would learn nothing with these weights",
             "method.plan_weight=1.0",
         )
 
     @property
+    def record(self) -> Extension:
+        """What the method needs, learns and is asked."""
+        return record("method", self.name)
+
+    @property
     def is_trained(self) -> bool:
         """Whether a student is trained at all."""
-        return self.name in TRAINED
+        return self.record.is_trained
 
     @property
     def learns_execution(self) -> bool:
         """Whether a training row holds the teacher's execution of a plan."""
-        return self.name in ("m1", "sft_teacher_cot")
+        return "execution" in self.record.learns
+
+    @property
+    def has_two_calls(self) -> bool:
+        """Whether its plans are executed in a call of their own."""
+        return self.record.calls == 2
 
     @property
     def needs_corpus(self) -> bool:
         """Whether the teacher's trajectories go in."""
-        return self.name in NEEDS_CORPUS or (self.name == "sft" and self.problems == "kept")
+        return "corpus" in self.record.needs or (self.is_trained and self.problems == "kept")
 
 
 @dataclass

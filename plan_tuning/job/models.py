@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.extensions import record
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
@@ -124,7 +125,7 @@ class Models:
     def tested(self) -> Writer:
         """Who answers the test problems: the student, here or behind a server."""
         evaluation = self.config.evaluation
-        if evaluation.engine == "server":
+        if "server" in record("engine", evaluation.engine).needs:
             from plan_tuning.evaluation.writers import ServedWriter
 
             return ServedWriter(self._ask_server(), evaluation)
@@ -135,14 +136,17 @@ class Models:
     @cached_property
     def executor(self) -> Writer:
         """Who executes M2's plans."""
-        from plan_tuning.evaluation.writers import LocalWriter, TeacherWriter
+        from plan_tuning.evaluation.writers import FunctionWriter, LocalWriter, TeacherWriter
 
         config = self.config
-        if config.executor.name == "self":
+        extension = record("executor", config.executor.name)
+        if extension.is_outside:
+            return FunctionWriter(extension.load())
+        if "student" in extension.needs:
             return self.tested
-        if config.executor.name == "teacher":
+        if "ask" in extension.needs:
             return TeacherWriter(self._ask_all(config.executor_teacher), config.evaluation)
-        if config.executor.name == "model" and config.executor.model is not None:
+        if "model" in extension.needs and config.executor.model is not None:
             model = config.executor.model
             where = self._build_base(self.graph.executor_base, model)
             return LocalWriter(self._load(where, model), config.evaluation)

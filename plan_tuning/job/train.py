@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plan_tuning.artifacts import ArtifactError
+from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
@@ -98,6 +99,18 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
 
             training.process.tracker.log_rows("completions", folder / COMPLETIONS_FILE)
     return facts
+
+
+def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Facts]:
+    """Make the one call that merges finished students into a folder."""
+
+    def merge(folder: Path) -> Facts:
+        from plan_tuning.students.merging import merge_students
+
+        combine = record("merge", config.merge.name).load()
+        return merge_students(folder, [s.folder for s in students], config.merge.shares, combine)
+
+    return merge
 
 
 def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = None) -> Facts:
@@ -209,7 +222,8 @@ def held_out_evaluation(training: Training) -> HeldOutEvaluation | None:
         return None  # trajectories from elsewhere: nobody says how their problems are graded
     problems = load_problems(config) if corpus is None else read_problems(corpus)
     # With executor=self the student carries its plans out as it is at that moment.
-    is_executed = config.method.name == "m2" and config.executor.name != "self"
+    needs = record("executor", config.executor.name).needs
+    is_executed = config.method.has_two_calls and "student" not in needs
     return HeldOutEvaluation(
         _tagged(problems, config),
         config.method.name,

@@ -30,6 +30,8 @@ def test_every_choice_composes(choice: str) -> None:
         extra = []
     if choice == "start=path":
         extra = ["start.path=somewhere"]
+    if choice == "merge=linear":
+        extra = ["merge.students=[one,other]"]
     if choice == "model=path":
         extra = [*extra, "model.path=somewhere"]
     config = config_of(choice, *[item for item in extra if not item.startswith(f"{group}=")])
