@@ -18,7 +18,7 @@ from plan_tuning.comparison.choices import (
 )
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
 from plan_tuning.comparison.runs import ComparisonError, Results, Run, finite_number
-from plan_tuning.config.extensions import names
+from plan_tuning.config.extensions import BASELINE, names
 from plan_tuning.statistics.intervals import mean_interval, wilson
 
 
