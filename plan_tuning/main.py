@@ -21,6 +21,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from plan_tuning.config.command_line import check_double_keys
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
@@ -45,6 +46,7 @@ class Preflight(Callback):  # type: ignore[misc]
         note_ignored_interrupts()
         try:
             checked = typed(config)
+            check_double_keys(config.hydra.overrides.task, [checked])
             check_outputs(checked)
             check_processes(checked)
             from plan_tuning.job.graph import job_graph

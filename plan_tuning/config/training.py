@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
-from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.checks import (
+    ConfigError,
+    require,
+    require_choice,
+    require_positive,
+    require_rate,
+)
 
 METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2")
 TRAINED = ("sft", "sft_teacher_cot", "m1", "m2")
@@ -221,3 +228,56 @@ class TrainerConfig:
             "not together with trainer.strategy=fsdp, which would need a second set of shards",
             "trainer.ema_decay=0, or trainer.strategy=ddp",
         )
+
+
+@dataclass
+class StartTrainerConfig:
+    """How GRPO's start is trained where that differs from ``trainer``; None: as ``trainer`` says.
+
+    The knobs are those of :class:`TrainerConfig` but for the machine's, which a job has once.
+    """
+
+    learning_rate: float | None = None
+    scheduler: str | None = None
+    warmup_ratio: float | None = None
+    min_lr_ratio: float | None = None
+    weight_decay: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    max_grad_norm: float | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    max_steps: int | None = None
+    val_fraction: float | None = None
+    max_length: int | None = None
+    precision: str | None = None
+    neftune_alpha: float | None = None
+    ema_decay: float | None = None
+    select_best: bool | None = None
+    select_by: str | None = None
+    early_stopping_patience: int | None = None
+    overlong: str | None = None
+    order: str | None = None
+    micro_batch_tokens: int | None = None
+    packing: bool | None = None
+    gradient_checkpointing: bool | None = None
+    checkpoint_every_n_steps: int | None = None
+    val_every_n_steps: int | None = None
+    val_problems: int | None = None
+    log_every_n_steps: int | None = None
+    progress: bool | None = None
+
+    def over(self, trainer: TrainerConfig) -> TrainerConfig:
+        """The trainer of the start: the job's, with what is said here.
+
+        Raises:
+            ConfigError: the two together cannot be; the message names keys of ``start.trainer``.
+        """
+        own = {key: value for key, value in vars(self).items() if value is not None}
+        if not own:
+            return trainer
+        try:
+            return replace(trainer, **own)
+        except ConfigError as error:
+            message = re.sub(r"(?<![\w.])trainer\.", "start.trainer.", str(error))
+            raise ConfigError(message) from error

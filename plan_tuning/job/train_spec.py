@@ -155,7 +155,7 @@ def start_config(config: Config) -> Config:
         return replace(config, method=replace(config.method, continued_steps=0))
     weights = {key: getattr(config.method, key) for key in _OF_THE_START}
     method = MethodConfig(name=config.start.name, **weights)
-    return replace(config, method=method, filter=config.start.filter)
+    return replace(config, method=method, filter=config.start.filter, trainer=config.start_trainer)
 
 
 def filter_spec(config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from plan_tuning.config.command_line import check_double_keys
 from plan_tuning.config.registration import job_slug
 from plan_tuning.config.run import SWEEPER_MODULE
 from plan_tuning.config.typed import check_outputs, typed
@@ -146,7 +147,12 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         Raises:
             SystemExit: a job's configuration cannot work.
         """
-        return self._jobs(self._all_overrides(arguments))
+        jobs = self._jobs(self._all_overrides(arguments))
+        try:
+            check_double_keys(arguments, [job.config for job in jobs])
+        except ValueError as error:
+            _refuse(error, "(no job was started)")
+        return jobs
 
     def _all_overrides(self, arguments: Sequence[str]) -> list[tuple[str, ...]]:
         # Imported late: Hydra's plugin scan replaces this module when it first runs.
