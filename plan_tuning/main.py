@@ -6,6 +6,7 @@ Nothing heavy is imported before a job starts, so ``--help`` and a configuration
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning.config.command_line import check_double_keys
+from plan_tuning.config.effects import idle_line, idle_words
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.typed import check_outputs, typed
@@ -31,6 +33,7 @@ from plan_tuning.sweep.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
+logger = logging.getLogger(__name__)
 search = Search()  # of this process, where it is one
 
 # At import, so that a launcher's worker processes have them too.
@@ -101,6 +104,8 @@ def job(config: DictConfig) -> float | None:
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN
     checked = typed(config)
+    if not is_sweep and (idle := idle_words(checked, settings.overrides.task)):
+        logger.warning("%s", idle_line(idle))
     if is_sweep:
         check_processes(checked)  # a cluster's node knows more than the machine that sent it here
         claim_card(checked, str(settings.launcher._target_))

@@ -12,6 +12,7 @@ from plan_tuning.config.microworld import SCRIPTED_VERSION, ScriptedTeacherConfi
 BACKENDS = ("scripted", "litellm", "http", "replay")
 EXECUTIONS = ("all", "retained")
 SCORE_PARSERS = ("strict", "released_code")
+_RUNTIME = {"runtime": True}
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 # A key in capitals: a long run of letters and digits, without an underscore.
 _KEY_LIKE = re.compile(r"(?=[A-Z]*[0-9])[A-Z0-9]{20,}")
@@ -62,20 +63,23 @@ class TeacherConfig:
     backend: str = "scripted"
     model: str = "scripted"
     label: str = ""  # tells apart servers that serve different weights under one model name
-    provider: str = ""  # openai, gemini, anthropic, openai_compatible; empty for scripted
-    api_base: str | None = None
-    api_key_env: str | None = None  # NAME of the environment variable; the key itself never enters
-    requires_key: bool = False
-    price: Any = "free"  # free, auto, or {input: USD, output: USD} per million tokens
-    confirm_paid: bool = False
-    budget_usd: float | None = None
+    # openai, gemini, anthropic, openai_compatible; empty for scripted
+    provider: str = field(default="", metadata=_RUNTIME)
+    api_base: str | None = field(default=None, metadata=_RUNTIME)
+    # NAME of the environment variable; the key itself never enters
+    api_key_env: str | None = field(default=None, metadata=_RUNTIME)
+    requires_key: bool = field(default=False, metadata=_RUNTIME)
+    # free, auto, or {input: USD, output: USD} per million tokens
+    price: Any = field(default="free", metadata=_RUNTIME)
+    confirm_paid: bool = field(default=False, metadata=_RUNTIME)
+    budget_usd: float | None = field(default=None, metadata=_RUNTIME)
     # Pace (runtime: none of it changes an answer)
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout_s: float = 120.0
-    max_attempts: int = 6
-    max_wait_s: float = 600.0
+    concurrency: int = field(default=16, metadata=_RUNTIME)
+    requests_per_minute: float | None = field(default=None, metadata=_RUNTIME)
+    tokens_per_minute: float | None = field(default=None, metadata=_RUNTIME)
+    timeout_s: float = field(default=120.0, metadata=_RUNTIME)
+    max_attempts: int = field(default=6, metadata=_RUNTIME)
+    max_wait_s: float = field(default=600.0, metadata=_RUNTIME)
     seeded: bool = True  # send a seed per sample (providers that reject it: false)
     # Noise of the scripted teacher (part of its identity)
     scripted: ScriptedTeacherConfig = field(default_factory=ScriptedTeacherConfig)

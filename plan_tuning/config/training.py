@@ -258,14 +258,14 @@ class StartTrainerConfig:
     early_stopping_patience: int | None = None
     overlong: str | None = None
     order: str | None = None
-    micro_batch_tokens: int | None = None
-    packing: bool | None = None
-    gradient_checkpointing: bool | None = None
-    checkpoint_every_n_steps: int | None = None
-    val_every_n_steps: int | None = None
-    val_problems: int | None = None
-    log_every_n_steps: int | None = None
-    progress: bool | None = None
+    micro_batch_tokens: int | None = field(default=None, metadata=_RUNTIME)
+    packing: bool | None = field(default=None, metadata=_RUNTIME)
+    gradient_checkpointing: bool | None = field(default=None, metadata=_RUNTIME)
+    checkpoint_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    val_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    val_problems: int | None = field(default=None, metadata=_RUNTIME)
+    log_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    progress: bool | None = field(default=None, metadata=_RUNTIME)
 
     def over(self, trainer: TrainerConfig) -> TrainerConfig:
         """The trainer of the start: the job's, with what is said here.

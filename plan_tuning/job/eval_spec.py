@@ -65,12 +65,6 @@ def teacher_party(config: Config) -> Party:
     return Party({"teacher": {**teacher.spec(), "prompt": prompt_fingerprint("solve")}})
 
 
-def needs_student(config: Config) -> bool:
-    """Whether the student under test takes part; a swap of all plans can do without it."""
-    is_swap = config.method.name == "m2" and config.evaluation.plan in ("none", "teacher", "true")
-    return not is_swap or config.executor.name == "self"
-
-
 def check_swap(config: Config) -> None:
     """Refuse a plan swap that cannot be.
 

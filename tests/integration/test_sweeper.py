@@ -53,6 +53,24 @@ def test_the_command_line_narrows_and_extends_every_grid(tmp_path: Path) -> None
     ]
 
 
+def test_a_word_that_replaces_an_arm_of_a_grid_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with sweeper_of(f"paths.outputs={tmp_path}") as sweeper:
+        sweeper.grids = [
+            {"method": "sft,m1", "seed": "0,1"},
+            {"method": "m2", "seed": "0,1"},
+        ]
+        words = [f"paths.outputs={tmp_path}"]
+        assert len(sweeper.jobs([*words, "seed=0,1"])) == 6
+        assert "replaces" not in caplog.text
+        assert len(sweeper.jobs([*words, "method=sft,m1"])) == 4
+    assert "method=sft,m1 replaces method=m2 of grid 2" in caplog.text
+    assert "of grid 1" not in caplog.text
+    assert "4 jobs instead of 6" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
