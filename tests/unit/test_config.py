@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_every_choice_composes(choice: str) -> None:
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_file_says_when_to_choose_it(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_knob_is_explained_once(group: str) -> None:
+    """Files of a group that repeat each other say `defaults: [base, _self_]` instead."""
+    places: dict[str, str] = {}
+    for path in sorted((CONF / group).glob("*.yaml")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            told = re.match(r"(\s*\w+): .*\S\s+# (?!as in )(.+)", line)
+            if told:
+                key = f"{told[1]}: {told[2]}"
+                assert key not in places, f"{path.name} and {places[key]}: {key}"
+                places[key] = path.name
 
 
 def test_the_models_bring_their_trainer_and_the_command_line_wins() -> None:
