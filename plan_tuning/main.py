@@ -6,18 +6,21 @@ Nothing heavy is imported before a job starts, so ``--help`` and a configuration
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NoReturn
 
 import filelock
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +29,7 @@ from plan_tuning.config.command_line import check_double_keys
 from plan_tuning.config.effects import idle_line, idle_words
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import SweeperConfig
+from plan_tuning.config.suggestions import explained
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
 from plan_tuning.sweep.external import Search
@@ -86,7 +90,7 @@ def note_ignored_interrupts() -> None:
         )
 
 
-def stop(error: Exception) -> None:
+def stop(error: Exception) -> NoReturn:
     """End the process with the error's one line and its exit code.
 
     Raises:
@@ -126,7 +130,6 @@ def job(config: DictConfig) -> float | None:
                 raise KeyboardInterrupt from error  # ends the sweep, not only this job
             raise  # the sweeper goes on with the other jobs
         stop(error)
-        return None
 
 
 def only_runner(folder: Path) -> AbstractContextManager[Any]:
@@ -158,6 +161,39 @@ def help_text() -> str:
     return Template(page.template).substitute(APP_CONFIG_GROUPS=listed, **shown)
 
 
+def explain_composition(words: Sequence[str]) -> None:
+    """End on a key or a choice that there is not with what may be meant, where Hydra advises `+`.
+
+    Hydra reports what goes wrong before a job through one function, which is wrapped here.
+    """
+    from hydra._internal import utils
+
+    report = utils.run_and_report
+
+    def explaining(call: Callable[[], Any]) -> Any:
+        def explained_call() -> Any:
+            try:
+                return call()
+            except (ConfigCompositionException, MissingConfigException) as error:
+                conf = resource_folder("conf")
+                own = [Path(folder) for folder in config_folders(words)]
+                found = explained(error, words, conf, [conf, *own])
+                if found is None:
+                    raise
+                stop(found)
+
+        return report(explained_call)
+
+    utils.run_and_report = explaining
+
+
+def config_folders(words: Sequence[str]) -> list[str]:
+    """The folders of ``--config-dir`` on a command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    return list(parser.parse_known_args(words)[0].config_dir)
+
+
 def main() -> None:
     """Entry point of the console script."""
     words = sys.argv[1:]
@@ -169,6 +205,7 @@ def main() -> None:
     if "--help" in words or "-h" in words:
         sys.stdout.write(help_text() + "\n")
         return
+    explain_composition(words)
     app = hydra.main(
         version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"
     )(job)

@@ -153,7 +153,7 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         tuple(
-            f"distillation.max_tokens_{role}"
+            f"distillation.max_{role}_tokens"
             for role in ("constraints", "plan", "verify", "execute")
         ),
         lambda job: job.teacher.backend != "scripted",

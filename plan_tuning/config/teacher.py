@@ -149,10 +149,12 @@ class DistillationConfig:
     temperature: float = 0.0  # constraints, verifier, executor; paper: 0
     execution: str = "all"  # all (paper), or retained: only plans at or above execute_threshold
     execute_threshold: int = 80  # with execution=retained
-    max_tokens_constraints: int = 1024
-    max_tokens_plan: int = 2048
-    max_tokens_verify: int = 2048
-    max_tokens_execute: int = 4096
+    max_constraints_tokens: int = field(
+        default=1024, metadata={"hash_name": "max_tokens_constraints"}
+    )
+    max_plan_tokens: int = field(default=2048, metadata={"hash_name": "max_tokens_plan"})
+    max_verify_tokens: int = field(default=2048, metadata={"hash_name": "max_tokens_verify"})
+    max_execute_tokens: int = field(default=4096, metadata={"hash_name": "max_tokens_execute"})
     score_parser: str = "strict"  # released_code: the paper's parser with its defects, to compare
     allow_holes: bool = False  # true: calls that fail to the end are left out of the corpus
     window: int = field(
@@ -177,7 +179,7 @@ class DistillationConfig:
             "distillation.plan_temperature=0.7",
         )
         for role in ("constraints", "plan", "verify", "execute"):
-            name = f"max_tokens_{role}"
+            name = f"max_{role}_tokens"
             require_positive(
                 f"distillation.{name}", getattr(self, name), f"distillation.{name}=2048"
             )

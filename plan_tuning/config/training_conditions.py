@@ -257,7 +257,7 @@ TRAINING: tuple[Condition, ...] = (
             f"reward.plan.{key}"
             for key in (
                 *("kind", "metric", "guards", "votes", "swap", "temperature"),
-                *("max_tokens", "wait_s", "encoder"),
+                *("max_reply_tokens", "wait_s", "encoder"),
             )
         ),
         rewards_plans,
@@ -279,7 +279,7 @@ TRAINING: tuple[Condition, ...] = (
     Condition(
         (
             *(f"reward.plan.{key}" for key in ("votes", "swap", "temperature")),
-            *("reward.plan.max_tokens", "reward.plan.wait_s", "reward.judge"),
+            *("reward.plan.max_reply_tokens", "reward.plan.wait_s", "reward.judge"),
         ),
         lambda job: job.reward.uses_judge,
         "nobody judges plans",

@@ -132,7 +132,7 @@ def test_a_key_moves_a_fingerprint_where_it_is_read(words: str) -> None:
 def test_every_condition_is_of_keys_that_exist() -> None:
     known = {
         key
-        for words in JOBS + ["method=m2 executor=model"]
+        for words in [*JOBS, "method=m2 executor=model"]
         for key, _, _ in leaves(config_of(*words.split()))
     }
     known |= {"data.sources", "reward.judge", "executor.teacher"}

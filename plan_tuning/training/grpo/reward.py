@@ -175,7 +175,7 @@ class RewardWorker:
                 votes=config.votes,
                 swap=config.swap,
                 temperature=config.temperature,
-                max_tokens=config.max_tokens,
+                max_tokens=config.max_reply_tokens,
                 problem_id=rollout.problem.id,
                 is_reminded=is_reminded,
             )
