@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning.config.command_line import check_double_keys
 from plan_tuning.config.effects import idle_line, idle_words
-from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.explanation import explanations
+from plan_tuning.config.registration import add_experiments, register, resource_folder
 from plan_tuning.config.run import SweeperConfig
 from plan_tuning.config.suggestions import explained
 from plan_tuning.config.typed import check_outputs, typed
@@ -203,8 +204,14 @@ def main() -> None:
         cli.run()
         return
     if "--help" in words or "-h" in words:
-        sys.stdout.write(help_text() + "\n")
+        folders = [resource_folder("conf"), *map(Path, config_folders(words))]
+        try:
+            pages = explanations(words, folders)
+        except ValueError as error:
+            stop(error)
+        sys.stdout.write("\n\n".join(pages or [help_text()]) + "\n")
         return
+    add_experiments(map(Path, config_folders(words)))
     explain_composition(words)
     app = hydra.main(
         version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"

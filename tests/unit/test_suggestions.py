@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, MissingConfigException
 
 from plan_tuning.artifacts import hashed_values
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.explanation import explanations
 from plan_tuning.config.suggestions import RENAMED, explained, known_keys
 from plan_tuning.config.teacher import DistillationConfig
 
@@ -68,6 +70,26 @@ def test_a_mistake_in_a_file_of_ones_own_is_named_with_the_file(tmp_path: Path) 
     found = answer("method=mine", folder=tmp_path)
     assert "method.plan_weight" in found
     assert "method/mine" in found
+
+
+def test_help_of_a_choice_shows_its_knobs_and_where_they_are_explained() -> None:
+    (page,) = explanations(["--help", "trainer=micro", "seed=3"], [CONF])
+    assert page.index("== trainer=micro") < page.index("== trainer=paper")
+    assert "learning_rate: 2e-3" in page
+    assert "share of the problems held out" in page
+    (page,) = explanations(["method=grpo"], [CONF])
+    assert "group_size: 8                 # completions per problem" in page
+    with pytest.raises(ConfigError, match=r"trainer=micr .*trainer=micro"):
+        explanations(["trainer=micr"], [CONF])
+    assert explanations(["seed=3"], [CONF]) == []
+
+
+def test_help_explains_ones_own_choices(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("# Mine.\ndefaults:\n  - m1\n  - _self_\n")
+    (page,) = explanations(["method=mine"], [CONF, tmp_path])
+    assert "# Mine." in page
+    assert "plan_weight: 1.0" in page
 
 
 def test_every_key_that_is_known_can_be_set() -> None:
