@@ -171,6 +171,15 @@ def explained(
     if not isinstance(error, ConfigCompositionException):
         return None
     text = str(error)
+    if re.match(r"In 'model/\w+': Could not override '(trainer|evaluation)'", text):
+        chosen = dict(map(split_word, words)).get("model@executor.model", "…")
+        return ConfigError(
+            "model@executor.model",
+            chosen,
+            "this choice brings the trainer and the evaluation of a student; name its weights",
+            f"executor.model.kind=tiny executor.model.family={chosen.removeprefix('tiny_')} "
+            "executor.model.path=null",
+        )
     unknown = re.match(r"Could not (?:override|delete from config\.) '([^'@/]+)'", text)
     inside = re.search(r"^Key '[^']+' not in .*\n\s+full_key: (\S+)", text, re.MULTILINE)
     match = unknown or inside

@@ -189,13 +189,6 @@ class TrainerConfig:
             f"trainer.select_by={self.select_by} trainer.val_problems=64",
         )
         require(
-            self.select_by == "loss" or self.devices == 1,
-            "trainer.select_by",
-            self.select_by,
-            "loss with several devices: held-out problems are solved on one device only",
-            "trainer.select_by=loss",
-        )
-        require(
             not (self.packing and self.neftune_alpha),
             "trainer.packing",
             self.packing,
@@ -220,6 +213,13 @@ class TrainerConfig:
             self.strategy,
             "it spreads the weights over several devices, and trainer.devices is 1",
             "trainer.devices=2, or trainer.strategy=auto",
+        )
+        require(
+            not self.val_problems,
+            "trainer.val_problems",
+            self.val_problems,
+            "0 with trainer.strategy=fsdp: a student writes with whole weights only",
+            "trainer.val_problems=0, or trainer.strategy=ddp",
         )
         require(
             not self.ema_decay,

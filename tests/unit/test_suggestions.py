@@ -72,6 +72,18 @@ def test_a_mistake_in_a_file_of_ones_own_is_named_with_the_file(tmp_path: Path) 
     assert "method/mine" in found
 
 
+def test_a_students_preset_is_no_executor() -> None:
+    found = answer("data=gsm8k", "model=qwen3_4b", "executor=model",
+                   "model@executor.model=tiny_llama")  # fmt: skip
+    assert "trainer" in found
+    weights = found.partition("Try for example: ")[2].split()
+    config = config_of("data=gsm8k", "model=qwen3_4b", "teacher=replay", "method=m2",
+                       "executor=model", *weights)  # fmt: skip
+    assert config.executor.model is not None
+    assert (config.executor.model.kind, config.executor.model.family) == ("tiny", "llama")
+    assert config.trainer.learning_rate == 5e-6, "an executor brings no trainer"
+
+
 def test_help_of_a_choice_shows_its_knobs_and_where_they_are_explained() -> None:
     (page,) = explanations(["--help", "trainer=micro", "seed=3"], [CONF])
     assert page.index("== trainer=micro") < page.index("== trainer=paper")
