@@ -143,6 +143,12 @@ CONDITIONS: tuple[Condition, ...] = (
         "teacher.backend={job.teacher.backend} is no scripted teacher",
         "teacher=scripted",
     ),
+    Condition(
+        ("teacher.thinking",),
+        lambda job: job.teacher.backend != "scripted",
+        "the scripted teacher does not think",
+        "teacher=openai_compatible teacher.api_base=URL",
+    ),
     Condition(("teacher.seeded",), distils, "this job distils nothing", "method=m1"),
     Condition(("distillation",), distils, "this job distils nothing", "method=m1"),
     Condition(
