@@ -69,7 +69,8 @@ def hashed_values(value: Any) -> Any:
     A field of a dataclass that equals the default it had when it was introduced is left out, so a
     new knob does not orphan old artifacts. That default is the field's own default, unless the
     field's metadata carries another one under ``hash_default`` (needed once a default changes).
-    Fields with metadata ``runtime=True`` are left out altogether.
+    Fields with metadata ``runtime=True`` are left out altogether. A field that was renamed is
+    hashed by its first name, under ``hash_name``.
 
     Raises:
         TypeError: the value is none that can be hashed.
@@ -85,7 +86,7 @@ def hashed_values(value: Any) -> Any:
                 default = f.default_factory()
             if default is not dataclasses.MISSING and hashed_values(item) == hashed_values(default):
                 continue
-            out[f.name] = hashed_values(item)
+            out[f.metadata.get("hash_name", f.name)] = hashed_values(item)
         return out
     if isinstance(value, Enum):
         return hashed_values(value.value)

@@ -11,24 +11,29 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NoReturn
 
 import filelock
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from plan_tuning import interruption
 from plan_tuning.artifacts import RESUME, storage_error
+from plan_tuning.config.command_line import check_double_keys
+from plan_tuning.config.effects import idle_line, idle_words
+from plan_tuning.config.explanation import explanations
 from plan_tuning.config.outside import choices_of, config_folders, load_folder
-from plan_tuning.config.registration import register, resource_folder
+from plan_tuning.config.registration import add_experiments, register, resource_folder
 from plan_tuning.config.run import SweeperConfig
+from plan_tuning.config.suggestions import explained
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
 from plan_tuning.sweep.external import Search
@@ -37,6 +42,7 @@ from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
+logger = logging.getLogger(__name__)
 search = Search()  # of this process, where it is one
 
 # At import, so that a launcher's worker processes have them too; those of modules from outside,
@@ -53,6 +59,7 @@ class Preflight(Callback):  # type: ignore[misc]
         note_ignored_interrupts()
         try:
             checked = typed(config)
+            check_double_keys(config.hydra.overrides.task, [checked])
             check_outputs(checked)
             check_processes(checked)
             from plan_tuning.job.graph import job_graph
@@ -89,7 +96,7 @@ def note_ignored_interrupts() -> None:
         )
 
 
-def stop(error: Exception) -> None:
+def stop(error: Exception) -> NoReturn:
     """End the process with the error's one line and its exit code.
 
     Raises:
@@ -108,6 +115,8 @@ def job(config: DictConfig) -> float | None:
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN
     checked = typed(config)
+    if not is_sweep and (idle := idle_words(checked, settings.overrides.task)):
+        logger.warning("%s", idle_line(idle))
     if is_sweep:
         check_processes(checked)  # a cluster's node knows more than the machine that sent it here
         claim_card(checked, str(settings.launcher._target_))
@@ -130,7 +139,6 @@ def job(config: DictConfig) -> float | None:
         if is_sweep or not isinstance(error, ValueError):
             raise error from raised  # the sweeper goes on with the other jobs
         stop(error)
-        return None
 
 
 def only_runner(folder: Path) -> AbstractContextManager[Any]:
@@ -160,6 +168,32 @@ def help_text(folders: Sequence[Path] = ()) -> str:
     page: Any = OmegaConf.load(conf / "hydra" / "help" / "plan_tuning.yaml")
     shown = {key: page[key].strip() for key in ("header", "footer")}
     return Template(page.template).substitute(APP_CONFIG_GROUPS=listed, **shown)
+
+
+def explain_composition(words: Sequence[str]) -> None:
+    """End on a key or a choice that there is not with what may be meant, where Hydra advises `+`.
+
+    Hydra reports what goes wrong before a job through one function, which is wrapped here.
+    """
+    from hydra._internal import utils
+
+    report = utils.run_and_report
+
+    def explaining(call: Callable[[], Any]) -> Any:
+        def explained_call() -> Any:
+            try:
+                return call()
+            except (ConfigCompositionException, MissingConfigException) as error:
+                conf = resource_folder("conf")
+                own = config_folders(words)
+                found = explained(error, words, conf, [conf, *own])
+                if found is None:
+                    raise
+                stop(found)
+
+        return report(explained_call)
+
+    utils.run_and_report = explaining
 
 
 def main() -> None:
@@ -192,7 +226,12 @@ def run(words: list[str]) -> None:
         return
     folders = config_folders(words)
     if "--help" in words or "-h" in words:
-        sys.stdout.write(help_text(folders) + "\n")
+        folders = [resource_folder("conf"), *config_folders(words)]
+        try:
+            pages = explanations(words, folders)
+        except ValueError as error:
+            stop(error)
+        sys.stdout.write("\n\n".join(pages or [help_text(folders[1:])]) + "\n")
         return
     try:
         for folder in folders:
@@ -202,6 +241,8 @@ def run(words: list[str]) -> None:
         check_overrides(sys.argv[1:], SUBCOMMANDS)
     except ValueError as error:
         stop(error)
+    add_experiments(folders)
+    explain_composition(words)
     logging.raiseExceptions = False  # a log that cannot be written is no fault of a job
     app = hydra.main(
         version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"

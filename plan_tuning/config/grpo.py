@@ -10,7 +10,12 @@ from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.evaluation import DECODINGS
 from plan_tuning.config.extensions import DEFAULT_METHOD, records
 from plan_tuning.config.filter import FilterConfig
-from plan_tuning.config.training import SCHEDULERS, MethodConfig, TrainerConfig
+from plan_tuning.config.training import (
+    SCHEDULERS,
+    MethodConfig,
+    StartTrainerConfig,
+    TrainerConfig,
+)
 
 LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -30,9 +35,9 @@ _RUNTIME = {"runtime": True}
 class GRPOConfig(MethodConfig):
     """Group-relative policy optimisation (experiments/METHOD.md section 5).
 
-    ``trainer`` stays what it is for the start (so the start is the very artifact of the plain job)
-    and gives GRPO its hardware, betas and precision; everything else about the optimisation is
-    here. The loss weights that it inherits are those of the start's training.
+    ``trainer`` gives GRPO its hardware, weight decay, betas and precision; everything else about
+    the optimisation is here. The start is trained as ``start.trainer`` says, so it is the very
+    artifact of the plain job. The loss weights that are inherited are those of its training.
     """
 
     name: str = "grpo"
@@ -274,6 +279,7 @@ class StartConfig:
     name: str = DEFAULT_METHOD  # a supervised method of one call, base or path
     path: str | None = None
     filter: FilterConfig = field(default_factory=FilterConfig)
+    trainer: StartTrainerConfig | None = field(default_factory=StartTrainerConfig)
 
     def __post_init__(self) -> None:
         """Check ranges."""

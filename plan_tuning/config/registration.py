@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -23,6 +25,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _SLUG_BYTES = 100
 _MAX_PARALLEL_JOBS = 8
 _GROUP = "experiment"
+_EXPERIMENTS = "experiments"  # the folder's name
 
 
 def resource_folder(name: str) -> Path:
@@ -111,11 +114,20 @@ class ExperimentSource(ConfigSource):  # type: ignore[misc]
 
 
 class ExperimentSearchPath(SearchPathPlugin):  # type: ignore[misc]
-    """Puts the experiments on Hydra's search path, behind conf/."""
+    """Puts the experiments on Hydra's search path, behind conf/: the project's and one's own."""
+
+    own_folders: ClassVar[list[Path]] = []  # `experiments` in each folder of --config-dir
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra for every command and every composition."""
-        search_path.append(_GROUP, f"experiments://{resource_folder('experiments')}")
+        for folder in (resource_folder(_EXPERIMENTS), *self.own_folders):
+            search_path.append(_GROUP, f"experiments://{folder}")
+
+
+def add_experiments(config_folders: Iterable[Path]) -> None:
+    """Find experiments beside one's own choices: ``DIR/experiments/*.yaml`` of ``--config-dir``."""
+    found = (folder.resolve() / _EXPERIMENTS for folder in config_folders)
+    ExperimentSearchPath.own_folders = [folder for folder in found if folder.is_dir()]
 
 
 def register() -> None:

@@ -27,7 +27,7 @@ class PlanRewardConfig:
     votes: int = 1  # replies per comparison; their mean counts
     swap: bool = False  # ask in both orders and take the mean
     temperature: float = 0.0
-    max_tokens: int = 512
+    max_reply_tokens: int = field(default=512, metadata={"hash_name": "max_tokens"})
     wait_s: float = field(default=600.0, metadata=_RUNTIME)  # then a plan stays without a reward
     # kind=embedding
     encoder: str | None = None  # folder of an encoder of transformers
@@ -40,7 +40,11 @@ class PlanRewardConfig:
         for guard in self.guards:
             require_choice("reward.plan.guards", guard, GUARDS)
         require_positive("reward.plan.votes", self.votes, "reward.plan.votes=3")
-        require_positive("reward.plan.max_tokens", self.max_tokens, "reward.plan.max_tokens=512")
+        require_positive(
+            "reward.plan.max_reply_tokens",
+            self.max_reply_tokens,
+            "reward.plan.max_reply_tokens=512",
+        )
         require_positive("reward.plan.wait_s", self.wait_s, "reward.plan.wait_s=600")
         require_positive(
             "reward.plan.temperature", self.temperature, "reward.plan.temperature=0", zero=True

@@ -145,6 +145,7 @@ class Config:
             "sweep_name=mine",
         )
         require(self.seed >= 0, "seed", self.seed, "0 or more", "seed=1")
+        _ = self.start_trainer  # its ranges hold too
         self._check_world()
         self._check_roles()
         self._check_shards()
@@ -247,6 +248,12 @@ class Config:
             return False
         is_trained = self.method.needs_corpus and not self.merge.is_merged
         return is_trained or set(self.stages) == {"distill"}
+
+    @property
+    def start_trainer(self) -> TrainerConfig:
+        """How GRPO's start is trained: ``trainer``, but for what ``start.trainer`` says."""
+        own = self.start.trainer
+        return self.trainer if own is None else own.over(self.trainer)
 
     @property
     def executor_teacher(self) -> TeacherConfig:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
-from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.checks import (
+    ConfigError,
+    require,
+    require_choice,
+    require_positive,
+    require_rate,
+)
 from plan_tuning.config.extensions import (
     DEFAULT_METHOD,
     Extension,
@@ -196,13 +203,6 @@ class TrainerConfig:
             f"trainer.select_by={self.select_by} trainer.val_problems=64",
         )
         require(
-            self.select_by == "loss" or self.devices == 1,
-            "trainer.select_by",
-            self.select_by,
-            "loss with several devices: held-out problems are solved on one device only",
-            "trainer.select_by=loss",
-        )
-        require(
             not (self.packing and self.neftune_alpha),
             "trainer.packing",
             self.packing,
@@ -229,9 +229,69 @@ class TrainerConfig:
             "trainer.devices=2, or trainer.strategy=auto",
         )
         require(
+            not self.val_problems,
+            "trainer.val_problems",
+            self.val_problems,
+            "0 with trainer.strategy=fsdp: a student writes with whole weights only",
+            "trainer.val_problems=0, or trainer.strategy=ddp",
+        )
+        require(
             not self.ema_decay,
             "trainer.ema_decay",
             self.ema_decay,
             "not together with trainer.strategy=fsdp, which would need a second set of shards",
             "trainer.ema_decay=0, or trainer.strategy=ddp",
         )
+
+
+@dataclass
+class StartTrainerConfig:
+    """How GRPO's start is trained where that differs from ``trainer``; None: as ``trainer`` says.
+
+    The knobs are those of :class:`TrainerConfig` but for the machine's, which a job has once.
+    """
+
+    learning_rate: float | None = None
+    scheduler: str | None = None
+    warmup_ratio: float | None = None
+    min_lr_ratio: float | None = None
+    weight_decay: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    max_grad_norm: float | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    max_steps: int | None = None
+    val_fraction: float | None = None
+    max_length: int | None = None
+    precision: str | None = None
+    neftune_alpha: float | None = None
+    ema_decay: float | None = None
+    select_best: bool | None = None
+    select_by: str | None = None
+    early_stopping_patience: int | None = None
+    overlong: str | None = None
+    order: str | None = None
+    micro_batch_tokens: int | None = field(default=None, metadata=_RUNTIME)
+    packing: bool | None = field(default=None, metadata=_RUNTIME)
+    gradient_checkpointing: bool | None = field(default=None, metadata=_RUNTIME)
+    checkpoint_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    val_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    val_problems: int | None = field(default=None, metadata=_RUNTIME)
+    log_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    progress: bool | None = field(default=None, metadata=_RUNTIME)
+
+    def over(self, trainer: TrainerConfig) -> TrainerConfig:
+        """The trainer of the start: the job's, with what is said here.
+
+        Raises:
+            ConfigError: the two together cannot be; the message names keys of ``start.trainer``.
+        """
+        own = {key: value for key, value in vars(self).items() if value is not None}
+        if not own:
+            return trainer
+        try:
+            return replace(trainer, **own)
+        except ConfigError as error:
+            message = re.sub(r"(?<![\w.])trainer\.", "start.trainer.", str(error))
+            raise ConfigError(message) from error

@@ -53,6 +53,9 @@ def typed(config: DictConfig) -> Config:
 def debugged(config: Config) -> Config:
     """Cap what costs time, as ``debug`` says; the caps are content: debug artifacts stand apart."""
     debug = config.debug
+    start = config.start
+    if start.trainer is not None and start.trainer.max_steps is not None:
+        start = replace(start, trainer=_capped(start.trainer, max_steps=debug.max_steps))
     method = _capped(config.method, continued_steps=debug.max_steps)
     if isinstance(method, GRPOConfig):
         method = _capped(method, steps=debug.max_steps, max_new_tokens=debug.max_new_tokens)
@@ -60,6 +63,7 @@ def debugged(config: Config) -> Config:
         config,
         data=_capped(config.data, limit=debug.max_problems),
         method=method,
+        start=start,
         trainer=_capped(config.trainer, max_steps=debug.max_steps),
         evaluation=_capped(
             config.evaluation,

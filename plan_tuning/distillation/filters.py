@@ -110,7 +110,7 @@ def advice(rows: Sequence[Trajectory]) -> str:
         return "Loosen the filter (filter=none) or distil more problems (data.limit)"
     found = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     if statuses.most_common(1)[0][0] == "truncated":
-        cure = "give the teacher more room, for example distillation.max_tokens_plan=8192"
+        cure = "give the teacher more room, for example distillation.max_plan_tokens=8192"
     else:
         cure = "choose another teacher.model"
     return f"Not one plan of the corpus can be used ({found}): {cure}, and distil again"

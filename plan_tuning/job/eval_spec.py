@@ -18,7 +18,7 @@ from typing import Any
 from plan_tuning.artifacts import hashed_values
 from plan_tuning.config.checks import ConfigError, require
 from plan_tuning.config.data import MicroworldDataConfig
-from plan_tuning.config.extensions import TWO_CALLS, extension_spec, names, record
+from plan_tuning.config.extensions import TWO_CALLS, extension_spec, names
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import ModelConfig
@@ -69,12 +69,6 @@ def teacher_party(config: Config) -> Party:
 def executor_party(config: Config) -> Party:
     """Name the executor from outside that carries plans out."""
     return Party(extension_spec("executor", config.executor.name))
-
-
-def needs_student(config: Config) -> bool:
-    """Whether the student under test takes part; a swap of all plans can do without it."""
-    is_swap = config.method.has_two_calls and config.evaluation.plan in ("none", "teacher", "true")
-    return not is_swap or "student" in record("executor", config.executor.name).needs
 
 
 def check_swap(config: Config) -> None:

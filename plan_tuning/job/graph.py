@@ -22,8 +22,10 @@ from plan_tuning.artifacts import (
     read_manifest,
 )
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.effects import effective
 from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.job_parts import needs_student
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.job.eval_spec import (
@@ -33,7 +35,6 @@ from plan_tuning.job.eval_spec import (
     execution_spec,
     executor_party,
     model_party,
-    needs_student,
     question_spec,
     student_party,
     teacher_party,
@@ -118,11 +119,12 @@ def job_graph(config: Config) -> JobGraph:
     Raises:
         ConfigError: a path that the configuration names does not exist.
     """
-    if set(config.stages) == {"distill"}:
-        return JobGraph(None, _corpus_stage(config), None)
     is_evaluated = "evaluate" in config.stages
     if is_evaluated:
         check_swap(config)
+    config = effective(config)
+    if set(config.stages) == {"distill"}:
+        return JobGraph(None, _corpus_stage(config), None)
     takes_part = not is_evaluated or needs_student(config)
     base = _base_stage(config.model, config)
     corpus = start = student = None
@@ -225,7 +227,7 @@ def _start_stage(config: Config, base: Stage | None, corpus: Stage | None) -> St
         return None
     if isinstance(config.method, GRPOConfig) and config.start.path is not None:
         return _external("students", config.start.path, "start.path")
-    plain = start_config(config)
+    plain = effective(start_config(config))
     return _student_stage(plain, base, corpus if plain.method.needs_corpus else None, None)
 
 

@@ -6,6 +6,7 @@ Each is loaded when it is first asked for, so a job whose stages are finished lo
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -19,7 +20,7 @@ from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.distillation.corpus import OnUsage
-from plan_tuning.job.graph import JobGraph, Stage
+from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
@@ -154,6 +155,14 @@ class Models:
             return LocalWriter(self.student, config.evaluation)
         return LocalWriter(self._load(self.base, config.model), config.evaluation)
 
+    def build_executor(self) -> None:
+        """Make the executor's weights where they are ours and absent; nothing is loaded."""
+        chosen = self.config.executor
+        if chosen.name == "model" and chosen.model is not None:
+            self._build_base(self.graph.executor_base, chosen.model)
+        elif chosen.name == "base":
+            _ = self.base
+
     @cached_property
     def grader(self) -> Grader:
         """The grader with its worker pool; closed at the end of the job."""
@@ -202,3 +211,27 @@ class Models:
                 self._on_usage(usage.bought, usage.usd)
 
         return lambda requests: asyncio.run(ask_each(requests))
+
+
+def rank_models(config: Config, resources: ExitStack) -> Models:
+    """The models of a process that trains for a job: all bases are there already.
+
+    Args:
+        config: what is trained.
+        resources: closes what has to be closed.
+    """
+    if device_of(config.trainer) == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+    def existing(stage: Stage | None, model: ModelConfig) -> str | Path:
+        return str(model.path) if stage is None else stage.folder
+
+    return Models(
+        config,
+        job_graph(config),
+        build_base=existing,
+        on_usage=lambda *_: None,
+        resources=resources,
+    )

@@ -6,7 +6,8 @@ the start, the adapter, the method with the loss weights that it reads, the opti
 prompts, the seed and the mixing; for GRPO also the reward and the judge. Not hashed are paths,
 ports and keys, names of choices, logging, concurrency, and fields with metadata ``runtime``:
 devices, threads, micro-batches, checkpoints. A field at its first default is left out, so that a
-new knob orphans no student.
+new knob orphans no student, and so is what nothing in the job reads: it was set to that default
+before (:func:`plan_tuning.config.effects.effective`).
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def start_config(config: Config) -> Config:
         return replace(config, method=replace(config.method, continued_steps=0))
     weights = {key: getattr(config.method, key) for key in _OF_THE_START}
     method = MethodConfig(name=config.start.name, **weights)
-    return replace(config, method=method, filter=config.start.filter)
+    return replace(config, method=method, filter=config.start.filter, trainer=config.start_trainer)
 
 
 def filter_spec(config: Config) -> dict[str, Any]:
