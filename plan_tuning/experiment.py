@@ -31,7 +31,7 @@ from plan_tuning.artifacts import (
     write_atomic,
 )
 from plan_tuning.config.extensions import PLAIN
-from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
@@ -39,7 +39,7 @@ from plan_tuning.interruption import Interrupted
 from plan_tuning.job.costs import print_stages
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.models import Models, check_machine, prepare_torch
+from plan_tuning.job.models import Models, check_machine
 from plan_tuning.job.result import (
     CURVES_FILE,
     DECONTAMINATED,
@@ -60,7 +60,7 @@ from plan_tuning.job.result import (
     write_predictions,
     write_result,
 )
-from plan_tuning.job.train import Process, Training, merge_call, training_call
+from plan_tuning.job.train import Process, Training, make_base, merge_call, training_call
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
@@ -384,7 +384,7 @@ class Job:
         """Make an untrained model of ours where it is absent; name it otherwise."""
         if stage is None:
             return str(model.path)
-        self._obtain("base", stage, partial(_make_base, self.config, model))
+        self._obtain("base", stage, partial(make_base, self.config, model))
         return stage.folder
 
     def _track(self, stage: Stage, *, is_input: bool) -> None:
@@ -397,15 +397,3 @@ class Job:
                 upstream=stage.upstream,
                 is_input=is_input,
             )
-
-
-def _make_base(config: Config, model: ModelConfig, folder: Path) -> Mapping[str, Any]:
-    prepare_torch(config.trainer)
-    if isinstance(model, MicroModelConfig):
-        from plan_tuning.training.microworld_base import train_base
-
-        logger.info("training the micro-world's base model: about a minute, once")
-        return train_base(folder, model, max_steps=config.debug.max_steps)
-    from plan_tuning.students.tiny import make_tiny
-
-    return make_tiny(folder, model.family, model.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,11 +14,12 @@ from plan_tuning.artifacts import ArtifactError
 from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import OnUsage
 from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
-from plan_tuning.job.models import Models, rank_models
+from plan_tuning.job.models import Models, prepare_torch, rank_models
 from plan_tuning.job.result import CURVES_FILE
 from plan_tuning.job.train_spec import filter_spec
 from plan_tuning.records import Ask, Problem
@@ -27,6 +29,8 @@ from plan_tuning.tracking import Tracker
 if TYPE_CHECKING:
     from plan_tuning.training.lightning import TrainingRun
     from plan_tuning.training.validation import HeldOutEvaluation
+
+logger = logging.getLogger(__name__)
 
 Facts = Mapping[str, Any]
 """Of a training, for the manifest of its student."""
@@ -106,6 +110,19 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
 
             process.tracker.log_rows("val_samples", folder / SAMPLES_FILE)
     return facts
+
+
+def make_base(config: Config, model: ModelConfig, folder: Path) -> Facts:
+    """Make an untrained model of ours: the micro-world's, or a tiny one with random weights."""
+    prepare_torch(config.trainer)
+    if isinstance(model, MicroModelConfig):
+        from plan_tuning.training.microworld_base import train_base
+
+        logger.info("training the micro-world's base model: about a minute, once")
+        return train_base(folder, model, max_steps=config.debug.max_steps)
+    from plan_tuning.students.tiny import make_tiny
+
+    return make_tiny(folder, model.family, model.seed)
 
 
 def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Facts]:
