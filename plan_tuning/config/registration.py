@@ -15,7 +15,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from plan_tuning.config.data import MicroworldDataConfig
+from plan_tuning.config.data import MicroworldDataConfig, OwnDataConfig
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig
@@ -126,6 +126,7 @@ def register() -> None:
     store.store(name="base_config", node=Config)
     store.store(group="hydra/sweeper", name="ablation", node=SweeperConfig)
     store.store(group="schema/data", name="microworld", node=MicroworldDataConfig)
+    store.store(group="schema/data", name="jsonl", node=OwnDataConfig)
     store.store(group="schema/data", name="mixture", node=MixtureDataConfig)
     store.store(group="schema/method", name="grpo", node=GRPOConfig)
     store.store(group="schema/model", name="micro", node=MicroModelConfig)

@@ -41,7 +41,7 @@ def typed(config: DictConfig) -> Config:
             error.full_key or "configuration",
             "???",
             str(error.msg or error).splitlines()[0],
-            "plan-tuning --cfg job",
+            f"{error.full_key}=VALUE" if error.full_key else "plan-tuning --cfg job",
         ) from error
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")

@@ -38,6 +38,7 @@ from plan_tuning.job.eval_spec import (
 )
 from plan_tuning.job.train_spec import (
     base_spec,
+    check_own_name,
     distillation_spec,
     has_start,
     problems_spec,
@@ -114,6 +115,7 @@ def job_graph(config: Config) -> JobGraph:
     Raises:
         ConfigError: a path that the configuration names does not exist.
     """
+    check_own_name(config.data)
     if set(config.stages) == {"distill"}:
         return JobGraph(None, _corpus_stage(config), None)
     is_evaluated = "evaluate" in config.stages
