@@ -33,7 +33,6 @@ from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
-from plan_tuning.job.costs import print_stages
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.models import Models, check_machine, prepare_torch
@@ -74,9 +73,6 @@ def run_job(config: Config, context: JobContext) -> float | None:
         ArtifactError: a stage that the job may not build has no artifact.
     """
     graph = job_graph(config)
-    if config.dry_run:
-        print_stages(config, graph)
-        return None
     check_overwritten(context.folder, graph.fingerprint)
     finished = read_result(context.folder, graph.fingerprint)
     if finished is not None and graph.is_done:

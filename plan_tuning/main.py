@@ -49,9 +49,16 @@ class Preflight(Callback):  # type: ignore[misc]
             check_processes(checked)
             from plan_tuning.job.graph import job_graph
 
-            job_graph(checked)
+            graph = job_graph(checked)
+            code = 0
+            if checked.dry_run:
+                from plan_tuning.job.dry_run import print_job
+
+                code = print_job(checked, graph)
         except ValueError as error:
             stop(error)
+        if checked.dry_run:
+            raise SystemExit(code)  # before Hydra makes the job's folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin a search where another sweeper than the project's own runs the jobs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
@@ -157,6 +159,9 @@ def check_outputs(config: Config) -> None:
     """
     folder = Path(config.paths.outputs)
     try:
+        if config.dry_run:
+            _check_writable(folder.absolute())
+            return
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
@@ -168,3 +173,16 @@ def check_outputs(config: Config) -> None:
             f"a folder that can be written ({error.strerror})",
             "paths.outputs=/tmp/plan_tuning",
         ) from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Look whether a folder could be made and written, and leave nothing behind.
+
+    Raises:
+        OSError: it could not.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))

@@ -94,7 +94,8 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         """Run the sweep.
 
         Raises:
-            SystemExit: a job's configuration cannot work and nothing was started (exit code 2);
+            SystemExit: a job's configuration cannot work and nothing was started, or a dry run
+                found that a job cannot work (exit code 2);
                 jobs failed (1, or their common exit code); the comparison failed (1); the user
                 stopped the sweep (130).
         """
@@ -103,6 +104,10 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         folder = Path(self.config.hydra.sweep.dir)
         print_jobs(jobs, folder)
         if first.dry_run:
+            from plan_tuning.job.dry_run import print_findings
+
+            if code := print_findings((job.config, job.graph) for job in jobs):
+                raise SystemExit(code)
             return []
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
