@@ -34,7 +34,14 @@ _OF_PLANS = frozenset(
     }
 )
 _TEACHER_SPEC = frozenset(
-    {"teacher", "teacher.backend", "teacher.model", "teacher.label", "teacher.seeded"}
+    {
+        "teacher",
+        "teacher.backend",
+        "teacher.model",
+        "teacher.label",
+        "teacher.seeded",
+        "teacher.thinking",
+    }
 )
 _COLUMNS = frozenset({"evaluation.benchmarks", "data.benchmarks"})
 _MIXING = ("data.mixing.", "data.sources.")

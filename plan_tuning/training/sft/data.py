@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig
 from plan_tuning.distillation.corpus import read_trajectories
-from plan_tuning.distillation.filters import filter_trajectories
+from plan_tuning.distillation.filters import advice, filter_trajectories
 from plan_tuning.records import Problem, Trajectory
 from plan_tuning.tasks.benchmarks import rationale_advice
 from plan_tuning.tasks.mixture import Item, count_tokens, levels, mix, tagged
@@ -75,7 +75,15 @@ def training_rows(
                 continue
             pairs.append((kept, row))
     if not pairs:
-        raise RowError(_nothing_left(method.name, chosen.name, reasons))
+        is_bare = method.name == "sft" and _PART_MISSING in reasons
+        raise RowError(
+            f"no row is left for method={method.name} filter={chosen.name}: {reasons}. "
+            + (
+                rationale_advice(method.name)
+                if corpus is None or is_bare
+                else advice(read_trajectories(corpus))
+            )
+        )
     if reasons.get(_NO_RATIONALE):
         logger.warning(
             "%d of %d problems have no `solution` and are left out: it is what method=%s learns",
@@ -88,21 +96,6 @@ def training_rows(
     rows, by_source = _mixed(pairs, mixture, order)
     selection = {"rows": len(rows), "reasons": {k: v for k, v in reasons.items() if v}}
     return rows, selection | ({} if mixture is None else {"by_source": by_source})
-
-
-def _nothing_left(method: str, chosen: str, reasons: Mapping[str, int]) -> str:
-    """Say why there is no row to train on, and what helps against the most frequent reason."""
-    reason = max(reasons, key=lambda name: reasons[name], default="")
-    about = f"no row is left for method={method} filter={chosen}: {dict(reasons)}. "
-    if reason == _NO_RATIONALE or (reason == _PART_MISSING and method == "sft"):
-        return about + rationale_advice(method)
-    if reason == _PART_MISSING or reason.startswith(("plan_", "execution_")):
-        return about + (
-            "The teacher's replies cannot be used, whatever the filter: read them with plan-tuning "
-            "corpus show PROBLEM_ID; where they are truncated, raise distillation.max_tokens_plan "
-            "or distillation.max_tokens_execute"
-        )
-    return about + "Loosen the filter (filter=none) or distil more problems (data.limit)"
 
 
 def _check_sources(

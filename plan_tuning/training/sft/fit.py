@@ -96,13 +96,9 @@ def train_student(
         encoded, fraction=config.val_fraction, seed=settings.seed
     )
     if not training:
-        what = (
-            f"Raise trainer.max_length={config.max_length}"
-            if dropped.counts.get("overlong")
-            else "The log says for each reason what is wrong with a row, for example"
-        )
         raise TrainingError(
-            f"no row is left to train on: {len(rows)} rows given, dropped: {dropped.counts}. {what}"
+            f"no row is left to train on: {len(rows)} rows given, dropped: {dropped.counts}. "
+            "Raise trainer.max_length"
         )
     if config.gradient_checkpointing:
         checkpoint_activations(student)
