@@ -35,7 +35,7 @@ from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.models import Models, check_machine, prepare_torch
+from plan_tuning.job.models import Models, check_machine, prepare_torch, say_what_loads
 from plan_tuning.job.result import (
     CURVES_FILE,
     DECONTAMINATED,
@@ -44,6 +44,7 @@ from plan_tuning.job.result import (
     Outcome,
     check_overwritten,
     corpus_facts,
+    ending,
     fingerprints,
     log_accuracies,
     read_predictions,
@@ -76,7 +77,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     check_overwritten(context.folder, graph.fingerprint)
     finished = read_result(context.folder, graph.fingerprint)
     if finished is not None and graph.is_done:
-        logger.info("already done: %s", context.folder / "result.json")
+        logger.info("already done. %s", ending(context, graph))
         return finished.objective
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
@@ -119,6 +120,7 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
             logger.error("job failed: %s", error, exc_info=not is_mistake)
         raise
     log_accuracies(outcome)
+    logger.info("%s", ending(context, graph))
 
 
 def _tracked(
@@ -323,6 +325,8 @@ class Job:
         started = time.perf_counter()
         is_cached = stage.is_available
         if not is_cached:
+            if name != "distill":
+                say_what_loads()
             if name in STAGES and name not in self.config.stages:
                 raise ArtifactError(
                     f"stages={self.config.stages} does not list {name}, and {stage.folder} is not "

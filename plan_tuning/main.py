@@ -27,7 +27,9 @@ from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
 from plan_tuning.sweep.external import Search
 from plan_tuning.sweep.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
+from plan_tuning.tracking import label_lines
 
+APP_NAME = "plan-tuning"  # hydra.job.name, unless a sweep names each of its jobs
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
 search = Search()  # of this process, where it is one
@@ -105,6 +107,7 @@ def job(config: DictConfig) -> float | None:
 
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN
+    label_lines("" if settings.job.name == APP_NAME else settings.job.name)
     checked = typed(config)
     if is_sweep:
         check_processes(checked)  # a cluster's node knows more than the machine that sent it here

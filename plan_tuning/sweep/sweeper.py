@@ -29,6 +29,7 @@ from plan_tuning.sweep.jobs import (
     check_names,
     check_overwriting,
     check_swept,
+    labels,
     print_jobs,
     print_sync_command,
 )
@@ -114,7 +115,8 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         left = [job for job in jobs if not job.is_finished(folder)]
         if len(left) < len(jobs):
             logger.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
-        survivor = Survivor(self.launcher, folder)
+        is_parallel = "joblib" in str(self.config.hydra.launcher._target_).lower()
+        survivor = Survivor(self.launcher, folder, labels(jobs) if is_parallel else None)
         try:
             size = self.max_batch_size or max(1, len(left))
             for start in range(0, len(left), size):

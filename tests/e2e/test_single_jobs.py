@@ -28,6 +28,9 @@ def test_stage_by_stage(plan_tuning: Run, tmp_path: Path) -> None:
         ran = plan_tuning(*FAST, f"stages=[{stage}]")
         assert ran.returncode == 0, ran.stderr
         assert {key.split("/")[1] for key in built(outputs)} == kinds
+        last = ran.stdout.splitlines()[-1]
+        assert "result: multirun_outputs/single/" in last
+        assert f"{ {'distill': 'corpus'}.get(stage, 'student') }: multirun_outputs/art" in last
     done = results(outputs / "single")
     assert [row["objective"] is None for row in done].count(False) == 1
     shown = plan_tuning("corpus", "status")
