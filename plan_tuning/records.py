@@ -63,7 +63,7 @@ class Problem:
 class Request:
     """One question to a large model; all of it but ``role`` and ``problem_id`` is content."""
 
-    role: str  # stage that asks: constraints, plan, verify, execute, judge
+    role: str  # what is asked for: constraints, plan, verify, execute, judge
     messages: tuple[Message, ...]
     temperature: float
     max_tokens: int

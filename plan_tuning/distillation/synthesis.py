@@ -85,7 +85,7 @@ async def distil(
         finished.set()
 
     async def run(problem: Problem) -> tuple[Trajectory, ...]:
-        rows = await _Stages(problem, usability.ask, grader, config).run()
+        rows = await _ProblemRequests(problem, usability.ask, grader, config).run()
         if on_progress is not None:  # part of the task: whoever finds it done has been told
             on_progress(rows)
         usability.on_finished(problem.id)
@@ -123,7 +123,7 @@ async def distil(
         await asyncio.gather(*unread, return_exceptions=True)
 
 
-class _Stages:
+class _ProblemRequests:
     """The requests about one problem."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """Does the teacher answer at all? Stops a distillation that would pay for nothing to the end.
 
-A reply is usable where the next stage can work with it. A teacher of which one kind of reply is
+A reply is usable where the next request can work with it. A teacher of which one kind of reply is
 never usable (cut off, empty, filtered, nothing but thoughts, …) will not begin to answer after
 another thousand problems: after the first window of problems the run ends, and says why.
 """

@@ -93,20 +93,20 @@ class Receipt:
 
 def teacher_fingerprint(spec: Mapping[str, Any]) -> str:
     """Hash a teacher's spec to 16 hex digits."""
-    return hashlib.sha256(_canonical(spec).encode()).hexdigest()[:16]
+    return hashlib.sha256(_sorted_json(spec).encode()).hexdigest()[:16]
 
 
-def _canonical(value: Any) -> str:
+def _sorted_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def call_fingerprint(teacher: str, request: Request) -> str:
     """Address a request's reply: teacher, messages, sampling parameters, sample and salt.
 
-    Not in it: the stage, the problem's id, ports, keys, pace, thresholds. The order of problems
+    Not in it: the role, the problem's id, ports, keys, pace, thresholds. The order of problems
     and the name of a run therefore change nothing.
     """
-    content = _canonical(
+    spec = _sorted_json(
         [
             KEY_VERSION,
             teacher,
@@ -120,7 +120,7 @@ def call_fingerprint(teacher: str, request: Request) -> str:
             *([request.extra] if request.extra else []),
         ]
     )
-    return hashlib.sha256(content.encode()).hexdigest()[:40]
+    return hashlib.sha256(spec.encode()).hexdigest()[:40]
 
 
 class CallStore:
@@ -243,7 +243,7 @@ class CallStore:
     def add_teacher(self, teacher: str, spec: Mapping[str, Any]) -> None:
         """Record which spec a fingerprint stands for."""
         self._db.execute(
-            "INSERT OR IGNORE INTO teachers VALUES (?, ?)", (teacher, _canonical(spec))
+            "INSERT OR IGNORE INTO teachers VALUES (?, ?)", (teacher, _sorted_json(spec))
         )
 
     def spent_usd(self, teacher: str) -> float:

@@ -34,7 +34,7 @@ THOUGHT = "<think>\nFirst I try \\boxed{1}. Score: 3\n</think>\n\n"
 
 @contextmanager
 def spoilt(shared: Path, problems: list[Problem], spoil: Spoil, **settings: Any) -> Iterator[Any]:
-    """A teacher whose every choice goes through ``spoil``, which is told the stage."""
+    """A teacher whose every choice goes through ``spoil``, which is told the role."""
     with load_server(shared).FaultyTeacher(known_to(problems), **settings) as server:
         answer = server.teacher.answer
 
@@ -48,15 +48,15 @@ def spoilt(shared: Path, problems: list[Problem], spoil: Spoil, **settings: Any)
         yield server
 
 
-def thinking(stage: str, choice: dict[str, Any]) -> None:
+def thinking(role: str, choice: dict[str, Any]) -> None:
     choice["message"]["content"] = THOUGHT + choice["message"]["content"]
 
 
-def thinking_apart(stage: str, choice: dict[str, Any]) -> None:
+def thinking_apart(role: str, choice: dict[str, Any]) -> None:
     choice["message"]["reasoning_content"] = THOUGHT
 
 
-def no_opening(stage: str, choice: dict[str, Any]) -> None:
+def no_opening(role: str, choice: dict[str, Any]) -> None:
     thought = THOUGHT.removeprefix("<think>")
     choice["message"]["content"] = thought + choice["message"]["content"]
 
@@ -76,7 +76,7 @@ def test_thoughts_change_no_corpus(
 ) -> None:
     problems = gsm8k(shared, 2)
     found = []
-    for folder, how in (("clean", lambda stage, choice: None), ("thinking", spoil)):
+    for folder, how in (("clean", lambda role, choice: None), ("thinking", spoil)):
         with spoilt(shared, problems, how, seed=5) as server:
             config = teacher_config(server.base_url, backend=backend)
             distil_corpus(tmp_path / folder, problems, config, tmp_path / f"calls {folder}")
@@ -84,52 +84,52 @@ def test_thoughts_change_no_corpus(
     assert found[0] == found[1]
 
 
-def null_length(stage: str, choice: dict[str, Any]) -> None:
+def null_length(role: str, choice: dict[str, Any]) -> None:
     choice["message"]["content"] = None
     choice["finish_reason"] = "length"
 
 
-def null_max_tokens(stage: str, choice: dict[str, Any]) -> None:
-    null_length(stage, choice)
+def null_max_tokens(role: str, choice: dict[str, Any]) -> None:
+    null_length(role, choice)
     choice["finish_reason"] = "MAX_TOKENS"
 
 
-def open_thought(stage: str, choice: dict[str, Any]) -> None:
+def open_thought(role: str, choice: dict[str, Any]) -> None:
     choice["message"]["content"] = "<think>" + choice["message"]["content"]
 
 
-def only_thoughts(stage: str, choice: dict[str, Any]) -> None:
+def only_thoughts(role: str, choice: dict[str, Any]) -> None:
     choice["message"] = {"role": "assistant", "content": None, "reasoning_content": "2 or 3?"}
 
 
-def empty(stage: str, choice: dict[str, Any]) -> None:
+def empty(role: str, choice: dict[str, Any]) -> None:
     choice["message"]["content"] = " \n"
 
 
-def filtered(stage: str, choice: dict[str, Any]) -> None:
+def filtered(role: str, choice: dict[str, Any]) -> None:
     choice["message"]["content"] = None
     choice["finish_reason"] = "content_filter"
 
 
-def tools(stage: str, choice: dict[str, Any]) -> None:
+def tools(role: str, choice: dict[str, Any]) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     choice["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
     choice["finish_reason"] = "tool_calls"
 
 
-def no_plan(stage: str, choice: dict[str, Any]) -> None:
-    if stage == "plan":
-        null_length(stage, choice)
+def no_plan(role: str, choice: dict[str, Any]) -> None:
+    if role == "plan":
+        null_length(role, choice)
 
 
-def no_score(stage: str, choice: dict[str, Any]) -> None:
-    if stage == "verify":
+def no_score(role: str, choice: dict[str, Any]) -> None:
+    if role == "verify":
         choice["message"]["content"] = "A fine plan."
 
 
-def no_execution(stage: str, choice: dict[str, Any]) -> None:
-    if stage == "execute":
-        empty(stage, choice)
+def no_execution(role: str, choice: dict[str, Any]) -> None:
+    if role == "execute":
+        empty(role, choice)
 
 
 @pytest.mark.parametrize("backend", ["http", "litellm"])
@@ -179,10 +179,10 @@ def test_one_usable_reply_of_each_kind_is_enough(shared: Path, tmp_path: Path) -
     problems = gsm8k(shared, 8)
     seen: dict[str, int] = {}
 
-    def mostly_empty(stage: str, choice: dict[str, Any]) -> None:
-        seen[stage] = seen.get(stage, 0) + 1
-        if seen[stage] % 4:
-            empty(stage, choice)
+    def mostly_empty(role: str, choice: dict[str, Any]) -> None:
+        seen[role] = seen.get(role, 0) + 1
+        if seen[role] % 4:
+            empty(role, choice)
 
     with spoilt(shared, problems, mostly_empty) as server:
         config = teacher_config(server.base_url, concurrency=1)

@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import load
 from plan_tuning.tasks.contamination import overlaps
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(GradingConfig(wall_s=20.0)) as grader:
-        yield grader
 
 
 def read_cases(shared: Path, name: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The store of paid calls: what addresses a reply, and what survives."""
+"""The store of paid calls: what addresses a reply, and what a fault leaves."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_does_not_change_the_address() -> None:
     )
 
 
-def test_a_teachers_identity_is_its_kind_model_and_label() -> None:
+def test_a_teachers_spec_is_its_kind_model_and_label() -> None:
     def digest(**values: Any) -> str:
         config = TeacherConfig(backend="http", model="m", api_base="http://127.0.0.1:1/v1")
         return teacher_fingerprint(dataclasses.replace(config, **values).spec())

@@ -177,10 +177,7 @@ class RewardWorker:
                 rollout.problem.problem,
                 rollout.teacher_plan,
                 rollout.plan,
-                votes=config.votes,
-                swap=config.swap,
-                temperature=config.temperature,
-                max_tokens=config.max_tokens,
+                config,
                 problem_id=rollout.problem.id,
                 is_reminded=is_reminded,
             )
