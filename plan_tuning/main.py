@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
@@ -161,9 +162,31 @@ def help_text() -> str:
     return Template(page.template).substitute(APP_CONFIG_GROUPS=listed, **shown)
 
 
+def _is_completed(words: Sequence[str]) -> bool:
+    """Answer a shell that completes a command line, as far as it is not Hydra's to complete."""
+    if not any(word.startswith("query=") for word in words):
+        return False
+    # Whatever cannot be completed is no text for somebody's prompt.
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for this process's life
+    line = os.environ.get("COMP_LINE", "")
+    typed = line.split()[1:]
+    if len(typed) == 1 and not line[-1].isspace():
+        found = [name for name in SUBCOMMANDS if name.startswith(typed[0])]
+        sys.stdout.write("".join(f"{name}\n" for name in found))
+        return bool(found) and typed[0] in SUBCOMMANDS
+    if not typed or typed[0] not in SUBCOMMANDS:
+        return False
+    from plan_tuning import cli
+
+    sys.stdout.write("".join(f"{word}\n" for word in cli.completions(line, SUBCOMMANDS) or ()))
+    return True
+
+
 def main() -> None:
     """Entry point of the console script."""
     words = sys.argv[1:]
+    if any(word in ("-sc", "--shell-completion") for word in words) and _is_completed(words):
+        return
     if words and words[0] in SUBCOMMANDS:
         from plan_tuning import cli
 
