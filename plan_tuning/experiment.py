@@ -33,6 +33,7 @@ from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
+from plan_tuning.job.dry_run import check_data
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.models import Models, check_machine, prepare_torch, say_what_loads
@@ -83,6 +84,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
         return finished.objective
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
+        check_data(config, graph)
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
         if graph.student is not None:

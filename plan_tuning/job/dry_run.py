@@ -33,6 +33,7 @@ from plan_tuning.job.inputs import (
 )
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.tasks.benchmarks import Reading, rationale_advice, read
+from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
 from plan_tuning.tasks.row_files import file_of
 from plan_tuning.teachers.errors import TeacherError, read_key
@@ -76,6 +77,18 @@ def print_findings(jobs: Iterable[Job]) -> int:
     """Find out whether the jobs of a sweep can work; returns the exit code."""
     with _silent():
         return _print(findings(jobs))
+
+
+def check_data(config: Config, graph: JobGraph) -> None:
+    """Read what a job will read of local files, before anything is computed from it.
+
+    Raises:
+        DataError: a file cannot be read, or holds nothing that the method learns.
+    """
+    with _silent():
+        for finding in _data(config, graph):
+            if finding.kind == "error":
+                raise DataError(finding.text)
 
 
 def _print(found: Sequence[Finding]) -> int:
@@ -178,7 +191,8 @@ def _rationales(config: Config, graph: JobGraph, name: str, data: DataConfig) ->
     missing = sum(not problem.solution.strip() for problem in reading.problems)
     if missing:
         is_all = missing == len(reading.problems)
-        text = f"{data.path}: {missing} of {len(reading.problems)} problems have no solution; "
+        file = file_of(name, data.split, Path(data.path))
+        text = f"{file}: {missing} of {len(reading.problems)} problems have no solution; "
         yield Finding("error" if is_all else "note", text + rationale_advice(learns_it[0]))
 
 
@@ -235,6 +249,8 @@ def _disk(jobs: Sequence[Job]) -> Iterator[Finding]:
     place = next(folder for folder in (outputs, *outputs.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     needed = _bytes_written(jobs)
+    if not needed:
+        return
     text = f"about {_shown(needed)} to write below {outputs}, {_shown(free)} free"
     if needed > free:
         yield Finding("error", f"{text}: choose another disk by paths.outputs=DIR")

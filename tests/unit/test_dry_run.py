@@ -13,8 +13,9 @@ import pytest
 from composition import config_of
 
 from plan_tuning.config.checks import Finding
-from plan_tuning.job.dry_run import findings, print_findings, print_job
+from plan_tuning.job.dry_run import check_data, findings, print_findings, print_job
 from plan_tuning.job.graph import job_graph
+from plan_tuning.tasks.benchmarks import DataError
 from plan_tuning.teachers.health import check_server
 
 ROWS = [
@@ -94,6 +95,15 @@ def test_a_bad_row_is_named_by_file_number_and_key(data: Path) -> None:
     (data / "test.jsonl").write_text('{"problem": "p", "gold": 1}\n', encoding="utf-8")
     (error,) = texts(found(data, "method=zero_shot"), "error")
     assert f"{data}/test.jsonl, row 1, field 'answer': is absent" in error
+
+
+def test_a_job_reads_its_test_files_before_it_computes(data: Path) -> None:
+    (data / "test.jsonl").write_text('{"problem": "p", "gold": 1}\n', encoding="utf-8")
+    config = config_of(
+        "data=jsonl", "data.name=mine", f"data.path={data}", "model=tiny_qwen3", "method=sft"
+    )
+    with pytest.raises(DataError, match="row 1, field 'answer': is absent"):
+        check_data(config, job_graph(config))
 
 
 def test_no_rationale_at_all_is_an_error_only_where_it_is_learned(data: Path) -> None:
