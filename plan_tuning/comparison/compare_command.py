@@ -22,6 +22,10 @@ def compare(
         str | None,
         typer.Option(help="Rows to compare with: a method, or key=value pairs joined by commas."),
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Write the figure of accuracies to this file too.", metavar="FILE.svg"),
+    ] = None,
     wandb: Annotated[
         bool,
         typer.Option(help="Log it as a W&B run too: offline, or where WANDB_MODE=online says so."),
@@ -32,14 +36,36 @@ def compare(
     from plan_tuning.comparison.comparison_files import compare as run
     from plan_tuning.comparison.runs import ComparisonError
 
+    if figure is not None and figure.suffix != ".svg":
+        typer.echo(
+            f"error: --figure={figure}: figures are written as .svg, for example "
+            f"--figure {figure.with_suffix('.svg')}",
+            err=True,
+        )
+        raise typer.Exit(2)
     try:
         comparison = run(folders, out=out, baseline=baseline)
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    if figure is not None:
+        write_figure(comparison, figure)
     if wandb:
         command = log_to_wandb(comparison, out or folders[0], wandb_project)
         typer.echo(f"W&B run written offline; upload it with: {command}" if command else "logged")
+
+
+def write_figure(comparison: Comparison, path: Path) -> None:
+    """Write the figure of accuracies, the first one of the report page, as SVG."""
+    from plan_tuning.artifacts import write_atomic
+    from plan_tuning.comparison.figures import accuracy_figure
+
+    drawn = accuracy_figure(comparison.table)
+    if drawn is None:
+        typer.echo(f"error: no job has accuracies to draw, {path} is not written", err=True)
+        raise typer.Exit(2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, drawn.svg)
 
 
 def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | None:

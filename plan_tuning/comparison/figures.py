@@ -34,7 +34,7 @@ def draw_figures(
         corpora: threshold curves by corpus.
         rates: leak rates by row label.
     """
-    rows = [row for row in table.rows if row.cells][:_MAX_ROWS]
+    rows = _shown(table)
     if not rows:
         return []
     drawn: list[Figure | None] = [_accuracy(table, rows)]
@@ -43,6 +43,16 @@ def draw_figures(
     drawn.append(_transfer(table, rows) if len(table.benchmarks) > 1 and len(rows) > 1 else None)
     drawn += [length_figure(table, rows, rates), curves_figure(table, rows)]
     return [figure for figure in drawn if figure is not None]
+
+
+def accuracy_figure(table: Table) -> Figure | None:
+    """Draw accuracy by choice, one panel a benchmark; None where there is none."""
+    rows = _shown(table)
+    return _accuracy(table, rows) if rows else None
+
+
+def _shown(table: Table) -> list[Row]:
+    return [row for row in table.rows if row.cells][:_MAX_ROWS]
 
 
 def numeric_choices(table: Table) -> list[str]:

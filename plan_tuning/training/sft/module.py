@@ -171,7 +171,12 @@ class SFTModule(pl.LightningModule):
         step = self.finished_steps
         ranks = Ranks(self.trainer)
         loss_of = ranks.with_whole_weights(self._loss)
-        torch.manual_seed(noise_seed(self.seed, step, ranks.rank))
+        seed = noise_seed(self.seed, step, ranks.rank)
+        if self.device.type == "cpu":
+            # For every kind of card that is not there torch.manual_seed notes where it was called.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         is_logged = (step + 1) % self.config.log_every_n_steps == 0 or step == 0
