@@ -46,9 +46,9 @@ def draw_figures(
 
 
 def accuracy_figure(table: Table) -> Figure | None:
-    """Draw accuracy by choice, one panel a benchmark; None where there is none."""
+    """Draw accuracy by choice for a file of its own, one panel a benchmark; None without any."""
     rows = _shown(table)
-    return _accuracy(table, rows) if rows else None
+    return _accuracy(table, rows, letters="none") if rows else None
 
 
 def _shown(table: Table) -> list[Row]:
@@ -72,7 +72,7 @@ def _bars(cell: Cell) -> list[list[float]]:
     return [[100 * (cell.accuracy - cell.low)], [100 * (cell.high - cell.accuracy)]]
 
 
-def _accuracy(table: Table, rows: Sequence[Row]) -> Figure:
+def _accuracy(table: Table, rows: Sequence[Row], *, letters: str = "path") -> Figure:
     shown = table.benchmarks
     columns = min(len(shown), 4)
     lines = math.ceil(len(shown) / columns)
@@ -111,7 +111,7 @@ def _accuracy(table: Table, rows: Sequence[Row]) -> Figure:
         "Mean over seeds with its 95 % interval. Diamond and dashed line: baseline. White: one "
         "seed only, the interval is over problems."
     )
-    return Figure("accuracy", "Accuracy by choice", caption, svg_of(canvas))
+    return Figure("accuracy", "Accuracy by choice", caption, svg_of(canvas, letters=letters))
 
 
 def _numeric(table: Table, rows: Sequence[Row], key: str) -> Figure:
