@@ -1,6 +1,6 @@
 """Artifacts: what one stage hands to the next, addressed by the hash of what determines it.
 
-``build(root, kind, key, make)`` makes an artifact where it is absent. A folder
+``build(root, kind, fingerprint, make)`` makes an artifact where it is absent. A folder
 appears under its final name only when it is complete; until then it is
 worked on under ``.partial/``, where an interrupted builder leaves what its successor can resume
 from. One process builds at a time, the others wait and use the result.
@@ -148,11 +148,15 @@ def _umask() -> int:
     return mask
 
 
-def folder_of(root: Path, kind: str, key: str) -> Path:
-    """Name the folder of the artifact of ``kind`` with fingerprint ``key``, built or not."""
+def folder_of(root: Path, kind: str, fingerprint: str) -> Path:
+    """Name the folder of an artifact, built or not.
+
+    Raises:
+        ArtifactError: ``kind`` is none of KINDS.
+    """
     if kind not in KINDS:
         raise ArtifactError(f"artifact kind {kind!r} is none of {', '.join(KINDS)}")
-    return root / kind / key
+    return root / kind / fingerprint
 
 
 def is_complete(folder: Path) -> bool:
@@ -183,7 +187,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def build(
     root: Path,
     kind: str,
-    key: str,
+    fingerprint: str,
     make: Callable[[Path], Mapping[str, Any]],
     *,
     spec: Any,
@@ -194,7 +198,7 @@ def build(
     Args:
         root: the artifacts' root, usually ``multirun_outputs/artifacts``.
         kind: one of KINDS.
-        key: fingerprint of ``spec``.
+        fingerprint: of ``spec``.
         make: writes the artifact into the folder it is given and returns facts for the manifest
             (counts, metrics). The folder may hold what an interrupted builder left behind.
         spec: what was hashed; stored for people in the manifest.
@@ -203,10 +207,10 @@ def build(
     Raises:
         ArtifactError: the root cannot be written.
     """
-    folder = folder_of(root, kind, key)
+    folder = folder_of(root, kind, fingerprint)
     if is_complete(folder):
         return False
-    partial = root / kind / ".partial" / key
+    partial = root / kind / ".partial" / fingerprint
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -218,7 +222,7 @@ def build(
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        logger.info("%s %s is being built by another process: waiting for it", kind, key)
+        logger.info("%s %s is being built by another process: waiting for it", kind, fingerprint)
         lock.acquire()
     try:
         if is_complete(folder):
@@ -229,7 +233,7 @@ def build(
         manifest = {
             "schema": MANIFEST_SCHEMA,
             "kind": kind,
-            "fingerprint": key,
+            "fingerprint": fingerprint,
             "spec": hashed_values(spec),
             "upstream": dict(upstream or {}),
             "facts": dict(facts),

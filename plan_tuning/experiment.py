@@ -4,7 +4,7 @@
     rows        = filter(corpus)
     student     = train(model, rows, method)
     predictions = evaluate(student, benchmarks, executor)
-    result      = score(predictions)
+    result      = summarize(predictions)
 
 Every arrow ends in an artifact, so whatever is finished is found again by its fingerprint and a job
 that died goes on where it stopped.
@@ -45,10 +45,12 @@ from plan_tuning.job.result import (
     Outcome,
     check_overwritten,
     corpus_facts,
+    final_numbers,
     fingerprints,
     log_accuracies,
     read_predictions,
     read_result,
+    row_of,
     write_predictions,
     write_result,
 )
@@ -56,7 +58,7 @@ from plan_tuning.job.train import Process, Training, training_call
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
 from plan_tuning.records import Problem, to_json
-from plan_tuning.tracking import Tracker, track
+from plan_tuning.tracking import Tracker, group_of, track
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,11 @@ def run_job(config: Config, context: JobContext) -> float | None:
             job.train(graph.student, config)
         for place in range(len(graph.predictions)):
             job.evaluate(place)
+    if context.sweep_name is None:  # a sweep's comparison does it for all of its jobs
+        from plan_tuning.comparison.evidence import keep_evidence
+        from plan_tuning.comparison.runs import read_run
+
+        keep_evidence(context.folder, [read_run(context.folder)])
     first = [stage.label for stage in graph.predictions[:1]]
     return job.outcome.metrics[first[0]].accuracy if first else None
 
@@ -111,9 +118,7 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
                 gc.collect()
             wall_s = time.perf_counter() - started
             result = write_result(config, graph, context, outcome, wall_s=wall_s)
-            tracker.log_summary(
-                {f"test/{name}/accuracy": row.accuracy for name, row in outcome.metrics.items()}
-            )
+            tracker.log_results(final_numbers(result))
     except BaseException as error:
         if result is None:  # else all is done, and only its report to W&B failed
             wall_s = time.perf_counter() - started
@@ -130,17 +135,21 @@ def _tracked(
 ) -> AbstractContextManager[Tracker]:
     """Open the job's run in W&B: the same one where it is resumed."""
     names = [graph.fingerprint, context.sweep_name, context.name]
+    row = row_of(config, context)
     return track(
         config.logger,
         folder=context.folder,
         run_id=fingerprint_of(names, stage="run", version=1),
         name=" ".join(context.overrides) or context.name,
-        group=context.sweep_name,
+        group=group_of(config.logger, context.sweep_name, row),
         job_type=config.method.name,
         tags=[*config.tags, config.data.name, config.model.name],
         values={
             "settings": to_json(config),
             "choices": dict(context.choices),
+            "row": row,
+            "sweep": context.sweep_name,
+            "seed": config.seed,
             "key": graph.fingerprint,
             "fingerprints": to_json(fingerprints(graph)),
         },
@@ -199,6 +208,8 @@ class Job:
     def train(self, stage: Stage, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
+        # The curves of a job are those of its own student.
+        tracker = self.tracker.under("start") if stage is self.graph.start else self.tracker
         start = None if stage is self.graph.start else self.graph.start
         training = Training(
             config,
@@ -206,7 +217,7 @@ class Job:
             start=None if start is None else start.folder,
             corpus=None if corpus is None else Path(corpus.path),
             run_dir=self.context.folder,
-            process=Process(self.models, self.tracker, self.outcome.add_calls),
+            process=Process(self.models, tracker, self.outcome.add_calls),
         )
         is_cached = self._obtain("train", stage, training_call(training))
         facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
@@ -218,7 +229,7 @@ class Job:
             text = curves.read_text(encoding="utf-8")
             write_atomic(self.context.folder / CURVES_FILE, text)
             if is_cached:
-                self.tracker.log_curves(curves)
+                tracker.log_curves(curves)
         self._track(stage, is_input=is_cached)
 
     def evaluate(self, place: int) -> None:

@@ -108,6 +108,8 @@ class JobResult:
     debug: bool = False
     choices: Mapping[str, str | None] = field(default_factory=dict)  # group -> name of its file
     overrides: tuple[str, ...] = ()
+    # What the job is without its seed, "-" where a choice cannot matter
+    row: str | None = field(default=None, metadata=UNLESS_NONE)
     tags: tuple[str, ...] = ()
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)  # the whole configuration

@@ -63,7 +63,7 @@ class Problem:
 class Request:
     """One question to a large model; all of it but ``role`` and ``problem_id`` is content."""
 
-    role: str  # stage that asks: constraints, plan, verify, execute, judge
+    role: str  # what is asked for: constraints, plan, verify, execute, judge
     messages: tuple[Message, ...]
     temperature: float
     max_tokens: int
@@ -71,13 +71,17 @@ class Request:
     sample_index: int = 0  # the k-th sample of the same prompt is another request
     seed: int | None = None  # sent to providers that take one
     problem_id: str = ""  # for the records and the logs only
-    attempt_salt: int = 0  # > 0: asked again because the earlier answer was unusable
+    attempt_salt: int = 0  # > 0: another sample, because the earlier answer was unusable
     extra: Mapping[str, Any] = field(default_factory=dict)  # further fields of a server's request
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a :class:`Request`, new or from the store."""
+    """The answer to a :class:`Request`, new or from the store.
+
+    As a backend returns it, ``text`` is what the provider sent. As it is handed to whoever asked,
+    the model's thoughts are cut off it: ``thoughts + text`` is what the provider sent.
+    """
 
     text: str
     status: str = "ok"  # ok, truncated, empty, refused, filtered, rejected
@@ -88,6 +92,7 @@ class Reply:
     served_model: str = ""
     is_cached: bool = False
     key: str = ""  # content address in the store
+    thoughts: str = ""  # what stood before the text, with its tags
 
 
 Ask = Callable[[Request], Awaitable[Reply]]
@@ -167,7 +172,7 @@ class Prediction:
     problem_id: str
     benchmark: str
     sample: int
-    text: str  # what the grader saw: completion, or the executor's text for two calls
+    text: str  # as it was generated, for two calls by the executor; thoughts in it are not graded
     answer: str  # extracted final answer, empty where none was found
     rule: str  # extraction rule that found it
     verdict: Verdict

@@ -7,6 +7,7 @@ and tables while and after a job runs, offline by default.
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import json
 import logging
@@ -28,18 +29,48 @@ _STEP = "trainer/global_step"  # as Lightning calls it
 MAX_NAME, MAX_TAG = 128, 64  # what W&B takes
 
 
+# Curves of two runs lie over each other only where both count in optimizer steps.
+_CURVES = ("train/*", "val/*", "lr-*", "start/*")
+
+
+def group_of(config: LoggerConfig, sweep: str | None, row: str) -> str | None:
+    """Name the runs whose curves W&B averages when it groups: one arm's seeds, or a whole sweep.
+
+    >>> group_of(LoggerConfig(), "quickstart", "method=m1 filter=none")
+    'quickstart: method=m1 filter=none'
+    """
+    if config.group == "sweep":
+        return sweep
+    name = row if sweep is None else f"{sweep}: {row}"
+    if len(name) <= MAX_NAME:
+        return name
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]  # what is cut off may tell two arms apart
+    return f"{name[: MAX_NAME - 9]}-{mark}"
+
+
 class Tracker:
     """What a job reports to W&B; every method does nothing without a run."""
 
-    def __init__(self, run: Any | None, config: LoggerConfig) -> None:
+    def __init__(self, run: Any | None, config: LoggerConfig, prefix: str = "") -> None:
         self.run = run
+        self._config = config
+        self._prefix = prefix  # of the names of curves and tables: empty, or a word and "/"
         self._max_table_rows = config.max_table_rows
         self._upload_artifacts = config.upload_artifacts
 
-    def log_summary(self, values: Mapping[str, Any]) -> None:
-        """Set final values, for example ``test/gsm8k/accuracy``."""
-        if self.run is not None:
-            self.run.summary.update(dict(values))
+    def under(self, word: str) -> Tracker:
+        """Report to the same run with all curves and tables below ``word/``."""
+        return Tracker(self.run, self._config, f"{word}/")
+
+    def log_results(self, values: Mapping[str, float | None]) -> None:
+        """Log final numbers, for example ``test/gsm8k/accuracy``: one row of history, and summary.
+
+        W&B's bar charts read the history's last row, its table of runs the summary.
+        """
+        known = {name: value for name, value in values.items() if value is not None}
+        if self.run is not None and known:
+            self.run.log(known)
+            self.run.summary.update(known)
 
     def log_config(self, values: Mapping[str, Any]) -> None:
         """Add facts that are known only while the job runs, for example fingerprints."""
@@ -54,7 +85,7 @@ class Tracker:
 
         columns = list(rows[0])
         shown = [[row[key] for key in columns] for row in rows[: self._max_table_rows]]
-        self.run.log({name: wandb.Table(columns=columns, data=shown)})
+        self.run.log({self._prefix + name: wandb.Table(columns=columns, data=shown)})
 
     def log_curves(self, path: Path) -> None:
         """Repeat the training curves of a student that another job has trained."""
@@ -62,8 +93,9 @@ class Tracker:
             return
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                values = {key: float(text) for key, text in row.items() if key and text}
-                values[_STEP] = values.pop("step", 0.0)
+                step = float(row.pop("step", None) or 0.0)
+                values = {self._prefix + key: float(text) for key, text in row.items() if text}
+                values[_STEP] = step
                 self.run.log(values)
 
     def log_rows(self, name: str, path: Path) -> None:
@@ -81,7 +113,9 @@ class Tracker:
             return []
         from pytorch_lightning.loggers import WandbLogger
 
-        return [WandbLogger(experiment=self.run)]
+        logger = WandbLogger(experiment=self.run, prefix=self._prefix.removesuffix("/"))
+        logger.LOGGER_JOIN_CHAR = "/"  # Lightning's own is "-"
+        return [logger]
 
     def log_artifact(
         self,
@@ -172,7 +206,7 @@ def track(
         folder: the job's output folder; W&B's files go below it.
         run_id: stable across resumes, so that a resumed job continues the same run online.
         name: shown in tables; the job's overrides.
-        group: the sweep.
+        group: see :func:`group_of`.
         job_type: the method.
         tags: free words.
         values: the full configuration with flat choices.
@@ -227,6 +261,8 @@ def track(
             f"W&B cannot be used as asked ({str(error).splitlines()[0]})",
             "logger=wandb_offline, or run `wandb login` first",
         ) from error
+    for curves in _CURVES:
+        run.define_metric(curves, step_metric=_STEP)
     exit_code = 1
     try:
         tracker = Tracker(run, config)

@@ -118,7 +118,7 @@ def usage(calls: int, started: tuple[float, float]) -> dict[str, Any]:
 
 
 def distil_cell(arguments: argparse.Namespace, backend: str, candidates: int) -> dict[str, Any]:
-    """Our stage, whole: requests, store, grader, parquet."""
+    """Our distillation, whole: requests, store, grader, parquet."""
     from plan_tuning.config.grading import GradingConfig
     from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
     from plan_tuning.distillation.corpus import make_corpus

@@ -39,8 +39,9 @@ FRAGMENTS = (
     "\\sum", "\\int", "\\lim", "\\binom", "\\log", "\\sin", "x", "n", "i", "e", "\\pi", "cm",
     "\\over ", "\\choose ", "\\bar{", "\\dot{", "\\textcolor{", "\\mathbb{R}", "\\in ", "\\{",
     "\\}", "\\mid ", "\\cancel{", "<b>", "</b>", "<del>", "&minus;", "~~", "minus ", "not ",
-    "between ",    " million", " to ", "{,}", "\\,", "\u00bd", "\u2713", "\u2192", "0.333...", "|x|",
-    "\\setminus ", " and ", " or ", "yes", "no", "e9", "10", "999999999", ".", "-", "+", "*", "/", "**", "`", "'",
+    "between ", " million", " to ", "{,}", "\\,", "\u00bd", "\u2713", "\u2192", "0.333...",
+    "|x|", "\\setminus ", " and ", " or ", "yes", "no", "e9", "10", "999999999", ".", "-", "+", "*",
+    "/", "**", "`", "'",
 )  # fmt: skip
 HOSTILE = (
     lambda r: "^".join(["9"] * r.randint(3, 9)),
@@ -113,7 +114,8 @@ GROUPS = (
 CURRENCY = ("", "", "$", "US$", "USD ", "\u20ac", "C$")
 FRAMES = (
     "{}", "{}", "{}", "**{}**", "<b>{}</b>", "<span class='a'>{}</span>",
-    "\U0001f389 {} \U0001f389",    "\u2192 {}", "\u27a1\ufe0f {}", "{} \u2714", "\u2705 {}", "=> {}", "`{}`",
+    "\U0001f389 {} \U0001f389", "\u2192 {}", "\u27a1\ufe0f {}", "{} \u2714", "\u2705 {}", "=> {}",
+    "`{}`",
 )  # fmt: skip
 FORMULA_FRAMES = (
     "{}",
@@ -347,6 +349,7 @@ def main() -> int:
     findings, rounds = [], 0
     end = time.monotonic() + arguments.seconds
     with Grader(GradingConfig(wall_s=WALL_S, num_workers=1)) as grader:
+        grader.grade(r"\boxed{\sqrt{8}}", Problem("start", "", r"2\sqrt{2}"))  # not timed: a start
         while time.monotonic() < end:
             seed = arguments.seed * 10**9 + rounds
             found = check_one(grader, random.Random(seed))

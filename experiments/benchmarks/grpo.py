@@ -34,7 +34,7 @@ from typing import Any
 from grpo_work import GROUP, PROMPTS, WORKS, build, card_shares, digit_share, problems
 
 ARMS = ("ours", "trl_hf", "trl_cb")
-PHASES = ("rollout", "reward", "scoring", "train", "optimizer")
+PARTS = ("rollout", "reward", "scoring", "train", "optimizer")
 WARMUP = 2
 
 
@@ -81,14 +81,14 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
     is_card = size.device == "cuda"
     ends = [now()]
     tokens: list[float] = []
-    phases: list[dict[str, float]] = []
+    times: list[dict[str, float]] = []
 
     class Clock(pl.Callback):
         def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
             module = args[1]
             ends.append(now())
             tokens.append(module.tokens - sum(tokens))
-            phases.append({k: v for k, v in module.last_metrics.items() if k.startswith("time/")})
+            times.append({k: v for k, v in module.last_metrics.items() if k.startswith("time/")})
 
     method = GRPOConfig(
         steps=total, prompts_per_step=PROMPTS, group_size=GROUP, max_new_tokens=size.new_tokens,
@@ -112,8 +112,8 @@ def run_ours(work: str, steps: int, threads: int) -> dict[str, Any]:
         with quiet():
             build_trainer(run, config, [Clock()]).fit(module, Steps(module))
     named = {
-        name: statistics.median(p.get(f"time/{name}", 0.0) for p in phases[WARMUP:])
-        for name in PHASES
+        name: statistics.median(p.get(f"time/{name}", 0.0) for p in times[WARMUP:])
+        for name in PARTS
     }
     shares = card_shares(student.causal_lm, size, named) if is_card else {}
     return report(ends, tokens, named) | shares
@@ -213,7 +213,7 @@ def now() -> tuple[float, float]:
 
 
 def report(
-    ends: list[tuple[float, float]], tokens: list[float], phases: dict[str, float]
+    ends: list[tuple[float, float]], tokens: list[float], seconds: dict[str, float]
 ) -> dict[str, Any]:
     """Summarise one process."""
     steps = list(itertools.pairwise(ends))[WARMUP:]
@@ -222,7 +222,7 @@ def report(
         "cpu_s": statistics.median(b[1] - a[1] for a, b in steps),
         "steps": len(steps),
         "completion_tokens": statistics.median(tokens[WARMUP:]),
-        "phases_s": phases,
+        "parts_s": seconds,
         "peak_gib": peak_gib(),
     }
 
@@ -288,8 +288,8 @@ def main() -> None:
         memory = max(row["peak_gib"] for row in rows)
         print(f"  {arm:8} {'  '.join(parts)}  peak {memory:.2f} GiB")
         middles = {
-            name: statistics.median(row["phases_s"][name] for row in rows)
-            for name in rows[0]["phases_s"]
+            name: statistics.median(row["parts_s"][name] for row in rows)
+            for name in rows[0]["parts_s"]
         }
         shown = [f"{name} {value:.3f}" for name, value in middles.items()]
         for name in ("bandwidth_share", "training_mfu"):

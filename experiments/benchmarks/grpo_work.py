@@ -98,7 +98,7 @@ def digit_share(text: str) -> float:
     return sum(c.isdigit() for c in text) / max(len(text), 1)
 
 
-def card_shares(causal_lm: Any, size: Work, phases: dict[str, float]) -> dict[str, float]:
+def card_shares(causal_lm: Any, size: Work, seconds: dict[str, float]) -> dict[str, float]:
     """Say how near a step comes to what the card can do: bandwidth sampling, arithmetic training.
 
     The bound of sampling is the reading of all weights in bfloat16 and of the keys and values of
@@ -116,12 +116,12 @@ def card_shares(causal_lm: Any, size: Work, phases: dict[str, float]) -> dict[st
     cached = 2.0 * 2 * layers * kv_heads * head_dim * length * rows
     found = {}
     bandwidth = next((value for name, value in BANDWIDTH.items() if name in card), None)
-    if bandwidth is not None and phases["rollout"]:
+    if bandwidth is not None and seconds["rollout"]:
         least = size.new_tokens * (weights + cached) / bandwidth
-        found["bandwidth_share"] = least / phases["rollout"]
+        found["bandwidth_share"] = least / seconds["rollout"]
     # A prompt is read once for its group, so that is all the arithmetic that is needed.
     tokens = PROMPTS * (size.prompt_tokens + GROUP * size.new_tokens)
-    if phases["train"]:
-        used = utilisation(causal_lm, card, tokens=tokens, rows=rows, seconds=phases["train"])
+    if seconds["train"]:
+        used = utilisation(causal_lm, card, tokens=tokens, rows=rows, seconds=seconds["train"])
         found |= {} if used is None else {"training_mfu": used}
     return found

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.comparison.choices import method_of, values_of
-from plan_tuning.comparison.runs import Run, corpus_file, read_predictions, read_trajectories
+from plan_tuning.comparison.runs import Run, corpus_files, read_predictions, read_trajectories
 from plan_tuning.comparison.tables import Table
 from plan_tuning.records import Verdict
 
@@ -64,7 +64,7 @@ def browser_payload(table: Table, runs: Sequence[Run]) -> Payload:
     strings = _Strings()
     browsed = [(row, run) for row in table.rows for run in row.runs]
     predictions, problems, num_left_out = _predictions(table, [r for _, r in browsed], strings)
-    paths = list(dict.fromkeys(path for run in runs if (path := corpus_file(run)) is not None))
+    paths = corpus_files(runs)
     trajectories, trajectories_left_out = _trajectories(paths, strings)
     keys, jobs = _settings(runs, strings)
     content = {

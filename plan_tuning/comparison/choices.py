@@ -34,7 +34,14 @@ _OF_PLANS = frozenset(
     }
 )
 _TEACHER_SPEC = frozenset(
-    {"teacher", "teacher.backend", "teacher.model", "teacher.label", "teacher.seeded"}
+    {
+        "teacher",
+        "teacher.backend",
+        "teacher.model",
+        "teacher.label",
+        "teacher.seeded",
+        "teacher.thinking",
+    }
 )
 _COLUMNS = frozenset({"evaluation.benchmarks", "data.benchmarks"})
 _MIXING = ("data.mixing.", "data.sources.")
@@ -86,9 +93,7 @@ def can_matter(run: Run, key: str) -> bool:
     """Whether the choice or setting ``key`` can change the run's predictions."""
     group = key.partition(".")[0]
     method = method_of(run)
-    if group in _NEVER_SWEPT or key in _COLUMNS or key in _runtime_keys():
-        return False
-    if group == "teacher" and not _is_of_spec(key):
+    if not _is_choice(run, key):
         return False
     if method in UNTRAINED and (
         group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA or key.startswith(_MIXING)
@@ -106,7 +111,15 @@ def can_matter(run: Run, key: str) -> bool:
         return False
     if key == "filter.plan_score_threshold":
         return bool(run.settings.get("filter.plan", True))
-    if key.startswith("adapter.") and run.choices.get("adapter") == "full":
+    return not (key.startswith("adapter.") and run.choices.get("adapter") == "full")
+
+
+def _is_choice(run: Run, key: str) -> bool:
+    """Whether ``key`` could tell rows apart: it is no seed, no place, no pace and no column."""
+    group = key.partition(".")[0]
+    if group in _NEVER_SWEPT or key in _COLUMNS or key in _runtime_keys():
+        return False
+    if group == "teacher" and not _is_of_spec(key):
         return False
     return not _repeats_seed(run, key)
 
@@ -187,6 +200,40 @@ def row_values(run: Run, swept: Sequence[str]) -> tuple[str, ...]:
     """Describe a run by its swept choices, with ``-`` where a choice cannot matter."""
     flat = values_of(run)
     return tuple(flat.get(key, IRRELEVANT) if can_matter(run, key) else IRRELEVANT for key in swept)
+
+
+def distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the choices in which two rows differ; ``-`` agrees with everything.
+
+    >>> distance(("m1", "two_stage"), ("sft", "-"))
+    1
+    """
+    return sum(a != b and IRRELEVANT not in (a, b) for a, b in zip(first, second, strict=True))
+
+
+def row_label(run: Run) -> str:
+    """Describe a job without its seed: its method, and every choice that its command line made.
+
+    A choice that cannot matter is ``-``, so that jobs which mean the same have one label.
+
+    >>> from pathlib import Path
+    >>> from plan_tuning.comparison.runs import run_of
+    >>> from plan_tuning.job_record import JobResult
+    >>> chosen = {"method": "sft", "filter": "none"}
+    >>> result = JobResult(seed=3, choices=chosen, overrides=("filter=none", "seed=3"))
+    >>> row_label(run_of(Path(), result))
+    'method=sft filter=-'
+    """
+    flat = values_of(run)
+    flat.setdefault("method", method_of(run))
+    named = [text.lstrip("+~/").partition("=")[0] for text in run.result.overrides]
+    keys = {key if key in flat else key.partition("@")[0] for key in ("method", *named)}
+    shown = {
+        key: flat[key] for key in sorted(keys & flat.keys(), key=_rank) if _is_choice(run, key)
+    }
+    return " ".join(
+        f"{key}={value if can_matter(run, key) else IRRELEVANT}" for key, value in shown.items()
+    )
 
 
 def group_runs(runs: Sequence[Run], swept: Sequence[str]) -> dict[tuple[str, ...], list[Run]]:

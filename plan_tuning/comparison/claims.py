@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from plan_tuning.comparison.choices import IRRELEVANT, can_matter, values_of
+from plan_tuning.comparison.choices import IRRELEVANT, can_matter, distance, values_of
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
-from plan_tuning.comparison.tables import Row, Table, distance
+from plan_tuning.comparison.tables import Row, Table
 
 NOT_PUBLIC = "not public"
 VERDICTS = ("agrees", "disagrees", "undecided")

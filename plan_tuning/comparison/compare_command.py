@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,15 @@ import typer
 
 if TYPE_CHECKING:
     from plan_tuning.comparison.comparison import Comparison
+
+_MAX_TABLE_ROWS = 10_000  # that W&B shows
+
+
+class Latex(StrEnum):
+    """How much of the table LaTeX shows."""
+
+    FULL = "full"
+    COMPACT = "compact"
 
 
 def compare(
@@ -22,10 +32,31 @@ def compare(
         str | None,
         typer.Option(help="Rows to compare with: a method, or key=value pairs joined by commas."),
     ] = None,
+<<<<<<< HEAD
     figure: Annotated[
         Path | None,
         typer.Option(help="Write the figure of accuracies to this file too.", metavar="FILE.svg"),
     ] = None,
+=======
+    force: Annotated[
+        bool,
+        typer.Option(help="Replace a comparison that was made from files which are missing here."),
+    ] = False,
+    latex: Annotated[
+        Latex,
+        typer.Option(
+            help="full: comparison.tex, an appendix; compact: comparison_compact.tex beside it, "
+            "accuracy ± interval for a paper."
+        ),
+    ] = Latex.FULL,
+    benchmarks: Annotated[
+        str, typer.Option(help="Of the compact table, joined by commas; default: all.")
+    ] = "",
+    columns: Annotated[
+        str,
+        typer.Option(help="Of the compact table: swept choices, seeds, time/job, answers, USD."),
+    ] = "",
+>>>>>>> work
     wandb: Annotated[
         bool,
         typer.Option(help="Log it as a W&B run too: offline, or where WANDB_MODE=online says so."),
@@ -34,17 +65,26 @@ def compare(
 ) -> None:
     """Compare finished jobs: a table here, comparison.{md,csv,tex,json} and report.html on disk."""
     from plan_tuning.comparison.comparison_files import compare as run
+    from plan_tuning.comparison.latex import Compact
     from plan_tuning.comparison.runs import ComparisonError
 
+<<<<<<< HEAD
     if figure is not None and figure.suffix != ".svg":
         typer.echo(
             f"error: --figure={figure}: figures are written as .svg, for example "
             f"--figure {figure.with_suffix('.svg')}",
             err=True,
         )
+=======
+    compact = None
+    if latex is Latex.COMPACT:
+        compact = Compact(_listed(benchmarks), _listed(columns))
+    elif benchmarks or columns:
+        typer.echo("error: --benchmarks and --columns choose for --latex compact", err=True)
+>>>>>>> work
         raise typer.Exit(2)
     try:
-        comparison = run(folders, out=out, baseline=baseline)
+        comparison = run(folders, out=out, baseline=baseline, force=force, compact=compact)
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -55,6 +95,7 @@ def compare(
         typer.echo(f"W&B run written offline; upload it with: {command}" if command else "logged")
 
 
+<<<<<<< HEAD
 def write_figure(comparison: Comparison, path: Path) -> None:
     """Write the figure of accuracies, the first one of the report page, as SVG."""
     from plan_tuning.artifacts import write_atomic
@@ -66,6 +107,10 @@ def write_figure(comparison: Comparison, path: Path) -> None:
         raise typer.Exit(2)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, drawn.svg)
+=======
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+>>>>>>> work
 
 
 def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | None:
@@ -80,7 +125,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
         The command that uploads an offline run; None for one that was logged online.
     """
     from plan_tuning.artifacts import fingerprint_of
-    from plan_tuning.comparison.table_text import accuracy_table, finding_table
+    from plan_tuning.comparison.exports import numeric_findings, numeric_rows
     from plan_tuning.config.run import LoggerConfig
     from plan_tuning.tracking import track
 
@@ -88,7 +133,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
     sweeps = sorted({run.result.sweep for run in runs if run.result.sweep})
     keys = sorted(run.result.key for run in runs)
     with track(
-        LoggerConfig(project=project),
+        LoggerConfig(project=project, max_table_rows=_MAX_TABLE_ROWS),
         folder=folder,
         run_id=f"compare-{fingerprint_of(keys, stage='comparison', version=1)}",
         name=f"compare {' '.join(sweeps) or folder.name}",
@@ -97,11 +142,8 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
         tags=["comparison", *sweeps],
         values={"sweeps": sweeps, "jobs": len(runs), "swept": list(comparison.table.swept)},
     ) as tracker:
-        for name, (head, rows) in (
-            ("comparison", accuracy_table(comparison.table)),
-            ("claims", finding_table(comparison.findings)),
-        ):
-            tracker.log_table(name, [dict(zip(head, row, strict=True)) for row in rows])
+        tracker.log_table("comparison", numeric_rows(comparison.table))
+        tracker.log_table("claims", numeric_findings(comparison.findings))
         pages = [path for path in comparison.files if path.suffix == ".html"]
         for page in pages:
             tracker.log_page("report", page)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from plan_tuning.comparison.claims import Finding, silence
 from plan_tuning.comparison.disagreements import Disagreement
+from plan_tuning.comparison.evidence import Reading
 from plan_tuning.comparison.runs import Results
 from plan_tuning.comparison.tables import Table
 
@@ -20,6 +22,7 @@ class Comparison:
     findings: tuple[Finding, ...]
     disagreements: tuple[Disagreement, ...]
     holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
+    reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
 
     @property
@@ -29,18 +32,25 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """One line: how many jobs are compared, and how many are not."""
+        """One line: how many jobs are compared, how many are not, and what they bought."""
         results = self.results
         total = len(results.runs) + len(results.holes)
+        calls = sum(run.result.teacher_calls for run in results.runs)
+        costs = [run.result.cost_usd for run in results.runs]
+        paid = math.fsum(cost for cost in costs if cost is not None)
+        unknown = ", some at an unknown price" if None in costs else ""
         return (
             f"{len(results.completed)} of {total} jobs compared, {len(results.failed)} failed, "
-            f"{len(results.holes)} without a readable result."
+            f"{len(results.holes)} without a readable result. "
+            f"They bought {calls:,} teacher calls for {paid:.2f} USD{unknown}."
         )
 
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table."""
         lines = list(self.table.notes)
+        if self.reading.missing:
+            lines.append(self.reading.advice)
         if not self.results.completed:
             lines.append("No job has completed: there is nothing to compare yet.")
         elif any(run.result.debug for run in self.results.completed):
@@ -64,5 +74,5 @@ def holes(results: Results, expected_jobs: int | None) -> list[str]:
     if expected_jobs is not None and present < expected_jobs:
         lines.append(f"{expected_jobs - present} of {expected_jobs} jobs left nothing behind")
     if results.num_debug_left_out:
-        lines.append(f"{results.num_debug_left_out} debug runs are left out")
+        lines.append(f"{results.num_debug_left_out} debug runs are left out, for there are others")
     return lines

@@ -16,12 +16,15 @@ from plan_tuning.comparison.claims import findings
 from plan_tuning.comparison.comparison import Comparison, holes
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
-from plan_tuning.comparison.exports import to_csv, to_json, to_latex
+from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
+from plan_tuning.comparison.exports import to_csv, to_json
+from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
 from plan_tuning.comparison.runs import ComparisonError, load
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     DISAGREEMENTS_LEGEND,
-    LEGEND,
+    LEGEND_ENTRIES,
+    LEGEND_LINE,
     REWARDS_LEGEND,
     accuracy_table,
     difference_table,
@@ -40,6 +43,8 @@ def compare(
     expected_jobs: int | None = None,
     baseline: str | None = None,
     console: bool = True,
+    force: bool = False,
+    compact: Compact | None = None,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -49,9 +54,13 @@ def compare(
         expected_jobs: how many jobs a sweep started, to count those that left nothing.
         baseline: see :func:`plan_tuning.comparison.tables.build_table`.
         console: print the table to the terminal.
+        force: replace a comparison that was made from files which are missing here.
+        compact: of the LaTeX table that is written beside the full one; None: none is.
 
     Raises:
-        ComparisonError: a folder does not exist or holds no job, or ``baseline`` matches no row.
+        ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
+            ``compact`` names what the table has not, or the comparison that is there already was
+            made from more.
     """
     paths = [Path(folder) for folder in folders]
     results = load(paths)
@@ -68,23 +77,40 @@ def compare(
         findings=tuple(findings(table, reader)),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
+        reading=Reading.of(results.completed),
     )
     folder = Path(out) if out is not None else paths[0]
-    comparison = replace(comparison, files=tuple(write(comparison, folder)))
-    if console:
-        from plan_tuning.comparison.terminal import show
+    try:
+        files = write(comparison, folder, force=force, compact=compact)
+        if out is None:
+            keep_evidence(folder, results.completed)
+        comparison = replace(comparison, files=tuple(files))
+    finally:  # who may not write the table can read it
+        if console:
+            from plan_tuning.comparison.terminal import show
 
-        show(comparison)
+            show(comparison)
     return comparison
 
 
-def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write all files into ``folder`` and list them."""
+def write(
+    comparison: Comparison, folder: Path, *, force: bool = False, compact: Compact | None = None
+) -> list[Path]:
+    """Write all files into ``folder`` and list them.
+
+    Raises:
+        ComparisonError: what is there was made from more, and ``force`` is not set; or
+            ``compact`` names what the table has not.
+    """
     from plan_tuning.comparison.page import report_page
 
     content = to_json(comparison.table, comparison.findings)
     content["disagreements"] = [vars(item) for item in comparison.disagreements]
     content["holes"] = list(comparison.holes)
+    reading = comparison.reading
+    content["read"] = {"predictions": reading.predictions, "corpora": reading.corpora}
+    if not force:
+        check_replaced(folder, content, reading)
     texts = {
         "comparison.md": to_markdown(comparison),
         "comparison.csv": to_csv(comparison.table, comparison.findings),
@@ -92,6 +118,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
         "comparison.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
         "report.html": report_page(comparison, title=f"Comparison of {folder.resolve().name}"),
     }
+    if compact is not None:
+        texts["comparison_compact.tex"] = to_compact_latex(comparison.table, compact)
     for name, text in texts.items():
         write_atomic(folder / name, text)
     return [folder / name for name in texts]
@@ -107,7 +135,8 @@ def to_markdown(comparison: Comparison) -> str:
         head, rows = difference_table(table)
         if rows:
             parts += ["## Difference to the baseline", markdown_table(head, rows)]
-        parts.append(LEGEND)
+        parts += [table.basis] if table.basis else []
+        parts.append(f"{LEGEND_LINE} [Every mark and figure](#reading-the-table)")
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
@@ -119,6 +148,8 @@ def to_markdown(comparison: Comparison) -> str:
         parts += ["## Problems that only one of two rows solves"]
         parts += [markdown_table(*disagreement_table(comparison.disagreements))]
         parts += [DISAGREEMENTS_LEGEND]
+    if table.rows:
+        parts += ["## Reading the table", "\n".join(f"- {line}" for line in LEGEND_ENTRIES)]
     if comparison.holes:
         parts += ["## Missing", "\n".join(f"- {line}" for line in comparison.holes)]
     return "\n\n".join(parts) + "\n"

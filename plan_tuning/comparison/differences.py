@@ -73,6 +73,11 @@ class Difference:
             return "higher"
         return "lower" if self.high < 0 else "undecided"
 
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether it is undecided though the interval, which is not corrected, excludes 0."""
+        return self.direction == "undecided" and (self.low > 0 or self.high < 0)
+
 
 def pair_seeds(first: Sequence[Run], second: Sequence[Run]) -> list[tuple[Run, Run]]:
     """Pair runs of equal seed; a run that no seed can change is paired with every seed."""

@@ -1,4 +1,4 @@
-"""The table -> files for other programs: CSV, LaTeX and JSON. Pure functions of its parts."""
+"""The table -> files for other programs: CSV, JSON and lines of numbers. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from plan_tuning.comparison.choices import IRRELEVANT
+from plan_tuning.comparison.choices import IRRELEVANT, row_label
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding
 from plan_tuning.comparison.differences import Difference
-from plan_tuning.comparison.table_text import (
-    CLAIMS_LEGEND,
-    LEGEND,
-    accuracy_table,
-    finding_table,
-    p_text,
-    percent,
-    seeds_text,
-)
 from plan_tuning.comparison.tables import Cell, Row, Table
 
 _DIFFERENCE_FIELDS = ("value", "low", "high", "num_problems", "gained", "lost", "p", "p_holm")
@@ -38,7 +29,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
         + ["problems", "baseline"]
         + [f"difference_{name}" for name in _DIFFERENCE_FIELDS]
         + ["difference_seeds", "direction", "claims", "published"]
-        + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd"]
+        + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd", "row"]
     )
     for row in table.rows:
         base = "" if row.baseline is None else table.label(table.rows[row.baseline])
@@ -59,6 +50,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
                 + [round(row.wall_s, 3), row.teacher_calls]
                 + ["" if row.cost_usd is None else row.cost_usd]
                 + [row.corpus_calls, "" if row.corpus_usd is None else row.corpus_usd]
+                + [effective_row(table, row)]
             )
     return text.getvalue()
 
@@ -82,82 +74,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def to_latex(table: Table, found: Sequence[Finding]) -> str:
-    """Render booktabs tables: accuracies with their differences, then the paper's claims."""
-    head, texts = accuracy_table(table)
-    first = len(table.swept) + 1
-    last = first + len(table.benchmarks)
-    lines = []
-    for row, line in zip(table.rows, texts, strict=True):
-        cells = [_tex_cell(row.cells.get(name)) for name in table.benchmarks]
-        before = [*(_tex(value) for value in row.values), _tex(seeds_text(row))]
-        lines.append([*before, *cells, *(_tex(text) for text in line[last:])])
-    columns = "l" * len(table.swept) + "r" + "c" * len(table.benchmarks) + "rrr"
-    parts = ["% needs \\usepackage{booktabs}", _tabular(columns, head, lines), _note(LEGEND)]
-    if found:
-        titles, claims = finding_table(found)
-        columns = "p{4cm}p{4cm}" + "c" * (len(titles) - 3) + "p{4cm}"
-        parts += ["\\bigskip"]
-        parts += [_tabular(columns, titles, [[_tex(text) for text in line] for line in claims])]
-        parts += [_note(CLAIMS_LEGEND)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _tabular(columns: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Render a tabular of cells that are LaTeX already; titles are plain text.
-
-    Every line starts with an empty group: LaTeX reads a bracket after a line break as its option.
-    """
-    titles = " & ".join(_tex(text) for text in head)
-    rows = [f"{{}}{' & '.join(line)} \\\\" for line in lines]
-    return "\n".join(
-        [
-            f"\\begin{{tabular}}{{{columns}}}",
-            "\\toprule",
-            f"{{}}{titles} \\\\",
-            "\\midrule",
-            *rows,
-            "\\bottomrule",
-            "\\end{tabular}",
-        ]
-    )
-
-
-def _note(legend: str) -> str:
-    return f"\\par\\smallskip{{\\footnotesize {_tex(legend)}\\par}}"
-
-
-def _tex_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "--"
-    text = f"{percent(cell.accuracy)}"
-    if not math.isnan(cell.low):
-        dagger = "^\\dagger" if cell.is_single_seed else ""
-        text += f" $[{percent(cell.low)}, {percent(cell.high)}]{dagger}$"
-    item = cell.difference
-    if item is not None:
-        mark = {"higher": "\\uparrow", "lower": "\\downarrow"}.get(item.direction, "")
-        mark += "^\\dagger" if mark and item.is_single_seed else ""
-        value = f"${percent(item.value, sign=True)}$"
-        if math.isnan(item.low):
-            text += f" ({value})"
-        else:
-            text += f" ({value} $[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
-            text += f"{mark}$, {_tex(p_text(item.p_holm))})"
-    return text
-
-
-_TEX = {
-    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-    "†": "$^\\dagger$", "Δ": "$\\Delta$", "▲": "$\\uparrow$", "▼": "$\\downarrow$",
-    "−": "$-$", "–": "--", "<": "$<$", ">": "$>$", "’": "'",
-}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
-
-
 def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
     """Turn the table and the findings into JSON values; what is unknown is null."""
     return {
@@ -169,7 +85,63 @@ def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
             vars(item) | {"difference": _difference_json(item.difference)} for item in found
         ],
         "notes": list(table.notes),
+        "basis": table.basis,
     }
+
+
+def numeric_rows(table: Table) -> list[dict[str, Any]]:
+    """List a row's figures on a benchmark as numbers, a line each; what is unknown is None.
+
+    Shares are 0..1: ``mean`` [``low``, ``high``] of ``n`` problems and ``seeds``, ``p`` of the
+    difference to the baseline, corrected by Holm.
+    """
+    lines = []
+    for row in table.rows:
+        base = None if row.baseline is None else table.label(table.rows[row.baseline])
+        for name, cell in row.cells.items():
+            item = cell.difference
+            lines.append(
+                {
+                    "row": table.label(row),
+                    **dict(zip(table.swept, row.values, strict=True)),
+                    "benchmark": name,
+                    **{"mean": cell.accuracy, "low": _null(cell.low), "high": _null(cell.high)},
+                    **{"n": cell.num_problems, "seeds": cell.num_seeds, "baseline": base},
+                    **_numeric_difference(item),
+                }
+            )
+    return lines
+
+
+def numeric_findings(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """List the comparisons behind the paper's claims as numbers, a line each."""
+    return [
+        {
+            **{"claim": item.claim, "row": item.row, "against": item.against},
+            **{"benchmark": item.benchmark, "verdict": item.verdict, "published": item.published},
+            **_numeric_difference(item.difference),
+        }
+        for item in found
+    ]
+
+
+def _numeric_difference(item: Difference | None) -> dict[str, Any]:
+    return {
+        "difference": None if item is None else item.value,
+        "difference_low": None if item is None else _null(item.low),
+        "difference_high": None if item is None else _null(item.high),
+        "difference_n": None if item is None else item.num_problems,
+        "p": None if item is None else _null(item.p_holm),
+        "direction": "" if item is None else item.direction,
+    }
+
+
+def effective_row(table: Table, row: Row) -> str:
+    """Give the label that the row's jobs bear in W&B and result.json; else its swept choices."""
+    labels = {row_label(run) for run in row.runs}
+    if len(labels) == 1:
+        return labels.pop()
+    return " ".join(f"{key}={value}" for key, value in zip(table.swept, row.values, strict=True))
 
 
 def _row_json(table: Table, row: Row) -> dict[str, Any]:
@@ -177,6 +149,7 @@ def _row_json(table: Table, row: Row) -> dict[str, Any]:
     return {
         "choices": {key: None if value == IRRELEVANT else value for key, value in chosen},
         "label": table.label(row),
+        "row": effective_row(table, row),
         "jobs": [run.name for run in row.runs],
         "failed_seeds": row.num_failed,
         "baseline": None if row.baseline is None else table.label(table.rows[row.baseline]),

@@ -14,10 +14,11 @@ from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
-from plan_tuning.comparison.runs import corpus_file, read_predictions, read_trajectories
+from plan_tuning.comparison.runs import corpus_files, read_predictions, read_trajectories
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
-    LEGEND,
+    LEGEND_ENTRIES,
+    LEGEND_LINE,
     REWARDS_LEGEND,
     accuracy_table,
     difference_text,
@@ -27,6 +28,8 @@ from plan_tuning.comparison.table_text import (
 from plan_tuning.comparison.tables import Table
 
 _MAX_CORPORA = 6
+# A corpus is counted before a job filters it: these two are of a fixed filter, whatever the job's.
+_FUNNEL_TITLES = {"good_score": "score of 80 or more", "selected": "kept by filter two_stage"}
 
 
 def report_page(comparison: Comparison, *, title: str) -> str:
@@ -43,6 +46,7 @@ def report_page(comparison: Comparison, *, title: str) -> str:
         "claims": _claims(comparison),
         "figures": "".join(_figure(figure) for figure in _figures(comparison)),
         "corpus": _funnels(comparison),
+        "reading": "".join(f"<li>{escape(line)}</li>" for line in LEGEND_ENTRIES),
         "missing": _missing(comparison.holes),
         "left_out": escape(payload.left_out),
         "data": payload.packed(),
@@ -83,8 +87,10 @@ def _accuracies(table: Table) -> str:
                 delta = "baseline"
             line[first + offset] += f'<span class="delta {direction}">{escape(delta)}</span>'
         lines.append(line)
-    legend = f'<p class="dim">{escape(LEGEND)}</p>'
-    return _html_table(head, lines) + legend + _rewards(table)
+    more = '<a href="#reading">Every mark and figure</a>'
+    legend = f'<p class="dim">{escape(LEGEND_LINE)} {more}</p>'
+    basis = f"<p>{escape(table.basis)}</p>" if table.basis else ""
+    return _html_table(head, lines) + basis + legend + _rewards(table)
 
 
 def _rewards(table: Table) -> str:
@@ -121,12 +127,10 @@ def _figures(comparison: Comparison) -> list[Figure]:
         answers = [p for name in row.cells for r in row.runs_for(name)
                    for p in read_predictions(r, name)]  # fmt: skip
         rates[table.label(row)] = leak_rates(answers)
-    paths = dict.fromkeys(
-        path for run in comparison.results.completed if (path := corpus_file(run)) is not None
-    )
+    paths = corpus_files(comparison.results.completed)
     curves = {
         path.parent.name: threshold_curve(rows)
-        for path in list(paths)[:_MAX_CORPORA]
+        for path in paths[:_MAX_CORPORA]
         if (rows := read_trajectories(path))
     }
     return draw_figures(table, corpora=curves, rates=rates)
@@ -174,7 +178,8 @@ def _sums(mappings: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def _bars(counts: Mapping[str, int]) -> str:
     most = max(counts.values(), default=0) or 1
     lines = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{count:,}</td>"
+        f"<tr><td>{escape(_FUNNEL_TITLES.get(name) or name.replace('_', ' '))}</td>"
+        f"<td>{count:,}</td>"
         f'<td class="bar-cell"><div class="fill" style="width:{100 * count / most:.1f}%"></div>'
         "</td></tr>"
         for name, count in counts.items()

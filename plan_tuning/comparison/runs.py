@@ -7,8 +7,10 @@ raises for the sake of one bad file, because a comparison comes at the end of ev
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ _NOT_JOBS = frozenset({"artifacts", "calls"})
 _JOB_MARKS = (".hydra", "run.log")
 _SHOWN_SWEEPS = 12
 TRAJECTORIES = "trajectories.parquet"
+EVIDENCE = "evidence"  # folder: what of the artifacts travels with a sweep
 _PREDICTION_KEYS = frozenset({"problem_id", "sample", "gold", "is_correct", "verdict", "text"})
 _TRAJECTORY_KEYS = frozenset(
     {"problem_id", "candidate", "problem", "plan", "plan_score", "verdict"}
@@ -165,7 +168,7 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / RESULT_FILE
     try:
-        return _run(folder, parse_result(json.loads(path.read_text(encoding="utf-8"))))
+        return run_of(folder, parse_result(json.loads(path.read_text(encoding="utf-8"))))
     except FileNotFoundError:
         raise ComparisonError("no result.json: the job was killed, or is still running") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -176,10 +179,11 @@ def read_run(folder: Path) -> Run:
         raise ComparisonError(str(error)) from error
 
 
-def _run(folder: Path, result: JobResult) -> Run:
+def run_of(folder: Path, result: JobResult) -> Run:
+    """Make a run of a job's record: figures that cannot be used are left out, files looked for."""
     sound = {name: item for name, item in result.metrics.items() if _is_share(item.accuracy)}
     corpus = result.corpus and replace(result.corpus, cost_usd=_finite(result.corpus.cost_usd))
-    return Run(
+    run = Run(
         folder=folder,
         name=result.job or folder.name,
         result=replace(
@@ -191,7 +195,7 @@ def _run(folder: Path, result: JobResult) -> Run:
         ),
         choices={key: name for key, name in result.choices.items() if name is not None},
         settings=flatten(result.settings),
-        predictions={name: folder / where for name, where in result.predictions.items()},
+        predictions={},
         curves=folder / result.curves if result.curves else None,
         defects=tuple(
             f"{name}: an accuracy of {item.accuracy} is no share, left out"
@@ -199,6 +203,49 @@ def _run(folder: Path, result: JobResult) -> Run:
             if name not in sound
         ),
     )
+    found = {
+        name: _present(run, path, name) or path for name, path in original_predictions(run).items()
+    }
+    return replace(run, predictions=found)
+
+
+def original_predictions(run: Run) -> dict[str, Path]:
+    """Name the files that a job's predictions were written to, whether or not they are there."""
+    return {name: run.folder / where for name, where in run.result.predictions.items()}
+
+
+def corpus_path(run: Run) -> Path | None:
+    """Name the file of the trajectories that a job's student learned from, there or not."""
+    where = run.result.corpus.path if run.result.corpus else ""
+    return run.folder / where / TRAJECTORIES if where else None
+
+
+def evidence_file(folder: Path, run: Run, benchmark: str | None) -> Path | None:
+    """Name the file in ``folder`` that stands for an artifact of ``run``.
+
+    Args:
+        folder: of the sweep or the job.
+        run: whose artifact it is.
+        benchmark: of the predictions; None: the corpus.
+
+    Returns:
+        None for what has no fingerprint.
+    """
+    keys = run.result.fingerprints
+    key = keys.corpus if benchmark is None else keys.predictions.get(benchmark)
+    if not key or Path(key).name != key:
+        return None
+    if benchmark is None:
+        return folder / EVIDENCE / "corpora" / key / TRAJECTORIES
+    return folder / EVIDENCE / "predictions" / key / "predictions.jsonl.gz"
+
+
+def _present(run: Run, path: Path, benchmark: str | None) -> Path | None:
+    """Find an artifact's file where it was written, or else in the evidence that travelled."""
+    if path.is_file():
+        return path
+    kept = (evidence_file(folder, run, benchmark) for folder in (run.folder, run.folder.parent))
+    return next((file for file in kept if file is not None and file.is_file()), None)
 
 
 def _finite(value: float | None) -> float | None:
@@ -236,9 +283,10 @@ def read_predictions(run: Run, benchmark: str) -> list[dict[str, Any]]:
     if path is None or not path.is_file():
         return []
     try:
-        with path.open(encoding="utf-8") as file:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as file:
             rows = [json.loads(line) for line in file if line.strip()]
-    except (OSError, ValueError):
+    except (OSError, EOFError, zlib.error, ValueError):
         return []
     is_sound = all(isinstance(row, dict) and row.keys() >= _PREDICTION_KEYS for row in rows)
     return rows if is_sound else []
@@ -246,9 +294,19 @@ def read_predictions(run: Run, benchmark: str) -> list[dict[str, Any]]:
 
 def corpus_file(run: Run) -> Path | None:
     """Find the trajectories that the run's student learned from."""
-    where = run.result.corpus.path if run.result.corpus else ""
-    path = run.folder / where / TRAJECTORIES if where else None
-    return path.resolve() if path is not None and path.is_file() else None
+    path = corpus_path(run)
+    found = None if path is None else _present(run, path, None)
+    return None if found is None else found.resolve()
+
+
+def corpus_files(runs: Sequence[Run]) -> list[Path]:
+    """List the corpora of runs, each once, wherever the copies of it lie."""
+    found: dict[tuple[str | None, str], Path] = {}
+    for run in runs:
+        path = corpus_file(run)
+        if path is not None:
+            found.setdefault((run.result.fingerprints.corpus, path.parent.name), path)
+    return list(found.values())
 
 
 def read_trajectories(path: Path) -> list[dict[str, Any]]:

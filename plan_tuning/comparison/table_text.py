@@ -11,23 +11,35 @@ from plan_tuning.comparison.disagreements import Disagreement
 from plan_tuning.comparison.tables import Cell, Row, Table
 from plan_tuning.statistics.intervals import mean_interval
 
-_SIGNS = {"higher": "▲", "lower": "▼", "undecided": "="}
+_SIGNS = {"higher": "▲", "lower": "▼", "undecided": "?"}
+_NEEDS_SEEDS = "more seeds needed"
 _SHOWN_PROBLEMS = 5
 _SMALLEST_P = 0.001  # that is printed
-LEGEND = (
-    "Accuracy in percent: mean over seeds [95 % interval over seeds, Student's t]. † one seed "
-    "only: interval, p and ▲ ▼ are over problems and say nothing about other seeds, by which "
-    "alone accuracies differ by several points; run three seeds or more before believing them. "
-    "seeds any: no seed can change the row, its interval is Wilson's over problems. Δ: "
-    "difference to the baseline in points [95 % interval over problems and seeds: crossed random "
-    "effects, and at least Student's over the seeds' differences; one seed: paired bootstrap "
-    "over problems], p of the same paired by problem (the larger of the crossed test and a "
-    "permutation of problems; one seed: McNemar, mid-p), Holm-corrected over this table; ▲ ▼ "
-    "where p < 0.05 and the interval, which is not corrected, excludes 0; = undecided. -: the "
-    "choice cannot change this row. time/job: mean wall time, + where finished stages were taken "
-    "over. calls, USD: bought by the row's own jobs, so whichever built a shared corpus carries "
-    "it; what the corpora of a row rest on is in the CSV and JSON (corpus_calls, corpus_usd)."
+LEGEND_LINE = (
+    "[95 % interval], Δ points to the baseline: ▲ ▼ decided (p < 0.05, Holm), ? undecided; "
+    "† one seed only; - cannot matter."
 )
+LEGEND_ENTRIES = (
+    "Accuracy in percent: mean over seeds [95 % interval over seeds, Student's t].",
+    "† one seed only: interval, p and ▲ ▼ are over problems and say nothing about other seeds, by "
+    "which alone accuracies differ by several points; run three seeds or more before believing "
+    "them.",
+    "seeds any: no seed can change the row, its interval is Wilson's over problems.",
+    "Δ: difference to the baseline in points [95 % interval over problems and seeds: crossed "
+    "random effects, and at least Student's over the seeds' differences; one seed: paired "
+    "bootstrap over problems], p of the same paired by problem (the larger of the crossed test and "
+    "a permutation of problems; one seed: McNemar, mid-p), Holm-corrected over this table.",
+    "▲ ▼ where p < 0.05 and the interval, which is not corrected, excludes 0; ? undecided, which "
+    "is not equal: more seeds needed stands where the interval excludes 0 and p does not decide.",
+    "-: the choice cannot change this row.",
+    "time/job: mean wall time, + where finished stages were taken over.",
+    "answers, USD: the teacher's answers that the row rests on and their price, whichever job "
+    "bought them: those of its corpora, each corpus once, and those that its jobs asked for beside "
+    "(judge, executor). Rows that share a corpus all count it, and equal answers were bought once; "
+    "what was bought in all stands above the table, what a row's own jobs bought in the CSV and "
+    "JSON (teacher_calls, cost_usd).",
+)
+LEGEND = " ".join(LEGEND_ENTRIES)
 CLAIMS_LEGEND = (
     "Verdicts compare the direction only, by the same rule as ▲ ▼, corrected for the number of "
     "these comparisons; † one seed, so nothing is known about others. A claim that something is "
@@ -70,6 +82,7 @@ def difference_text(item: Difference | None) -> str:
         interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
         mark = "†" if item.is_single_seed else ""
         text += f" {interval} {p_text(item.p_holm)} {_SIGNS[item.direction]}{mark}"
+        text += f" {_NEEDS_SEEDS}" if item.needs_seeds else ""
     if item.is_partial:
         listed = ", ".join(str(seed) for seed in item.seeds)
         text += f" (seed{'s' if len(item.seeds) > 1 else ''} {listed})"
@@ -110,8 +123,8 @@ def time_text(row: Row) -> str:
 
 
 def cost_text(row: Row) -> str:
-    """What the row's jobs paid to the teacher."""
-    return "unknown" if row.cost_usd is None else f"{row.cost_usd:.2f}"
+    """What the teacher calls cost that the row rests on."""
+    return "unknown" if row.rests_on_usd is None else f"{row.rests_on_usd:.2f}"
 
 
 def accuracy_table(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -127,12 +140,12 @@ def accuracy_table(table: Table) -> tuple[list[str], list[list[str]]]:
             seeds_text(row),
             *(accuracy_text(row.cells.get(name)) for name in table.benchmarks),
             time_text(row),
-            f"{row.teacher_calls:,}",
+            f"{row.rests_on_calls:,}",
             cost_text(row),
         ]
         for row in table.rows
     ]
-    return [*head, "time/job", "calls", "USD"], rows
+    return [*head, "time/job", "answers", "USD"], rows
 
 
 def difference_table(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -216,7 +229,8 @@ def _finding_text(finding: Finding) -> str:
     mark = "†" if item.is_single_seed else ""
     interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
     figures = f"{percent(item.value, sign=True)} {interval} {p_text(item.p_holm)}"
-    return f"{finding.verdict}{mark}: {figures}, {seeds}"
+    needed = f", {_NEEDS_SEEDS}" if item.needs_seeds else ""
+    return f"{finding.verdict}{mark}: {figures}, {seeds}{needed}"
 
 
 DISAGREEMENTS_LEGEND = (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from plan_tuning.comparison.baselines import Baselines
 from plan_tuning.comparison.choices import (
     IRRELEVANT,
     conflicts,
@@ -55,6 +56,8 @@ class Row:
     cost_usd: float | None = 0.0
     corpus_calls: int = 0  # that the row's corpora rest on, each corpus once
     corpus_usd: float | None = 0.0
+    rests_on_calls: int = 0  # those, and what the row's jobs bought beside: judge, executor
+    rests_on_usd: float | None = 0.0
 
     def runs_for(self, benchmark: str) -> list[Run]:
         """The row's runs with a figure for ``benchmark``, one per seed."""
@@ -73,6 +76,7 @@ class Table:
     benchmarks: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    basis: str = ""  # which rows are baselines and why, where that was a choice
 
     def label(self, row: Row) -> str:
         """Describe a row in one line: the choices that matter to it."""
@@ -94,7 +98,7 @@ def build_table(
         results: what was loaded; failed runs appear as counts beside the row they belong to.
         baseline: a method, or ``key=value`` pairs joined by commas; ``None``: method sft where
             there is one, else the answer's reward where nothing but rewards and starts of GRPO
-            is compared, else the first row.
+            is compared, else the row that shares most seeds and problems with the others.
         reader: shared with other parts of a comparison, so that no file is read twice.
 
     Raises:
@@ -110,7 +114,18 @@ def build_table(
     ordered = sorted(groups.items(), key=lambda item: _order(swept, item[0]))
     rows = [_row(values, members, benchmarks) for values, members in ordered]
     table = Table(tuple(swept), benchmarks, tuple(rows), tuple(_notes(rows)))
-    return _with_differences(table, _baselines(table, baseline), reader)
+    chosen = Baselines(
+        [row.values for row in rows],
+        [{name: row.runs_for(name) for name in row.cells} for row in rows],
+        reader,
+    )
+    candidates = _candidates(table, baseline, chosen)
+    compared = _with_differences(table, candidates, chosen, reader)
+    sweeps = {run.folder.parent for run in results.completed}
+    is_open = len(candidates) > 1 or len(sweeps) > 1 or not _are_sft(table, candidates)
+    if baseline is None and is_open:
+        compared = replace(compared, basis=_basis(compared, candidates, chosen))
+    return compared
 
 
 _SHOWN_ROWS = 6
@@ -136,6 +151,9 @@ def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]
         for run in done
         if run.result.corpus and run.result.corpus.teacher_answers
     }.values()
+    beside = [_beside_corpus(run) for run in done]
+    corpus_calls = sum(corpus.teacher_answers or 0 for corpus in corpora)
+    corpus_usd = [corpus.cost_usd for corpus in corpora]
     row = Row(
         values=values,
         runs=tuple(done),
@@ -145,11 +163,25 @@ def _row(values: tuple[str, ...], runs: Sequence[Run], benchmarks: Sequence[str]
         is_cached=any(stage.is_cached for run in done for stage in run.result.stages.values()),
         teacher_calls=sum(run.result.teacher_calls for run in done),
         cost_usd=_total([run.result.cost_usd for run in done]),
-        corpus_calls=sum(corpus.teacher_answers or 0 for corpus in corpora),
-        corpus_usd=_total([corpus.cost_usd for corpus in corpora]),
+        corpus_calls=corpus_calls,
+        corpus_usd=_total(corpus_usd),
+        rests_on_calls=corpus_calls + sum(calls for calls, _ in beside),
+        rests_on_usd=_total([*corpus_usd, *(usd for _, usd in beside)]),
     )
     cells = {name: _cell(row.runs_for(name), name) for name in benchmarks if row.runs_for(name)}
     return replace(row, cells=cells)
+
+
+def _beside_corpus(run: Run) -> tuple[int, float | None]:
+    """Count the teacher calls that a job bought for anything but its corpus, and their cost."""
+    result = run.result
+    distilled = result.stages.get("distill")
+    if result.corpus is None or distilled is None or distilled.is_cached:
+        return result.teacher_calls, result.cost_usd
+    calls = max(0, result.teacher_calls - (result.corpus.teacher_answers or 0))
+    if result.cost_usd is None or result.corpus.cost_usd is None:
+        return calls, result.cost_usd
+    return calls, max(0.0, result.cost_usd - result.corpus.cost_usd)
 
 
 def _total(costs: Sequence[float | None]) -> float | None:
@@ -233,21 +265,22 @@ def _labels(table: Table, rows: Sequence[Row]) -> str:
     return shown + (f" and {len(rows) - _SHOWN_ROWS} more" if rows[_SHOWN_ROWS:] else "")
 
 
-def _baselines(table: Table, baseline: str | None) -> list[int]:
-    """Find the rows that others are compared with.
+def _candidates(table: Table, baseline: str | None, chosen: Baselines) -> list[int]:
+    """Find the rows that others may be compared with.
 
     Raises:
         ComparisonError: none matches.
     """
     measured = [index for index, row in enumerate(table.rows) if row.cells]
     if baseline is None:
-        sft = [i for i in measured if method_of(table.rows[i].runs[0]) == "sft"]
+        sft = [i for i in measured if _are_sft(table, [i])]
         varies = len({method_of(table.rows[i].runs[0]) for i in measured}) > 1
         answer = [i for i in measured if _has(table, table.rows[i], "reward", "answer")]
-        if sft and varies:
+        if varies and chosen.are_useful(sft, measured):
             return sft
         # Beside other methods a reward's rows are compared with what they began from.
-        return answer if answer and "reward" in table.swept and not varies else measured[:1]
+        is_of_rewards = bool(answer) and "reward" in table.swept and not varies
+        return answer if is_of_rewards else chosen.most_shared(measured)
     wanted = _wanted(baseline)
     found = [
         i
@@ -263,6 +296,22 @@ def _baselines(table: Table, baseline: str | None) -> list[int]:
     return found
 
 
+def _are_sft(table: Table, rows: Sequence[int]) -> bool:
+    return all(method_of(table.rows[i].runs[0]) == "sft" for i in rows)
+
+
+def _basis(table: Table, candidates: Sequence[int], chosen: Baselines) -> str:
+    against = {i: row.baseline for i, row in enumerate(table.rows) if row.baseline is not None}
+    others = [i for i, row in enumerate(table.rows) if row.cells and i not in against.values()]
+    if not against or not others:
+        return ""
+    row = table.rows[others[0]]
+    pairs = zip(table.swept, row.values, strict=True)
+    example = ",".join(f"{key}={value}" for key, value in pairs if value != IRRELEVANT)
+    labels = [table.label(row) for row in table.rows]
+    return f"{chosen.reason(against, candidates, labels)} Another one: --baseline '{example}'"
+
+
 def _wanted(baseline: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in baseline.replace(" ", ",").split(",") if part]
     return {key if equals else "method": value if equals else key for key, equals, value in pairs}
@@ -274,16 +323,9 @@ def _has(table: Table, row: Row, key: str, value: str) -> bool:
     return any(run.choices.get(key, str(run.settings.get(key, ""))) == value for run in row.runs)
 
 
-def distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Count the choices in which two rows differ; ``-`` agrees with everything.
-
-    >>> distance(("m1", "two_stage"), ("sft", "-"))
-    1
-    """
-    return sum(a != b and IRRELEVANT not in (a, b) for a, b in zip(first, second, strict=True))
-
-
-def _with_differences(table: Table, baselines: Sequence[int], reader: OutcomeReader) -> Table:
+def _with_differences(
+    table: Table, baselines: Sequence[int], chosen: Baselines, reader: OutcomeReader
+) -> Table:
     if not baselines:
         return table
     found: dict[object, Difference] = {}
@@ -291,7 +333,7 @@ def _with_differences(table: Table, baselines: Sequence[int], reader: OutcomeRea
     for index, row in enumerate(table.rows):
         if index in baselines:
             continue
-        nearest = min(baselines, key=lambda i: distance(table.rows[i].values, row.values))
+        nearest = chosen.nearest(index, baselines)
         against[index] = nearest
         base = table.rows[nearest]
         for name in row.cells:

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 
 from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.table_text import (
-    LEGEND,
+    LEGEND_LINE,
     accuracy_table,
     difference_text,
     finding_summary,
@@ -27,11 +27,14 @@ def show(comparison: Comparison) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_LOGS)
+    console.print(f"[dim]{escape(comparison.summary)}[/]")
     for line in comparison.warnings:
         console.print(f"[bold yellow]{escape(line)}[/]")
     if comparison.table.rows:
         console.print(_accuracies(comparison))
-        console.print(f"[dim]{escape(LEGEND)}[/]")
+        console.print(f"[dim]{escape(_legend(comparison.files))}[/]")
+        if comparison.table.basis:
+            console.print(escape(comparison.table.basis))
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
@@ -76,6 +79,11 @@ def _plain(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Ri
     for texts in rows:
         rich_table.add_row(*(escape(text) for text in texts))
     return rich_table
+
+
+def _legend(files: tuple[Path, ...]) -> str:
+    pages = [path for path in files if path.suffix == ".html"]
+    return f"{LEGEND_LINE} More: {pages[0]}#reading" if pages else LEGEND_LINE
 
 
 def _files(files: tuple[Path, ...]) -> str:

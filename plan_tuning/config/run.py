@@ -20,6 +20,7 @@ STAGES = ("distill", "train", "evaluate")
 RESERVED_SWEEPS = ("artifacts", "calls", "single")
 SWEEPER_MODULE = "hydra._internal.core_plugins.ablation"  # see sweeper.register_sweeper
 LOGGERS = ("csv", "wandb_offline", "wandb")
+GROUPS = ("arm", "sweep")
 
 
 @dataclass
@@ -29,6 +30,7 @@ class LoggerConfig:
     name: str = "wandb_offline"
     project: str = "plan-tuning"
     entity: str | None = None  # W&B team; None: the account's default
+    group: str = "arm"  # W&B's group of a run: the sweep's row without the seed, or the sweep
     max_table_rows: int = 200  # predictions and trajectories logged as tables
     upload_artifacts: bool = False  # all files of corpus and student, not their manifests alone
     system_metrics: bool = False  # processor, memory and cards over time
@@ -36,12 +38,13 @@ class LoggerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice("logger.name", self.name, LOGGERS)
+        require_choice("logger.group", self.group, GROUPS)
         require_positive("logger.max_table_rows", self.max_table_rows, "logger.max_table_rows=200")
 
 
 @dataclass
 class DebugConfig:
-    """Makes a run cheap; results of such runs are marked and left out of comparisons."""
+    """Makes a run cheap; its result is marked, and beside others left out of a comparison."""
 
     enabled: bool = False
     max_problems: int | None = None  # cap on training problems

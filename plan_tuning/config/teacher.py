@@ -16,6 +16,12 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 # A key in capitals: a long run of letters and digits, without an underscore.
 _KEY_LIKE = re.compile(r"(?=[A-Z]*[0-9])[A-Z0-9]{20,}")
 _USER = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?[/\\]*[^/?#\\]*@")
+_SCHEME = re.compile(r"(?i)https?://[^/?#\s]+")
+_WRONG_SCHEME = re.compile(r"(?i)\A(?:(https?):/*|[a-z][a-z0-9+.-]*:/+|/+)")
+_ENDPOINT = re.compile(
+    r"(?i)/+(?:chat/completions|chat|completions|models|responses|embeddings)/*\Z"
+)
+_OWN_HOST = re.compile(r"(?i)\A(?:localhost|[0-9.]+|\[[0-9a-f:.]+\])(?=[:/]|\Z)|\A[^/]+:[0-9]+")
 _SECRET_QUERY = re.compile(r"(?i)[?&][^=&#]*(?:key|token|secret|password)[^=&#]*=")
 
 
@@ -49,14 +55,38 @@ def check_address(key: str, address: str | None) -> None:
         "by teacher.api_key_env",
         f"{key}=http://127.0.0.1:8000/v1",
     )
+    require(
+        not address or (bool(_SCHEME.match(address)) and not _ENDPOINT.search(address)),
+        key,
+        address,
+        "an address that begins with http:// or https:// and ends before /chat/completions, which "
+        "every request adds",
+        f"{key}={_mended(address or '')}",
+    )
+
+
+def _mended(address: str) -> str:
+    """Guess what was meant by an address without a scheme, or with a path too many.
+
+    >>> _mended("127.0.0.1:8000"), _mended("https://api.example.com/v1/chat/completions")
+    ('http://127.0.0.1:8000/v1', 'https://api.example.com/v1')
+    """
+    address = "".join(address.split()).strip("'\"")
+    if not _SCHEME.match(address):
+        found = _WRONG_SCHEME.match(address)
+        address = address[found.end() if found else 0 :] or "127.0.0.1:8000"
+        guess = "http" if _OWN_HOST.match(address) else "https"
+        address = f"{(found and found[1]) or guess}://{address}"
+    address = _ENDPOINT.sub("", address).rstrip("/")
+    return address if "/" in address.partition("://")[2] else f"{address}/v1"
 
 
 @dataclass
 class TeacherConfig:
     """Who answers, at what price, and how fast it may be asked.
 
-    The identity of a teacher is ``backend kind``, ``model`` and ``label``: neither its URL nor its
-    key, so a new port buys nothing again (see :meth:`spec`).
+    Its spec is ``backend kind``, ``model`` and ``label``: neither its URL nor its key, so a new
+    port buys nothing again (see :meth:`spec`).
     """
 
     backend: str = "scripted"
@@ -76,8 +106,10 @@ class TeacherConfig:
     timeout_s: float = 120.0
     max_attempts: int = 6
     max_wait_s: float = 600.0
+    # Whether the model thinks before it answers; null: as the server has it. Part of its spec.
+    thinking: bool | None = None
     seeded: bool = True  # send a seed per sample (providers that reject it: false)
-    # Noise of the scripted teacher (part of its identity)
+    # Noise of the scripted teacher (part of its spec)
     scripted: ScriptedTeacherConfig = field(default_factory=ScriptedTeacherConfig)
 
     def __post_init__(self) -> None:
@@ -130,10 +162,29 @@ class TeacherConfig:
     def spec(self) -> dict[str, Any]:
         """What determines its answers, for fingerprints and store keys."""
         kind = {"litellm": "api", "http": "api", "replay": "api"}.get(self.backend, self.backend)
-        identity: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
+        spec: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
         if self.backend == "scripted":
-            identity["scripted"] = {"version": SCRIPTED_VERSION, **vars(self.scripted)}
-        return identity
+            spec["scripted"] = {"version": SCRIPTED_VERSION, **vars(self.scripted)}
+        if self.thinking is not None:
+            spec["thinking"] = self.thinking
+        return spec
+
+    def thinking_fields(self) -> dict[str, Any]:
+        """Name the fields of a request that carry ``thinking``; none where it is not set.
+
+        Servers read the switch of a chat template (``enable_thinking`` of Qwen, ``thinking`` of
+        DeepSeek and Granite), providers their own words for it.
+        """
+        if self.thinking is None:
+            return {}
+        if self.provider in ("", "openai_compatible"):
+            kwargs = {"enable_thinking": self.thinking, "thinking": self.thinking}
+            return {"chat_template_kwargs": kwargs}
+        if self.thinking:
+            return {"reasoning_effort": "medium"}
+        if self.provider == "anthropic":
+            return {"thinking": {"type": "disabled"}}
+        return {"reasoning_effort": "disable" if self.provider == "gemini" else "minimal"}
 
 
 @dataclass
@@ -151,9 +202,8 @@ class DistillationConfig:
     max_tokens_execute: int = 4096
     score_parser: str = "strict"  # released_code: the paper's parser with its defects, to compare
     allow_holes: bool = False  # true: calls that fail to the end are left out of the corpus
-    window: int = field(
-        default=0, metadata={"runtime": True}
-    )  # problems in flight; 0: 2 x concurrency
+    # Problems in flight, and how many may pass without one usable reply; 0: 2 x concurrency
+    window: int = field(default=0, metadata={"runtime": True})
     max_failed_rate: float = field(default=0.5, metadata={"runtime": True})  # circuit breaker
 
     def __post_init__(self) -> None:

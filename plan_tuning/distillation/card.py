@@ -58,7 +58,7 @@ def write_card(
         "",
         "## Funnel",
         "",
-        "| stage | count |",
+        "| step | count |",
         "|---|---|",
         *(f"| {name.replace('_', ' ')} | {funnel.get(name, 0)} |" for name in FUNNEL),
         "",

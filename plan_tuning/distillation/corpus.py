@@ -8,8 +8,10 @@ lets ``datasets.load_dataset`` read the folder.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ from plan_tuning.teachers.errors import HolesError
 from plan_tuning.teachers.factory import open_caller
 from plan_tuning.teachers.usage import Usage
 from plan_tuning.text.prompts import REQUESTS, prompt_fingerprint
+from plan_tuning.text.thoughts import holds_thoughts
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +157,7 @@ async def _make(
         )
     if usage.left_out:
         logger.warning("%d calls failed to the end; the corpus lacks them", usage.left_out)
-    _write(folder / PROBLEMS, Problem, problems)
+    write_records(folder / PROBLEMS, Problem, problems)
     facts = {
         **tally.facts(),
         "calls": {
@@ -279,19 +282,20 @@ def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
         write_atomic(path, "".join(f"{line}\n" for line in lines))
     elif path.suffix == ".parquet":
         partial = path.with_name(f".{path.name}.tmp")
-        _write(partial, Trajectory, rows)
+        write_records(partial, Trajectory, rows)
         partial.replace(path)
     else:
         raise CorpusError(f"{path}: choose a name that ends in .jsonl or .parquet")
 
 
-def _write(path: Path, kind: type, rows: Iterable[Any]) -> None:
+def write_records(path: Path, kind: type, rows: Iterable[Any]) -> None:
+    """Write records of one kind to a parquet file."""
     with _Writer(path, kind) as writer:
         writer.add(rows)
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:
-    """Read all candidates of a corpus.
+    """Read all candidates of a corpus; one that holds thoughts is named, with what to do about it.
 
     Args:
         path: a corpus folder, or its trajectories.parquet.
@@ -299,7 +303,32 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     Raises:
         CorpusError: there is no such file, or it holds no trajectories.
     """
-    return [_restore(Trajectory, row) for row in _read(path, TRAJECTORIES)]
+    rows = [_restore(Trajectory, row) for row in _read(path, TRAJECTORIES)]
+    holding = sum(
+        any(map(holds_thoughts, (row.constraints, row.plan, row.score_text, row.execution)))
+        for row in rows
+    )
+    if holding:
+        _name_thoughts(path, holding, len(rows))
+    return rows
+
+
+@functools.cache
+def _name_thoughts(path: Path, holding: int, count: int) -> None:
+    """Warn once of a corpus that teaches what the teacher only thought."""
+    folder = path if path.is_dir() else path.parent
+    is_artifact = folder.parent.name == "corpora"
+    outputs = folder.parents[2] if is_artifact else Path("multirun_outputs")
+    logger.warning(
+        "%d of %d trajectories of %s hold the teacher's thoughts, and whoever is trained on them "
+        "learns to think aloud. Rebuild the corpus without them from the stored replies, for "
+        "nothing: plan-tuning corpus rebuild --corpus %s --outputs %s",
+        holding,
+        count,
+        folder,
+        shlex.quote(str(folder)),
+        shlex.quote(str(outputs)),
+    )
 
 
 def read_problems(path: Path) -> list[Problem]:

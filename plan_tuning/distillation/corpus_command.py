@@ -140,6 +140,16 @@ def export(
 
 
 @app.command()
+def rebuild(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
+    """Make a corpus anew from its stored replies, without the teacher's thoughts; asks nobody."""
+    from plan_tuning.distillation.panels import find_corpus
+    from plan_tuning.distillation.rebuild import rebuild_corpus
+
+    folder = rebuild_corpus(find_corpus(corpus, outputs), outputs)
+    typer.echo(f"the corpus without thoughts is in {folder}. Use it: corpus.path={folder}")
+
+
+@app.command()
 def card(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
     """Print a corpus's dataset card."""
     from plan_tuning.distillation.card import CARD

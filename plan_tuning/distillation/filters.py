@@ -98,6 +98,23 @@ def filter_trajectories(
     return FilterResult(kept=kept, reasons=counts, problems=len(groups))
 
 
+def advice(rows: Sequence[Trajectory]) -> str:
+    """Say what helps where a filter keeps nothing.
+
+    Args:
+        rows: all candidates of the corpus. No filter is too strict where none of them has a plan.
+    """
+    statuses = Counter(row.plan_status for row in rows)
+    if not statuses or statuses["ok"]:
+        return "Loosen the filter (filter=none) or distil more problems (data.limit)"
+    found = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    if statuses.most_common(1)[0][0] == "truncated":
+        cure = "give the teacher more room, for example distillation.max_tokens_plan=8192"
+    else:
+        cure = "choose another teacher.model"
+    return f"Not one plan of the corpus can be used ({found}): {cure}, and distil again"
+
+
 def decisions(
     rows: Sequence[Trajectory], config: FilterConfig, *, needs_execution: bool = False
 ) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from plan_tuning.distillation.teacher_requests import (
     plan_request,
     verify_request,
 )
+from plan_tuning.distillation.usability import Usability
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Ask, Problem, Reply, Trajectory, Verdict
 from plan_tuning.text.parsing import PARSED, SCORE_PARSERS, UNPARSED, Score, parse_plan
@@ -60,7 +61,8 @@ async def distil(
         ask: the teacher.
         grader: the Answer Verifier.
         config: how plans are sampled, verified and executed.
-        window: problems under way at the same time.
+        window: problems under way at the same time; after so many without one usable reply of a
+            kind the distillation ends.
         on_progress: told of each problem as it is finished, in whatever order, but before it is
             yielded.
 
@@ -69,7 +71,11 @@ async def distil(
 
     Raises:
         TeacherError: the teacher cannot go on; whatever it answered is in its store.
+        UnusableError: not one reply of a kind was usable, in the first window of problems or, where
+            there are fewer, in all of them.
     """
+    usability = Usability(ask, config, window=window)
+    started = 0
     unread: deque[asyncio.Task[tuple[Trajectory, ...]]] = deque()
     running: set[asyncio.Task[tuple[Trajectory, ...]]] = set()
     finished = asyncio.Event()
@@ -79,17 +85,21 @@ async def distil(
         finished.set()
 
     async def run(problem: Problem) -> tuple[Trajectory, ...]:
-        rows = await _Stages(problem, ask, grader, config).run()
+        rows = await _ProblemRequests(problem, usability.ask, grader, config).run()
         if on_progress is not None:  # part of the task: whoever finds it done has been told
             on_progress(rows)
+        usability.on_finished(problem.id)
         return rows
 
     iterator = iter(problems)
     is_exhausted = False
     try:
         while True:
+            usability.check()
             # A problem that waits long must not stop the others, nor may results pile up behind it.
             while not is_exhausted and len(running) < window and len(unread) < _UNREAD * window:
+                if started >= window and usability.is_doubtful:
+                    break  # the first window says whether the rest is worth its price
                 problem = next(iterator, None)
                 if problem is None:
                     is_exhausted = True
@@ -98,7 +108,9 @@ async def distil(
                 task.add_done_callback(on_done)
                 unread.append(task)
                 running.add(task)
+                started += 1
             if not unread:
+                usability.check(is_over=True)
                 return
             if unread[0].done():
                 yield unread.popleft().result()
@@ -111,7 +123,7 @@ async def distil(
         await asyncio.gather(*unread, return_exceptions=True)
 
 
-class _Stages:
+class _ProblemRequests:
     """The requests about one problem."""
 
     def __init__(
@@ -136,7 +148,7 @@ class _Stages:
                 task.cancel()
             await asyncio.gather(constraints, *candidates, return_exceptions=True)
             raise
-        return _mark_duplicates(rows)
+        return mark_duplicates(rows)
 
     async def _constraints(self) -> Reply:
         return await self.ask(constraints_request(self.problem, self.config))
@@ -253,7 +265,7 @@ def _with_calls(
     )
 
 
-def _mark_duplicates(rows: list[Trajectory]) -> tuple[Trajectory, ...]:
+def mark_duplicates(rows: list[Trajectory]) -> tuple[Trajectory, ...]:
     """Point each repeated plan to its first occurrence, whose later calls it shares."""
     first: dict[str, int] = {}
     marked = []

@@ -73,7 +73,7 @@ def solve(
         asked, written = calls.answers(writer, cases, method)
         # An answer without tags has no plan.
         found = [
-            (formats.parse_plan(answer.text) if "<plan>" in answer.text else "", 0)
+            (formats.parse_plan(answer.said) if "<plan>" in answer.said else "", 0)
             for answer in written
         ]
     return [
@@ -181,7 +181,7 @@ class _Calls:
         asked = [writer.request(problem, "m2", self._prompt) for problem, _ in cases]
         limit = self._evaluation.max_plan_tokens
         written = self._write(writer, cases, asked, limit, "planning")
-        plans = [(formats.parse_plan(answer.text), answer.num_tokens) for answer in written]
+        plans = [(formats.parse_plan(answer.said), answer.num_tokens) for answer in written]
         if self._evaluation.plan != "other":
             return plans
         found = {
@@ -235,7 +235,8 @@ def _grade(
     answer: Written,
     tokens: int,
 ) -> Prediction:
-    grade = grader.grade(answer.text, problem, finish_reason=answer.finish_reason)
+    finish_reason = "length" if answer.is_cut else answer.finish_reason
+    grade = grader.grade(answer.said, problem, finish_reason=finish_reason)
     return Prediction(
         problem_id=problem.id,
         benchmark=benchmark,
@@ -250,6 +251,6 @@ def _grade(
         difficulty=problem.difficulty,
         plan=plan,
         prompt="\n\n".join(message["content"] for message in messages),
-        finish_reason=answer.finish_reason,
+        finish_reason=finish_reason,
         completion_tokens=tokens,
     )

@@ -18,6 +18,7 @@ from plan_tuning.students.loading import Student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text import formats
 from plan_tuning.text.prompts import render
+from plan_tuning.text.thoughts import split_thoughts
 
 Messages = Sequence[Message]
 Key = tuple[str, int]  # problem id and sample
@@ -34,11 +35,24 @@ class SolveError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One answer."""
+    """One answer, as it was generated; what is read and graded is what it says after its thoughts.
+
+    Every engine's answers pass here, so thoughts are cut off alike.
+    """
 
     text: str
     finish_reason: str  # stop, stop_string, length
     num_tokens: int
+
+    @property
+    def said(self) -> str:
+        """The text without its thoughts."""
+        return split_thoughts(self.text).text
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ends in a thought that was not closed."""
+        return split_thoughts(self.text).is_open
 
 
 class Writer(Protocol):
@@ -194,7 +208,7 @@ class ServedWriter(_StudentRequests):
             progress(phase, len(replies), len(replies), tokens)
         return [
             Written(
-                reply.text,
+                reply.thoughts + reply.text,
                 "length" if reply.finish_reason == "length" else "stop",
                 reply.completion_tokens,
             )

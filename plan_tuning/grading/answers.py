@@ -85,7 +85,7 @@ _LABEL = re.compile(
     r"\W{0,4}(?:(?:so|thus|the|my|final)\s){0,3}(?:answer|result)\s?(?:\*{0,2}(?:is|=|:))\*{0,2}\s*",
     re.IGNORECASE,
 )
-_LISTED = re.compile(r"\s*\n\s*(?:[-•>]|[*+](?=\s))\s+")
+_BULLET = re.compile(r"^[-•>+]\s+")
 # Repetitions are bounded throughout: a run of blanks must not be tried in every split.
 _ANSWER_IS = re.compile(
     r"\b(?:final\s{1,3})?(?:answer|result)(?:\s{1,3}to\s{1,3}(?:the|this)\s{1,3}\w{1,30})?"
@@ -239,10 +239,10 @@ def _tagged(text: str, style: str) -> Extraction | None:
 def _hashed(text: str, style: str) -> Extraction | None:
     answer = None
     for match in _HASHES.finditer(text):
-        content = match.group(1).rstrip("# \t\r")
+        content = match.group(1)[:_MAX_ANNOUNCED].rstrip("# \t\r")
         if _HEADING.match(content):
             content = text[match.end() : match.end() + _MAX_ANNOUNCED].lstrip().partition("\n")[0]
-        content = undecorated(_unlabelled(content))
+        content = undecorated(_unlabelled(content)).lstrip("*_` ")
         if _HASHED_ANSWER.match(content) and not _OTHER_HEADING.match(content):
             answer = content.strip()
     if answer is None:
@@ -263,8 +263,11 @@ def _announced(text: str, style: str) -> Extraction | None:
     last = _last_match(_ANSWER_IS, text)
     if last is None:
         return None
-    rest = _LISTED.sub("\n", text[last.end() : last.end() + _MAX_ANNOUNCED], count=1)
-    rest = undecorated(rest.lstrip(" \t\r\n*:_`")).lstrip("*_`")
+    whole = text[last.end() : last.end() + _MAX_ANNOUNCED]
+    rest = whole.lstrip(" \t\r\n*:_`")
+    if "\n" in whole[: len(whole) - len(rest)]:
+        rest = _BULLET.sub("", rest, count=1)
+    rest = undecorated(rest).lstrip("*_`")
     if not rest.strip():
         return Extraction("", "answer_is", TRUNCATED)
     answer = _first_answer(rest, style)

@@ -52,7 +52,8 @@ _ARROW_MACRO = (
 )
 _BEFORE = re.compile(rf"(?:[-=]{{1,3}}>|>{{2,3}}|{_ARROW_MACRO})\s*")
 _BEHIND = re.compile(
-    r"\s*(?:<[-=]{1,3}|\\(?:[Ll]eftarrow|square|Box|blacksquare|checkmark|qedsymbol|qed))$"
+    r"(?:\\[ ,;:!]|\\q?quad|[~\s])*"
+    r"(?:<[-=]{1,3}|\\(?:[Ll]eftarrow|square|Box|blacksquare|checkmark|qedsymbol|qed))$"
 )
 _CROSSES = "❌❎✗✘✖🚫⛔🙅👎"
 _SIGNS = "∴▸▹►▻◂◃◄◅∎▪■□◼◻«»「」『』【】〈〉《》‹›•‣◦※"  # of the categories Sm, Ps, Pe, Po
@@ -97,7 +98,7 @@ def undecorated(text: str) -> str:
         lead = _BEFORE.match(shorter)
         if lead:
             shorter = shorter[lead.end() :]
-        tail = _BEHIND.search(shorter[-20:])
+        tail = _BEHIND.search(shorter[-40:])
         if tail:
             shorter = shorter[: -len(tail.group())]
         while shorter and _is_ornament(shorter[0]):

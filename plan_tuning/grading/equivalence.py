@@ -164,10 +164,13 @@ class _Comparison:
         choice = same_choice(gold, answer)
         if choice is not None:
             return choice
-        gold, answer = bare_set(gold), bare_set(answer)
-        gold_reals, answer_reals = real_set(gold), real_set(answer)
+        gold_reals = real_set(gold) or real_set(bare_set(gold))
+        answer_reals = real_set(answer) or real_set(bare_set(answer))
         if gold_reals and answer_reals and (gold_reals.is_certain or answer_reals.is_certain):
             return same_set(gold_reals, answer_reals, self.same_items)
+        gold, answer = bare_set(gold), bare_set(answer)
+        if _squashed(gold) == _squashed(answer):
+            return True
         words = words_of(gold)
         if words is not None:
             return words == (words_of(answer) or "")

@@ -26,9 +26,9 @@ _PLAIN = re.compile(
     r"(?<![\w.\\])-?[$]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+(?=\D|$)|(?=\.\d))(?:\.\d+)?(?:/\d+)?%?"
 )
 _HAZARD = re.compile(
-    r"[\\{}<>^~&!#]|\*\*|\d['_:A-Za-z]|\d,\d{1,2}(?!\d)|\d\.\d+\.\d|\d\s?[-+*/x(]|[-+]\s|[A-Za-z]\$"
-    r"|\.\d+\s?\.\.|\b(?:minus|negative|not|no|neither|nor|or|to|than|and|between|plus|times|divided"
-    r"|squared|cubed|half|quarter|third|[a-z]*illions?|hundreds?|thousands?|dozens?|n't)\b"
+    r"[\\{}<>^~&!#|]|[A-Za-z]\(|\b(?:log|ln|sin|cos|tan|exp|sqrt)\b|\*\*|\d['_:A-Za-z]|\d,\d{1,2}(?!\d)|\d\.\d+\.\d|\d\s?[-+*/x(]|[-+]\s|[A-Za-z]\$"
+    r"|\d\s?\.\.|\b(?:minus|negative|not|no|neither|nor|or|to|than|and|between|plus|times|divided"
+    r"|squared|cubed|cannot|never|but|other|twice|double|triple|otherwise|else|half|quarter|third|[a-z]*illions?|hundreds?|thousands?|dozens?|n't)\b"
     r"|n't\b",
     re.IGNORECASE,
 )
@@ -40,11 +40,12 @@ _ATOM = (
     rf"|{_DECIMAL}(?:\s?{_FRACTION}|\s\d+\s?/\s?\d+(?![\d/]))?|{_FRACTION}"
     r"|\\(?:sqrt|binom)(?:\[\d\])?(?:\{[^{}]{1,60}\}){1,2})"
 )
-_TERM = rf"{_ATOM}(?:\s?\^\s?(?:\{{[^{{}}]{{1,40}}\}}|\(-?\d+\)|-?\d+))?\s?%?"
+_TERM = rf"{_ATOM}(?:\s?\^\s?(?:\{{[^{{}}]{{1,40}}\}}|\(-?\d+\)|-?\d+))?(?:\s?%)?"
 _BRACKET = r"\((?=[^()]{0,80}\d)(?:[-+*/^.\d\s{}]|\\cdot|\\frac){1,80}\)"
+_IRRATIONAL = r"\\(?:sqrt(?:\[\d\])?\{[^{}]{1,60}\}|pi(?![A-Za-z]))"
 _FORMULA = re.compile(
     rf"(?<![\w^_])(?<![\^_]\{{)(?<!\d\.)(?P<sign>[-+]\s?)?(?:{_TERM}|{_BRACKET})"
-    rf"(?:\s?(?:\\cdot|\\pm|\\approx|[-+*/])\s?-?(?:{_TERM}|{_BRACKET})|(?<=[\d)]){_BRACKET})*"
+    rf"(?:\s?{_IRRATIONAL}|\s?(?:\\cdot|\\pm|\\approx|[-+*/])\s?-?(?:{_TERM}|{_BRACKET})|(?<=[\d)]){_BRACKET})*"
 )
 _SCALE_WORDS = "hundred|thousand|million|billion|trillion|dozen"
 _SCALE = re.compile(rf"(?:[\s-]?(?:{_SCALE_WORDS})s?(?![A-Za-z]))+", re.IGNORECASE)
@@ -53,14 +54,16 @@ _SCALE_NAMES = {"k": "thousand", "m": "million", "bn": "billion", "mn": "million
 _RANGE = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)%?")
 
 _NEGATION = re.compile(
-    r"(?:\b(?:not|neither|nor|never|cannot|instead of|rather than)|n't)"
+    r"(?:\b(?:not|neither|nor|never|cannot|(?:instead|other|rather) (?:of|than)|anything but"
+    r"|no longer)|n't)"
     r"\s(?:be\s|equal to\s|exactly\s|simply\s|just\s|the\s)?$",
     re.IGNORECASE,
 )
 _CROSSED_OUT = re.compile(r"\s?[❌✗✘🚫]")
 _BOUND = re.compile(
-    r"(?:(?<!no )(?<!not )\b(?:less|more|fewer|greater|larger|smaller|bigger) than|\\(?:le|ge|ne)"
-    r"|(?:^|\s|\s[A-Za-z])\s?[<>]=?|!=)\s?$",
+    r"(?:(?<!no )(?<!not )\b(?:less|more|fewer|greater|larger|smaller|bigger) than(?: or equal to)?"
+    r"|\b(?:twice|double|triple|half of|half|a (?:half|third|quarter) of)|\\(?:le|ge|ne)"
+    r"|(?:^|\s|\s[A-Za-z])\s?[<>]=?|!=|\b(?:log|ln|sin|cos|tan|exp|sqrt)\s?\(?|\b[A-Za-z]\()\s?$",
     re.IGNORECASE,
 )
 _BOUND_SIGN = re.compile(r"[<>=\\]")
@@ -69,9 +72,14 @@ _JOINED = re.compile(
     r"\s(?:(?:\w+ly|maybe|perhaps|even|about|else|also)\s)?$",
     re.IGNORECASE,
 )
+_BOUND_BEHIND = re.compile(r"\s?(?:[<>]=?|\\(?:le|ge|ne)(?![A-Za-z]))\s?[A-Za-z]\s?[<>\\=]")
+_DEPENDS = re.compile(r"\sif\b.*\b(?:otherwise|else)\b")
 _ADJACENT = re.compile(r"\s?[%°]?\s?(?:and|&)\s$")
-_LIST_GAP = re.compile(r"\s?,\s?$")
-_LIST_END = re.compile(r"\s?(?:$|[,;.)]|and\b|or\b)")
+_LIST_GAP = re.compile(r"\s?[,;]\s?")
+_LIST_END = re.compile(r"\s?(?:$|[,;.)\]}\\]|and\b|or\b)")
+_RANGE_GAP = re.compile(r"\s?(?:\.{2,3}|~|\\ldots)\s?|['\u2032]\s?")
+_COUNTED_GAP = re.compile(r"\s[A-Za-z]+,\s")
+_COUNTED_END = re.compile(r"\s[A-Za-z]+s\W*$")
 _MEASURES = (
     "hours? hrs? h minutes? mins? m seconds? secs? s days? weeks? months? years? feet foot ft inch"
     "(?:es)? in pounds? lbs? ounces? oz dollars? cents? yards? miles? kilometers? km meters? cm "
@@ -81,7 +89,9 @@ _MEASURES = (
 _MEASURE = rf"\s?(?:{'|'.join(_MEASURES.split())})(?![A-Za-z])"
 _COMPOUND_GAP = re.compile(rf"{_MEASURE}\s?(?:,\s?)?(?:and\s)?$", re.IGNORECASE)
 _COMPOUND_END = re.compile(_MEASURE, re.IGNORECASE)
-_UNKNOWN_BEHIND = re.compile(r"\s?(?:[-+*/^]|\\cdot)?\s?([xyzn])(?![A-Za-z])(?!\s[a-z]{2})")
+_UNKNOWN_BEHIND = re.compile(
+    r"(?:[abijqruv]|\s?(?:[-+*/^]|\\cdot)?\s?[xyzn])(?![A-Za-z])(?!\s[a-z]{2})"
+)
 _UNKNOWN_BEFORE = re.compile(r"(?<![A-Za-z\\])([xyzn]|\d[xyzn])\s?$")
 _LINKS = re.compile(r"(?:\b(?:is|are|be|was|were|to|at|of|by|equals?|gives?|gets?)|[=:(,])\s?$")
 
@@ -98,6 +108,8 @@ _OPERATIONS = (
     (re.compile(r"(?<=[\d)}%])\s(?:times|multiplied by)\s(?=[-\d(.])"), "\\\\cdot "),
     (re.compile(r"(?<=[\d)}%])\splus\s(?=[-\d(.])"), "+"),
     (re.compile(r"(?<=[\d)}%])\s?(?:divided by|over)\s(?=[-\d(.])"), "/"),
+    (re.compile(r"(?<=[\d)])\s(?:raised )?to the power (?:of )?(?=[-\d(])"), "^"),
+    (re.compile(r"\bhalf (?:of )?an? (?=(?:thousand|[mbtr]+illion)s?\b)"), "0.5 "),
     (re.compile(r"(?<=[\d)])\ssquared\b"), "^2"),
     (re.compile(r"(?<=[\d)])\scubed\b"), "^3"),
     (re.compile(r"(?<![\d./])(\d+)\s(?:and|&)\s(?=\d{1,2}/\d)"), r"\1 "),
@@ -110,7 +122,7 @@ _REMARK = re.compile(
     r"|\s\((?=[^()]*[A-Za-z]{3})[^()]*\)\W*$",
     re.DOTALL,
 )
-_BRACKETED = re.compile(r"(?<=[\dA-Za-z%$}*])\s\([^()]{0,300}\)")
+_BRACKETED = re.compile(r"(?<=[\dA-Za-z%$}*])\s\((?!or\b)[^()]{0,300}\)")
 _EQUALS = re.compile(r"(?<![<>!])=(?![=>])")
 # Letters that may be units behind a number stay: the rest of a side is a formula.
 _FORMULA_START = re.compile(r"(?<!\\)[A-Za-z]{2,}|'s\b|[,;:]|\.\s")
@@ -229,18 +241,22 @@ def _named(text: str, *, is_last: bool = False) -> str | None:
     found = _numerals(prose, is_last)
     if not found:
         return None
-    kept = [numeral for numeral in found if not _is_denied(prose, numeral)]
+    kept = _without_denied(prose, found)
     if not kept:
         return f"not {found[-1 if is_last else 0].text}"
     numeral = kept[-1 if is_last else 0]
     if len(kept) > 1:
         first, second = kept[-2:] if is_last else kept[:2]
-        if _are_joined(prose, first, second, is_last):
+        if first.text != second.text and _are_joined(prose, first, second, is_last):
             return f"{first.text} or {second.text}"
     before, behind = prose[: numeral.start], prose[numeral.end :]
     bound = _BOUND.search(before)
     if bound and (not is_last or _BOUND_SIGN.search(bound.group())):
         return f"{bound.group().strip()} {numeral.text}"
+    if before.endswith("|") and behind.startswith("|"):
+        return f"|{numeral.text}|"
+    if _BOUND_BEHIND.match(behind) or _DEPENDS.match(behind):
+        return f"{numeral.text} or other"
     unknown = _UNKNOWN_BEHIND.match(behind)
     return numeral.text + unknown.group() if unknown else numeral.text
 
@@ -292,6 +308,20 @@ def _is_signed(before: str, is_last: bool) -> bool:
     return bool(_LINKS.search(before))
 
 
+def _without_denied(prose: str, found: list[_Numeral]) -> list[_Numeral]:
+    """Leave out what the answer is said not to be: both numbers of ``not 5 or 7``."""
+    kept: list[_Numeral] = []
+    denied: _Numeral | None = None
+    for numeral in found:
+        joined = _JOINED.fullmatch(prose, denied.end, numeral.start) if denied else None
+        if _is_denied(prose, numeral) or (joined and joined.group("word").lower() in ("or", "nor")):
+            denied = numeral
+        else:
+            kept.append(numeral)
+            denied = None
+    return kept
+
+
 def _is_denied(prose: str, numeral: _Numeral) -> bool:
     before = prose[max(0, numeral.start - 40) : numeral.start]
     return bool(_NEGATION.search(before) or _CROSSED_OUT.match(prose, numeral.end))
@@ -299,13 +329,17 @@ def _is_denied(prose: str, numeral: _Numeral) -> bool:
 
 def _are_joined(prose: str, first: _Numeral, second: _Numeral, is_last: bool) -> bool:
     """Whether two numbers are named together, so that neither is the answer alone."""
-    gap, behind = prose[first.end : second.start], prose[second.end :]
+    gap, behind = prose[first.end : second.start].replace("(", ""), prose[second.end :]
     if _COMPOUND_GAP.fullmatch(gap) and _COMPOUND_END.match(behind):
         return True  # 1 hour 20 minutes
     if gap == " " and any(word in first.text for word in _SCALE_WORDS.split("|")):
         return True  # 3 thousand 500
+    if _RANGE_GAP.fullmatch(gap) or (gap == " " and not is_last and not behind.strip(" .!")):
+        return True
     if not is_last and _LIST_GAP.fullmatch(gap) and _LIST_END.match(behind):
         return True
+    if not is_last and _COUNTED_GAP.fullmatch(gap) and _COUNTED_END.match(behind):
+        return True  # 5 apples, 7 oranges
     joined = _JOINED.fullmatch(gap)
     if joined is None:
         return False

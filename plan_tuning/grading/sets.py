@@ -30,10 +30,14 @@ from plan_tuning.grading.words import unwrapped
 _INFINITY = "\\infty"
 _EMPTY = "\\emptyset"
 _SET_AHEAD = r"(?=[(\[\]{]|\\\{|\\mathbb|\\emptyset)"
-_VARIABLE = r"(?:[A-Za-z](?:_\{?\w+\}?)?|\([A-Za-z]\w*(?:,\s?[A-Za-z]\w*)+\))"
+_VARIABLE = (
+    r"(?:\\(?:alpha|beta|theta|phi|lambda|mu)"
+    r"|[A-Za-z](?:_\{?\w+\}?)?|\([A-Za-z]\w*(?:,\s?[A-Za-z]\w*)+\))"
+)
 _MEMBERSHIP = re.compile(rf"(?:\\forall\s?)?({_VARIABLE})\s?\\in\s?{_SET_AHEAD}")
 _NAMED = re.compile(
-    r"(?:(?:\\text\{[^{}]*\}|[A-Za-z][A-Za-z ]{0,40}|[A-Z]_\{?\w+\}?|\\\{[^{}]*\\\}"
+    r"(?:\\text\{(?:[Tt]he )?(?:[Ss]olution )?[Ss]et(?: is| of solutions(?: is)?)?\}\s?"
+    r"|(?:\\text\{[^{}]*\}|[A-Za-z][A-Za-z ]{0,40}|[A-Z]_\{?\w+\}?|\\\{[^{}]*\\\}"
     r"|[A-Z]'?\s?\\c[au]p\s?[A-Z]'?|[A-Z](?:\^c)?)\s?(?:=|:)\s?)(?=\\\{|\{|\\mathbb|\\emptyset"
     r"|[(\[\]][^=]*\\(?:cup|infty))"
 )
@@ -41,6 +45,10 @@ _PLAIN_BRACES = re.compile(r"\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}")
 _BUILDER = re.compile(
     rf"\\\{{\s?({_VARIABLE})\s?(?:\\in\s?\\mathbb\{{([RZN])\}}(\^\{{?[+*]\}}?|_\{{?>?0\}}?)?)?"
     r"\s?(?:\||:)\s?(.+)\\\}"
+)
+_BUILT = re.compile(rf"\\\{{\s?({_VARIABLE}(?:\\in\s?\\mathbb\{{[A-Z]\}})?)\s?[|:]\s?")
+_HALF_LINE = re.compile(
+    r"\\mathbb\{R\}(?:[\^_]\{?(?P<sign>[+-])\}?|_\{?(?P<bound>>|<|\\ge|\\le)\s?0\}?)"
 )
 _IS_REAL = re.compile(r"(?:,|and)?\s?[A-Za-z]\s?\\in\s?\\mathbb\{R\}\s?(?:,|and(?![A-Za-z]))?\s?")
 _IS_WHOLE = re.compile(r"(?:,|and)?\s?[A-Za-z]\s?\\in\s?\\mathbb\{Z\}\s?(?:,|and(?![A-Za-z]))?\s?")
@@ -59,8 +67,11 @@ _NO_ELEMENTS = re.compile(
 )
 _REVERSED = re.compile(r"([(\[\]])([^()\[\]]*,[^()\[\]]*)([)\[\]])")
 _SEMICOLON_PAIR = re.compile(r"([(\[\]][^(),;\[\]]*);([^(),;\[\]]*[)\[\]])")
+_SURD = re.compile(r"\d*\\sqrt\{\d+\}|\d*\\pi ?")
 _DISTANCE = re.compile(r"\|([A-Za-z])(?:([-+])([^|]+))?\|")
 _MAX_MEMBERS = 60
+_MAX_CHARACTERS = 400  # of a text that is read as a set
+_HINT = re.compile(r"[<>(\[\]]|\\(?:le|ge|ne|in|cup|mathbb|setminus)(?![A-Za-z])|[Rr]eal|^R$")
 Limit = Fraction | None  # None is infinite
 _Span = tuple[Limit, bool, Limit, bool]
 
@@ -114,7 +125,7 @@ def bare_set(text: str) -> str:
         contents = [set_content(part) for part in union(text)]
         if len(contents) > 1 and all(content is not None for content in contents):
             return f"\\{{{','.join(str(content) for content in contents)}\\}}"
-        return _members(text) or text
+        return _members(text) or _BUILT.sub(r"\\{\1|", text, count=1)
     return text
 
 
@@ -126,7 +137,7 @@ def real_set(text: str) -> RealSet | None:
     >>> real_set("x+1"), real_set("(1,2)").is_certain, real_set(r"\mathbb{R}").is_certain
     (None, False, True)
     """
-    if len(text) > 400:
+    if len(text) > _MAX_CHARACTERS or not _HINT.search(text):
         return None
     named = _MEMBERSHIP.match(text)
     name = ""
@@ -140,9 +151,7 @@ def real_set(text: str) -> RealSet | None:
     text = _IS_REAL.sub("", text)
     text = _SEMICOLON_PAIR.sub(r"\1,\2", text)
     found = _any_of(text)
-    if found is None:
-        return None
-    if name and found.name and name != found.name:
+    if found is None or (name and found.name and name != found.name):
         return None
     certain = found.is_certain or named is not None or built is not None
     return RealSet(found.name or name, found.pieces, certain)
@@ -212,7 +221,13 @@ def _any_of(text: str) -> RealSet | None:
     without = _EXCEPT.fullmatch(unwrapped(text).strip())
     if without and _ALL_REALS.fullmatch(without.group(1).strip().casefold()):
         return _all_but("", [without.group(2)])
-    excluded = [relation(part) for part in _AND.sub(",", text).split(",")] if "\\ne" in text else []
+    half = _HALF_LINE.fullmatch(text)
+    if half is not None:
+        bound = half.group("bound") or {"+": ">", "-": "<"}[half.group("sign")]
+        line = _from_relation(Relation(("x", "0"), (bound,)), is_alone=True)
+        return RealSet("", line.pieces, True) if line else None
+    parts = _AND.sub(",", text).split(",") if "\\ne" in text else []
+    excluded = [relation(part if "\\ne" in part else f"x\\ne {part}") for part in parts]
     if excluded and all(part is not None and part.operators == ("\\ne",) for part in excluded):
         names = {bare_name(part.parts[0]) for part in excluded if part}
         if len(names) == 1 and all(part and is_name(part.parts[0]) for part in excluded):
@@ -233,14 +248,16 @@ def _any_of(text: str) -> RealSet | None:
 
 
 def _all_but(name: str, texts: Sequence[str]) -> RealSet | None:
-    """The line without some points, whose values must be numbers."""
+    """The line without some points, which must be numbers where there are several."""
     points = []
     for text in texts:
         for item in items(re.sub(r"^[A-Za-z]=", "", text)):
             value = evaluate(item)
-            if value is None:
+            if value is None and len(texts) > 1:
                 return None
-            points.append((value, item))
+            points.append((value or Fraction(0), item))
+    if len(points) > 1 and any(evaluate(item) is None for _, item in points):
+        return None
     ends = [f"-{_INFINITY}", *(item for _, item in sorted(points)), _INFINITY]
     pieces = [Piece(low, False, high, False) for low, high in itertools.pairwise(ends)]
     return RealSet(name, tuple(pieces), True)
@@ -255,7 +272,9 @@ def _all_of(text: str, *, is_alone: bool) -> RealSet | None:
         return None
     if len(known) == 1:
         return known[0]
-    if len({part.name for part in known if part.name}) > 1 or not any(p.is_certain for p in known):
+    if len({part.name for part in known if part.name}) > 1 or not (
+        "\\cap" in text or any(part.is_certain for part in known)
+    ):
         return None
     one = known[0]
     for other in known[1:]:
@@ -288,7 +307,6 @@ def _common(first: RealSet, second: RealSet) -> RealSet | None:
 
 
 def _piece(text: str, *, is_alone: bool) -> RealSet | None:
-    text = text.strip()
     found = relation(text)
     if found is not None:
         return _from_relation(found, is_alone=is_alone)
@@ -333,10 +351,13 @@ def _from_relation(found: Relation, *, is_alone: bool) -> RealSet | None:
 def _around(distance: re.Match[str], operator: str, bound: str) -> RealSet | None:
     r"""Write ``|x-3|<2`` as ``(1,5)``; ends are worked out, so they must be numbers."""
     radius, middle = evaluate(bound), evaluate(distance.group(3) or "0")
-    if radius is None or middle is None or radius <= 0:
+    if radius is None and distance.group(3) is None and _SURD.fullmatch(bound):
+        low, high = f"-{bound}", bound
+    elif radius is None or middle is None or radius <= 0:
         return None
-    middle = -middle if distance.group(2) == "+" else middle
-    low, high = str(middle - radius), str(middle + radius)
+    else:
+        middle = -middle if distance.group(2) == "+" else middle
+        low, high = str(middle - radius), str(middle + radius)
     is_closed = operator in ("\\le", "\\ge")
     if operator in ("<", "\\le"):
         pieces: tuple[Piece, ...] = (Piece(low, is_closed, high, is_closed),)

@@ -36,6 +36,12 @@ _SIGN_WORD = re.compile(
 )
 _DOUBLE_STAR = re.compile(r"(?<=[\w)}])\*\*(?=[-\d({])")
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
+_SPLIT_FRACTION = re.compile(
+    r"(?<![A-Za-z)\]0-9])(?:\{\})?\^\{?(\d+)\}?\s?(?:\\!)*/(?:\\!)*\s?(?:\{\})?_\{?(\d+)\}?"
+)
+_US = re.compile(r"(?<=[\d}$])\s?US(?=\s(?:dollars?|cents?)\b)")
+_FRAMED_E = re.compile(r"(?<=\d)\\(?:mathrm|text)\{\s?[eE]\s?\}(?=[-+]?\d)")
+_IDLE_OPERATOR = re.compile(r"\{(\\(?:times|cdot|div|pm))\}")
 _IDLE_MARK = re.compile(r"\{([:=+\-/])\}")
 _AND_A_PART = re.compile(
     r"(?<![\d.,/])(\d+),?\s(?:and|&)\s"
@@ -65,12 +71,14 @@ def spelled(text: str) -> str:
     if "\\" in text or "{" in text:
         text = _THIN_GROUPS.sub("", text)
         text = _DECIMAL_COMMA.sub(".", text)
-        text = _IDLE_MARK.sub(r"\1", text)
+        text = _IDLE_OPERATOR.sub(r"\1 ", _IDLE_MARK.sub(r"\1", text))
+        text = _FRAMED_E.sub("e", text)
         text = _DOTTED_BY_HAND.sub(r"\\dot{\1}", text)
     text = _MARKED_GROUPS.sub(lambda m: m.group().replace("'", "").replace(".", ""), text)
     text = _DOUBLE_STAR.sub("^", text)
     text = _TIMES_TEN.sub(r"\\cdot ", text)
-    text = _CURRENCY.sub("", text)
+    text = _SPLIT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _US.sub("", _CURRENCY.sub("", text))
     text = _SIGN_WORD.sub(_sign, text)
     text = _ELLIPSIS.sub(_recurring, text)
     text = _PERIOD_IN_BRACKETS.sub(r"\1\\overline{\2}", text)

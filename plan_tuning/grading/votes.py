@@ -10,6 +10,7 @@ import functools
 
 from plan_tuning.grading.normalisation import MAX_DEPTH, MAX_LENGTH, depth, normalise
 from plan_tuning.grading.quantities import conclusion, is_quantity, value_of
+from plan_tuning.grading.sets import bare_set, real_set
 from plan_tuning.grading.structure import bracketed, items, relation, set_content
 from plan_tuning.grading.units import PERCENT, split_unit
 from plan_tuning.grading.words import POLAR, number_of, unwrapped, without_lead
@@ -30,6 +31,10 @@ def vote_key(answer: str) -> str:
     word = unwrapped(text).casefold()
     if word in POLAR:
         return "yes" if POLAR[word] else "no"
+    reals = real_set(text) or real_set(bare_set(text))
+    if reals and reals.is_certain:
+        return " ".join(sorted(map(str, reals.pieces)))
+    text = bare_set(text)
     found = items(text)
     if len(found) > 1 or set_content(text) is not None:
         return ",".join(sorted(map(_key, found)))

@@ -3,7 +3,7 @@
 A Spec is what is hashed; a fingerprint is its hash. Hashed are the test set and how many of its
 problems are asked, the prompts, decoding and grading, the engine where it is not this project's own
 (its kernels round otherwise), and whoever takes part: a student by its fingerprint, an untrained
-model by its base, folder or id, a teacher by its identity and the words in which it is asked. Not
+model by its base, folder or id, a teacher by its spec and the words in which it is asked. Not
 hashed are batch sizes, ways of decoding that give the same tokens, ports and keys, and the report
 of contamination: it changes how predictions are summarised, not what they are.
 """

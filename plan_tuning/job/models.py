@@ -179,9 +179,9 @@ class Models:
             timeout_s=server.timeout_s,
         )
         # A student's first answer counts, be it empty or cut.
-        return self._ask_all(teacher, asks_again=False)
+        return self._ask_all(teacher, resamples=False)
 
-    def _ask_all(self, teacher: TeacherConfig, *, asks_again: bool = True) -> AskAll:
+    def _ask_all(self, teacher: TeacherConfig, *, resamples: bool = True) -> AskAll:
         """Make the way from requests to replies of a large model or a server."""
 
         async def ask_each(requests: Sequence[Request]) -> list[Reply]:
@@ -191,7 +191,7 @@ class Models:
             usage = Usage(teacher.model)
             try:
                 async with open_caller(
-                    teacher, self.config.paths.calls, asks_again=asks_again, usage=usage
+                    teacher, self.config.paths.calls, resamples=resamples, usage=usage
                 ) as caller:
                     return await asyncio.gather(*(caller.ask(request) for request in requests))
             finally:  # calls under way when it ended were paid too

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import provenance, write_atomic
+from plan_tuning.comparison.choices import row_label
+from plan_tuning.comparison.runs import run_of
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
 from plan_tuning.job.graph import JobGraph
@@ -182,6 +184,7 @@ def write_result(
         debug=config.debug.enabled,
         choices=context.choices,
         overrides=context.overrides,
+        row=row_of(config, context),
         tags=tuple(config.tags),
         seed=config.seed,
         settings=to_json(config),
@@ -205,6 +208,17 @@ def write_result(
     return result
 
 
+def row_of(config: Config, context: JobContext) -> str:
+    """Name the row of a comparison that a job belongs to, see :func:`row_label`."""
+    result = JobResult(
+        choices=context.choices,
+        overrides=context.overrides,
+        seed=config.seed,
+        settings=to_json(config),
+    )
+    return row_label(run_of(context.folder, result))
+
+
 def fingerprints(graph: JobGraph) -> Fingerprints:
     """Fingerprints of the job's artifacts, by role."""
     return Fingerprints(
@@ -215,6 +229,16 @@ def fingerprints(graph: JobGraph) -> Fingerprints:
         predictions={stage.label: stage.fingerprint for stage in graph.predictions},
         executor_zero_shot={stage.label: stage.fingerprint for stage in graph.executor_predictions},
     )
+
+
+def final_numbers(result: JobResult) -> dict[str, float | None]:
+    """List what a job comes to, under the names of W&B's charts; shares are 0..1."""
+    numbers: dict[str, float | None] = {"objective": result.objective}
+    for name, found in result.metrics.items():
+        shares = {"accuracy": found.accuracy, "low": found.low, "high": found.high}
+        numbers |= {f"test/{name}/{key}": share for key, share in shares.items()}
+        numbers[f"test/{name}/n"] = found.n
+    return numbers
 
 
 def _relative(path: str | Path, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Configuration → one training call: corpus → rows → student, or start, golden plans → student."""
+"""Configuration -> one training call: corpus to student, or start and golden plans to student."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
 
 
 def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = None) -> Facts:
-    """Corpus → rows → student.
+    """Corpus -> rows -> student.
 
     Args:
         training: what is trained.
@@ -132,7 +132,7 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
 def train_with_rewards(
     training: Training, folder: Path, loggers: Sequence[Any] | None = None
 ) -> Facts:
-    """Start, golden plans, rewards → student.
+    """Start, golden plans, rewards -> student.
 
     Args:
         training: what is trained.

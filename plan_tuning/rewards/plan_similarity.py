@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from plan_tuning.config.reward import PlanRewardConfig
 from plan_tuning.records import Request
 from plan_tuning.text.plans import leaks, repetition, steps
 from plan_tuning.text.prompts import render
@@ -184,11 +185,8 @@ def judge_requests(
     problem: str,
     reference: str,
     candidate: str,
+    config: PlanRewardConfig,
     *,
-    votes: int = 1,
-    swap: bool = False,
-    temperature: float = 0.0,
-    max_tokens: int = 512,
     problem_id: str = "",
     is_reminded: bool = False,
 ) -> list[Request]:
@@ -200,29 +198,26 @@ def judge_requests(
         problem: the problem's text.
         reference: the teacher's plan.
         candidate: the student's plan.
-        votes: samples of each question.
-        swap: ask in both orders.
-        temperature: of the judge.
-        max_tokens: of a reply.
+        config: votes, orders and sampling of the judge.
         problem_id: for logs.
         is_reminded: the retry after a reply that could not be read.
     """
     pair = (_TAG.sub(" ", reference).strip(), _TAG.sub(" ", candidate).strip())
-    orders = [pair, pair[::-1]] if swap else [pair]
+    orders = [pair, pair[::-1]] if config.swap else [pair]
     return [
         Request(
             role=ROLE,
             messages=render(
                 ROLE, is_reminded=is_reminded, problem=problem, reference=first, candidate=second
             ),
-            temperature=temperature,
-            max_tokens=max_tokens,
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
             sample_index=vote,
             seed=vote,
             problem_id=problem_id,
         )
         for first, second in orders
-        for vote in range(votes)
+        for vote in range(config.votes)
     ]
 
 

@@ -118,7 +118,7 @@ def _same_answer(first: Problem, second: Problem) -> bool:
 def report(
     train: Mapping[str, Sequence[Problem]],
     test: Mapping[str, Sequence[Problem]],
-    identities: Mapping[str, Any],
+    specs: Mapping[str, Any],
     *,
     ngram: int = NGRAM,
     threshold: float = THRESHOLD,
@@ -128,7 +128,7 @@ def report(
     Args:
         train: training sets by name.
         test: test sets by name.
-        identities: what determines the rows of each set, for the record.
+        specs: what determines the rows of each set, for the record.
         ngram: see :func:`overlaps`.
         threshold: see :func:`overlaps`.
 
@@ -152,7 +152,7 @@ def report(
         "ngram": ngram,
         "threshold": threshold,
         "train": list(train),
-        "identities": dict(identities),
+        "identities": dict(specs),
         "test": sets,
     }
 

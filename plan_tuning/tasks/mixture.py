@@ -75,8 +75,8 @@ def mix(items: Sequence[Item], sources: Iterable[str], config: MixingConfig) -> 
     empty = [name for name, rows in groups.items() if not rows]
     if empty:
         raise MixtureError(
-            f"no row of {', '.join(empty)} is left to mix: loosen the filter (filter=none), raise "
-            "data.limit, or train on the other source alone"
+            f"no row of {', '.join(empty)} is left to mix: train on the other source alone, raise "
+            "data.limit, or, where the rows are plans that a filter drops, loosen it (filter=none)"
         )
     if config.strategy == "concatenate":
         return list(range(len(items)))

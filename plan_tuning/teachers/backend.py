@@ -1,10 +1,16 @@
-"""What a teacher's backend is to its caller: one request, one try."""
+"""How a teacher is reached: what a backend does, which one a teacher has, and the one of replay.
+
+The others are modules of their own, loaded when they are chosen: http_backend for a server that
+speaks OpenAI's protocol, litellm_backend for any provider, scripted for the micro-world's teacher.
+"""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
+from plan_tuning.teachers.errors import MissingReplyError
 
 
 class Backend(Protocol):
@@ -12,3 +18,40 @@ class Backend(Protocol):
 
     async def complete(self, request: Request) -> Reply:
         """Ask once; raise a CallFailure where there is no answer."""
+
+
+def connect(config: TeacherConfig) -> Backend:
+    """Make the backend that a teacher's config names.
+
+    Raises:
+        FatalTeacherError: its key is required and not in the environment.
+    """
+    if config.backend == "litellm":
+        from plan_tuning.teachers.litellm_backend import LitellmBackend
+
+        return LitellmBackend(config)
+    if config.backend == "http":
+        from plan_tuning.teachers.http_backend import HttpBackend
+
+        return HttpBackend(config)
+    if config.backend == "replay":
+        return ReplayBackend()
+    from plan_tuning.teachers.scripted import ScriptedTeacher
+
+    return ScriptedTeacher(config.scripted)
+
+
+class ReplayBackend:
+    """The store alone answers, so nothing can be spent: reached only where a reply is missing."""
+
+    async def complete(self, request: Request) -> Reply:
+        """Report the missing reply.
+
+        Raises:
+            MissingReplyError: always.
+        """
+        raise MissingReplyError(
+            f"teacher=replay: the store holds no reply to the {request.role} request of problem "
+            f"{request.problem_id} (sample {request.sample_index}). Ask the teacher that filled "
+            "the store, for example: teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1"
+        )

@@ -1,13 +1,14 @@
 """Request -> reply, the only way there is: look up, pass the gate, ask, validate, store.
 
-This is also the only place that asks again. A reply that is already in the store costs nothing;
-equal requests that are under way share one call; what was paid for is stored even if whoever asked
-has gone. See :data:`plan_tuning.teachers.errors` for what ends a run.
+This is also the only place that retries. A reply that is already in the store costs nothing; equal
+requests that are under way share one call; what was paid for is stored even if whoever asked has
+gone. See :mod:`plan_tuning.teachers.errors` for what ends a run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
 import time
@@ -17,16 +18,8 @@ from collections.abc import Callable
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
 from plan_tuning.teachers.backend import Backend
-from plan_tuning.teachers.errors import (
-    BreakerError,
-    CallFailure,
-    Fatal,
-    FatalTeacherError,
-    RateLimited,
-    Rejected,
-    TeacherError,
-    Transient,
-)
+from plan_tuning.teachers.errors import BreakerError, FatalTeacherError, TeacherError
+from plan_tuning.teachers.failures import CallFailure, Fatal, RateLimited, Rejected, Transient
 from plan_tuning.teachers.gate import Gate
 from plan_tuning.teachers.pricing import (
     Budget,
@@ -34,7 +27,8 @@ from plan_tuning.teachers.pricing import (
     estimate_prompt_tokens,
     estimate_tokens,
 )
-from plan_tuning.teachers.resampling import next_sample, seeded, status_of, storable
+from plan_tuning.teachers.replies import settled, storable
+from plan_tuning.teachers.resampling import next_sample, seeded
 from plan_tuning.teachers.store import CallStore, Receipt, call_fingerprint, teacher_fingerprint
 from plan_tuning.teachers.usage import Usage
 
@@ -60,7 +54,7 @@ class Caller:
         price: None: unknown.
         role_seed: shifts the samples of a role, so that two runs can draw different ones.
         max_failed_rate: share of failing calls, of the last fifty, that ends the run.
-        asks_again: ask for another sample where a reply is empty, cut or declined; a student that
+        resamples: ask for another sample where a reply is empty, cut or declined; a student that
             is tested keeps its first answer.
         usage: counters to go on with; they are whole once the caller is closed. None: new ones.
     """
@@ -74,20 +68,20 @@ class Caller:
         price: Callable[[], Price | None],
         role_seed: int = 0,
         max_failed_rate: float = 0.5,
-        asks_again: bool = True,
+        resamples: bool = True,
         usage: Usage | None = None,
     ) -> None:
         self._config = config
-        self._asks_again = asks_again
+        self._resamples = resamples
         self._store = store
         self._connect = connect
         self._find_price = price
         self._price: Price | None = None
         self._role_seed = role_seed
         self._backend: Backend | None = None
-        identity = config.spec()
-        self.teacher = teacher_fingerprint(identity)
-        store.add_teacher(self.teacher, identity)
+        spec = config.spec()
+        self.teacher = teacher_fingerprint(spec)
+        store.add_teacher(self.teacher, spec)
         self._is_instant = config.backend in ("scripted", "replay")
         self._gate = Gate(
             concurrency=config.concurrency,
@@ -100,8 +94,8 @@ class Caller:
         self._max_failed_rate = max_failed_rate
         self._stopped_by: ValueError | None = None
         self._stopping = asyncio.Event()
-        # Until something was answered, one request goes out alone, with all its tries: a wrong key
-        # or a closed port then costs one request and not a whole window of them.
+        # Until something was answered, one request goes out alone, with all its retries: a wrong
+        # key or a closed port then costs one request and not a whole window of them.
         self._scouting = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
         self._completion_tokens: dict[str, float] = {}  # running mean by role
@@ -125,7 +119,7 @@ class Caller:
         while True:
             reply = await self._answer(asked)
             following = next_sample(first, asked, reply, is_seeded=self._config.seeded)
-            if following is None or not self._asks_again:
+            if following is None or not self._resamples:
                 return reply
             asked = following
 
@@ -173,7 +167,7 @@ class Caller:
 
     async def _buy(self, key: str, request: Request) -> Reply:
         """Buy a reply, unless another process on the store is buying it: then wait for that."""
-        while not self._store.claim(key, _LEASE_S):
+        while not self._store.leases.claim(key, _LEASE_S):
             await self._pause(_POLL_S)
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew_leases())
@@ -185,19 +179,19 @@ class Caller:
             if not self._gate.has_succeeded:
                 async with self._scouting:
                     if not self._gate.has_succeeded:
-                        return await self._insist(key, request)
-            return await self._insist(key, request)
+                        return await self._retry(key, request)
+            return await self._retry(key, request)
         finally:
-            self._store.release(key)
+            self._store.leases.release(key)
 
     async def _renew_leases(self) -> None:
         """Keep what is claimed, however long it waits at the gate or for the provider."""
         while True:
             await asyncio.sleep(_LEASE_S / 5)
-            self._store.renew(_LEASE_S)
+            self._store.leases.renew(_LEASE_S)
 
-    async def _insist(self, key: str, request: Request) -> Reply:
-        """Try until there is a reply, or a reason not to try again."""
+    async def _retry(self, key: str, request: Request) -> Reply:
+        """Ask until there is a reply, or a reason not to retry."""
         backend = self._connected()
         attempts, waited = 0, 0.0
         while True:
@@ -318,7 +312,7 @@ class Caller:
     def _keep(
         self, key: str, request: Request, reply: Reply, latency_s: float, attempts: int
     ) -> Reply:
-        """Validate a reply, price it and store it."""
+        """Validate a reply, price it and store it as it was sent."""
         text = storable(reply.text)
         prompt_tokens, completion_tokens = reply.prompt_tokens, reply.completion_tokens
         is_estimated = prompt_tokens + completion_tokens == 0 and reply.status != "rejected"
@@ -330,7 +324,7 @@ class Caller:
         cost = self._price.usd(prompt_tokens, completion_tokens) if self._price else None
         kept = Reply(
             text=text,
-            status=status_of(reply, text),
+            status=reply.status,
             finish_reason=storable(reply.finish_reason),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
@@ -338,6 +332,7 @@ class Caller:
             served_model=storable(reply.served_model),
             key=key,
         )
+        kept = dataclasses.replace(kept, status=settled(kept).status)
         receipt = Receipt(
             latency_s=latency_s,
             attempts=attempts,
@@ -350,7 +345,7 @@ class Caller:
         if completion_tokens:
             mean = self._completion_tokens.get(request.role, float(completion_tokens))
             self._completion_tokens[request.role] = mean + _SMOOTHING * (completion_tokens - mean)
-        return kept
+        return settled(kept)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless the run is stopped meanwhile."""

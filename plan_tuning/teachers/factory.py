@@ -1,8 +1,8 @@
-"""TeacherConfig -> ``ask``: connects a teacher with its store, and handles Ctrl-C meanwhile.
+"""TeacherConfig -> a Caller: a teacher with its store, and Ctrl-C handled while it is asked.
 
 Before a first call, key and price are checked without asking anybody. There is no other preflight,
 and no call is spent on one: the first request of the run that the store cannot answer goes out
-alone, with all its tries (the scouting call of :class:`~plan_tuning.teachers.caller.Caller`), and
+alone, with all its retries (the scouting call of :class:`~plan_tuning.teachers.caller.Caller`), and
 the others follow once it is answered. A wrong key, an unknown model or a closed port so costs one
 request instead of a window of them, and what is asked is a real request, of a real prompt's length,
 whose answer is kept.
@@ -17,10 +17,11 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from plan_tuning.config.teacher import TeacherConfig
-from plan_tuning.teachers.backend import Backend
+from plan_tuning.teachers.backend import connect
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import InterruptedByUserError, read_key
 from plan_tuning.teachers.pricing import Price, check_payment, price_of
@@ -39,7 +40,7 @@ async def open_caller(
     *,
     role_seed: int = 0,
     max_failed_rate: float = 0.5,
-    asks_again: bool = True,
+    resamples: bool = True,
     usage: Usage | None = None,
 ) -> AsyncIterator[Caller]:
     """Open a teacher for one role.
@@ -49,7 +50,7 @@ async def open_caller(
         calls: folder of the store, usually ``multirun_outputs/calls``; processes share it.
         role_seed: shifts the samples, so that two runs can draw different ones.
         max_failed_rate: share of calls that may fail before the run stops.
-        asks_again: whether empty and cut answers are asked for again.
+        resamples: ask for another sample where a reply is unusable.
         usage: counts what is bought; None: nobody wants to know.
 
     Yields:
@@ -59,9 +60,6 @@ async def open_caller(
         TeacherError: raised by ``ask`` when the run cannot go on.
         ConfigError: the same, when money would be spent that nobody agreed to.
     """
-
-    def connect() -> Backend:
-        return _connect(config)
 
     def find_price() -> Price | None:
         read_key(config.api_key_env, is_required=config.requires_key)  # absent: known at once
@@ -73,11 +71,11 @@ async def open_caller(
         caller = Caller(
             config,
             store,
-            connect,
+            partial(connect, config),
             price=find_price,
             role_seed=role_seed,
             max_failed_rate=max_failed_rate,
-            asks_again=asks_again,
+            resamples=resamples,
             usage=usage,
         )
         with _interruptible(caller):
@@ -85,24 +83,6 @@ async def open_caller(
                 yield caller
             finally:
                 await caller.close()
-
-
-def _connect(config: TeacherConfig) -> Backend:
-    if config.backend == "litellm":
-        from plan_tuning.teachers.litellm_backend import LitellmBackend
-
-        return LitellmBackend(config)
-    if config.backend == "http":
-        from plan_tuning.teachers.http_backend import HttpBackend
-
-        return HttpBackend(config)
-    if config.backend == "replay":
-        from plan_tuning.teachers.replay import ReplayBackend
-
-        return ReplayBackend()
-    from plan_tuning.teachers.scripted import ScriptedTeacher
-
-    return ScriptedTeacher(config.scripted)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""When the next request may go out: concurrency, requests and tokens a minute, waits.
+"""Rate limits: when the next request may go out, by concurrency and requests or tokens a minute.
 
 One gate stands before one endpoint, at the only place that calls it. A 429 makes its own request
 wait for as long as the provider asked; three 429s in a row mean that the endpoint itself is closed

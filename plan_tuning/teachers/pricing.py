@@ -44,9 +44,10 @@ def price_of(config: TeacherConfig) -> Price | None:
         return Price(float(config.price["input"]), float(config.price["output"]), "configured")
     if config.price == "free":
         return Price(0.0, 0.0, "free")
-    from plan_tuning.teachers.litellm_backend import known_price
+    from plan_tuning.teachers.litellm_backend import listed_price
 
-    return known_price(config)
+    listed = listed_price(config)
+    return None if listed is None else Price(*listed, "litellm")
 
 
 def shown_usd(usd: float | None) -> str:

@@ -1,8 +1,9 @@
-"""Reply -> whether it stands, and which sample of the request to ask for where it does not.
+"""Reply -> whether it stands, and which sample of the request is drawn where it does not.
 
 An answer that is empty, cut short, declined or filtered was paid for and is stored, but it is not
-what was wanted: the request is asked again, at most twice, each time under its own address. A
-later run walks the same samples through the store and so buys none of them again.
+what was wanted: another sample is drawn, at most twice, each under its own address. A later run
+walks the same samples through the store and so buys none of them again. This is no retry: a retry
+repeats a call that got no answer (:mod:`plan_tuning.teachers.caller`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import dataclasses
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
 from plan_tuning.teachers.store import CallStore, call_fingerprint, teacher_fingerprint
-from plan_tuning.text.parsing import is_refusal
 
-MAX_RE_ASKS = 2
+MAX_RESAMPLES = 2
 _SALT_SEED = 1_000_003  # a prime far above any sample index
 _ANSWERED = ("ok", "rejected", "failed")
 
@@ -28,7 +28,7 @@ def seeded(request: Request, config: TeacherConfig, role_seed: int = 0) -> Reque
 
 
 def next_sample(first: Request, asked: Request, reply: Reply, *, is_seeded: bool) -> Request | None:
-    """Say what to ask after a reply; None where the reply stands.
+    """Choose the sample to draw after a reply; None where the reply stands.
 
     Args:
         first: the request as it was asked for.
@@ -37,7 +37,7 @@ def next_sample(first: Request, asked: Request, reply: Reply, *, is_seeded: bool
         is_seeded: whether the provider takes seeds.
     """
     salt = asked.attempt_salt + 1
-    if reply.status in _ANSWERED or salt - first.attempt_salt > MAX_RE_ASKS:
+    if reply.status in _ANSWERED or salt - first.attempt_salt > MAX_RESAMPLES:
         return None
     max_tokens = asked.max_tokens
     if reply.status == "truncated":
@@ -60,25 +60,3 @@ def peek(store: CallStore, config: TeacherConfig, request: Request) -> Reply | N
         if following is None:
             return reply
         asked = following
-
-
-def storable(text: str) -> str:
-    """Join split surrogate pairs and replace lone surrogates, which no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
-def status_of(reply: Reply, text: str) -> str:
-    """Say what a reply is worth: ok, truncated, empty, refused, filtered, or its own status."""
-    if reply.status != "ok":
-        return reply.status
-    if reply.finish_reason == "content_filter":
-        return "filtered"
-    if reply.finish_reason == "length":
-        return "truncated"
-    if not text.strip():
-        return "empty"
-    return "refused" if is_refusal(text) else "ok"

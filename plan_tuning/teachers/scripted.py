@@ -1,6 +1,6 @@
 """The micro-world's noisy teacher: requests to replies, offline, with work for the filters.
 
-It answers every stage a real teacher is asked in (constraints, plan, verify, execute, judge, and
+It answers all that a real teacher is asked for (constraints, plan, verify, execute, judge, and
 solve: without a plan), and like a real one it sees the request's text only: the problem is read
 back from ``<problem>``, a plan from ``<plan>``. How good it is, and how it errs, is
 ScriptedTeacherConfig:

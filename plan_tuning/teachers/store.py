@@ -22,8 +22,10 @@ from typing import Any
 import filelock
 
 from plan_tuning.records import Reply, Request
-from plan_tuning.teachers.errors import CallFailure, TeacherError
-from plan_tuning.teachers.owners import is_alive, this_process
+from plan_tuning.teachers.errors import TeacherError
+from plan_tuning.teachers.failures import CallFailure
+from plan_tuning.teachers.leases import Leases
+from plan_tuning.teachers.replies import settled
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +76,6 @@ _SPEND = (
     "INSERT INTO spend VALUES (?, 1, ?) ON CONFLICT (teacher) "
     "DO UPDATE SET calls = calls + 1, usd = usd + excluded.usd"
 )
-_CLAIM = (
-    "INSERT INTO leases VALUES (?,?,?,?) ON CONFLICT (key) DO UPDATE SET until = excluded.until "
-    "WHERE host = excluded.host AND process = excluded.process"
-)
-_TAKE_OVER = "DELETE FROM leases WHERE key=? AND host=? AND process=? AND until=?"
-_RENEW = "UPDATE leases SET until=? WHERE host=? AND process=?"
-_RELEASE = "DELETE FROM leases WHERE key=? AND host=? AND process=?"
 _INSERT = f"INSERT OR IGNORE INTO calls VALUES ({','.join('?' * 20)})"
 _REPLY = "text, status, finish_reason, prompt_tokens, completion_tokens, cost_usd, served_model"
 
@@ -96,22 +91,22 @@ class Receipt:
     requested_model: str
 
 
-def teacher_fingerprint(identity: Mapping[str, Any]) -> str:
-    """Shorten a teacher's identity to 16 hex digits."""
-    return hashlib.sha256(_canonical(identity).encode()).hexdigest()[:16]
+def teacher_fingerprint(spec: Mapping[str, Any]) -> str:
+    """Hash a teacher's spec to 16 hex digits."""
+    return hashlib.sha256(_sorted_json(spec).encode()).hexdigest()[:16]
 
 
-def _canonical(value: Any) -> str:
+def _sorted_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def call_fingerprint(teacher: str, request: Request) -> str:
     """Address a request's reply: teacher, messages, sampling parameters, sample and salt.
 
-    Not in it: the stage, the problem's id, ports, keys, pace, thresholds. The order of problems
+    Not in it: the role, the problem's id, ports, keys, pace, thresholds. The order of problems
     and the name of a run therefore change nothing.
     """
-    content = _canonical(
+    spec = _sorted_json(
         [
             KEY_VERSION,
             teacher,
@@ -125,11 +120,13 @@ def call_fingerprint(teacher: str, request: Request) -> str:
             *([request.extra] if request.extra else []),
         ]
     )
-    return hashlib.sha256(content.encode()).hexdigest()[:40]
+    return hashlib.sha256(spec.encode()).hexdigest()[:40]
 
 
 class CallStore:
     """The store's file, opened by one process; others may have it open at the same time.
+
+    ``leases`` says which of them buys a reply that is missing.
 
     Args:
         folder: where ``calls.sqlite`` lies or will lie.
@@ -145,8 +142,6 @@ class CallStore:
         self._batch_rows = _BATCH_ROWS if is_batched else 1
         self._rows: dict[str, tuple[Any, ...]] = {}
         self._last_flush = time.monotonic()
-        self._claimed: set[str] = set()
-        self._owner = this_process()
         self._db = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
         try:
             with filelock.FileLock(folder / f"{FILE_NAME}.lock"):  # one process creates the tables
@@ -157,6 +152,7 @@ class CallStore:
                 f"{self.path} is no usable store ({error}). Move it away, for example: "
                 f"mv {self.path} {self.path}.bad"
             ) from error
+        self.leases = Leases(self._db)
 
     def _prepare(self, folder: Path) -> None:
         journal = "TRUNCATE" if _is_network_folder(folder) else "WAL"
@@ -178,16 +174,16 @@ class CallStore:
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def get(self, key: str) -> Reply | None:
-        """Look a reply up; None where it was never bought."""
+        """Look a reply up, without its thoughts; None where it was never bought."""
         row = self._rows.get(key)
         if row is not None:
             found = (row[7], row[8], row[9], row[10], row[11], row[13], row[16])
         else:
             found = self._db.execute(f"SELECT {_REPLY} FROM calls WHERE key=?", (key,)).fetchone()
-        return Reply(*found, is_cached=True, key=key) if found is not None else None
+        return settled(Reply(*found, is_cached=True, key=key)) if found is not None else None
 
     def add(self, key: str, teacher: str, request: Request, reply: Reply, receipt: Receipt) -> None:
-        """Store a reply; a second one under the same key is ignored."""
+        """Store a reply with its raw text; a second one under the same key is ignored."""
         self._rows[key] = (
             key,
             teacher,
@@ -213,49 +209,12 @@ class CallStore:
         if len(self._rows) >= self._batch_rows or time.monotonic() - self._last_flush > _BATCH_S:
             self.flush()
 
-    def claim(self, key: str, seconds: float) -> bool:
-        """Claim the right to buy a reply; False: another living process is buying it.
-
-        A process of this machine keeps its claim for as long as it lives; one of another machine,
-        of which nothing is known, until the claim lapses.
-
-        Args:
-            key: the reply's address.
-            seconds: after which the claim lapses, unless it is renewed.
-        """
-        claim = (key, *self._owner, time.time() + seconds)
-        while not self._db.execute(_CLAIM, claim).rowcount:
-            held = self._db.execute(
-                "SELECT host, process, until FROM leases WHERE key=?", (key,)
-            ).fetchone()
-            if held is None:
-                continue  # given back just now
-            alive = is_alive(held[0], held[1])
-            if alive or (alive is None and held[2] >= time.time()):
-                return False
-            self._db.execute(_TAKE_OVER, (key, *held))
-        self._claimed.add(key)
-        return True
-
-    def renew(self, seconds: float) -> None:
-        """Let the claims of this process lapse no earlier than in so many seconds."""
-        if self._claimed:
-            self._db.execute(_RENEW, (time.time() + seconds, *self._owner))
-
-    def release(self, key: str) -> None:
-        """Give a claim back; storing the reply did so already."""
-        if key in self._claimed:
-            self._claimed.discard(key)
-            self._db.execute(_RELEASE, (key, *self._owner))
-
     def flush(self) -> None:
         """Commit what was collected."""
         if self._rows:
             with _transaction(self._db):
                 for key, row in self._rows.items():
-                    if key in self._claimed:
-                        self._claimed.discard(key)
-                        self._db.execute(_RELEASE, (key, *self._owner))
+                    self.leases.release(key)
                     if self._db.execute(_INSERT, row).rowcount and row[13]:
                         self._db.execute(_SPEND, (row[1], row[13]))
             self._rows.clear()
@@ -281,10 +240,10 @@ class CallStore:
             ),
         )
 
-    def add_teacher(self, teacher: str, identity: Mapping[str, Any]) -> None:
-        """Record which identity a digest stands for."""
+    def add_teacher(self, teacher: str, spec: Mapping[str, Any]) -> None:
+        """Record which spec a fingerprint stands for."""
         self._db.execute(
-            "INSERT OR IGNORE INTO teachers VALUES (?, ?)", (teacher, _canonical(identity))
+            "INSERT OR IGNORE INTO teachers VALUES (?, ?)", (teacher, _sorted_json(spec))
         )
 
     def spent_usd(self, teacher: str) -> float:

@@ -149,8 +149,8 @@ def self_bleu(plans: Sequence[str], max_n: int = 4) -> float:
     if len(plans) < 2:
         return 0.0
     tokens = [_tokens(plan) for plan in plans]
-    scores = [_bleu(own, tokens[:i] + tokens[i + 1 :], max_n) for i, own in enumerate(tokens)]
-    return sum(scores) / len(scores)
+    bleus = [_bleu(own, tokens[:i] + tokens[i + 1 :], max_n) for i, own in enumerate(tokens)]
+    return sum(bleus) / len(bleus)
 
 
 def _bleu(candidate: list[str], references: list[list[str]], max_n: int) -> float:

@@ -1,4 +1,4 @@
-"""What an interrupted training is resumed from, and the best weights seen so far."""
+"""Checkpoints: what an interrupted training is resumed from, and the best weights seen so far."""
 
 from __future__ import annotations
 

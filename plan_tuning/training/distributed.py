@@ -159,13 +159,13 @@ class ShardedStrategy(DDPStrategy):
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """Gather a sharded tensor, which all ranks do together; another one is returned as it is."""
+    """Gather a sharded tensor (of any shape), which all ranks do; another one stays as it is."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 @torch.no_grad()
 def fill(parameter: torch.nn.Parameter, values: torch.Tensor) -> None:
-    """Set a weight to whole values: this rank's shard of them, where it is sharded."""
+    """Set a weight to whole values (of its shape): this rank's shard, where it is sharded."""
     parameter.copy_(_share(values, parameter))
 
 

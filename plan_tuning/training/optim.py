@@ -1,4 +1,4 @@
-"""AdamW, the learning rate over the steps, and the average of the weights over the steps."""
+"""AdamW, the schedule of its learning rate, and the moving average (EMA) of the weights."""
 
 from __future__ import annotations
 

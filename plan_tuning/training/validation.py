@@ -59,12 +59,12 @@ class GeneratedAccuracy(pl.Callback):
 
     Args:
         evaluation: the problems and how they are asked.
-        samples: receives the answers; the first rank writes them.
+        log: receives the answers; the first rank writes them.
     """
 
-    def __init__(self, evaluation: HeldOutEvaluation, samples: CompletionLog | None = None) -> None:
+    def __init__(self, evaluation: HeldOutEvaluation, log: CompletionLog | None = None) -> None:
         self.held_out = replace(evaluation, evaluation=greedy(evaluation.evaluation))
-        self.samples = samples
+        self.log_of_completions = log
         self.accuracies: dict[int, float] = {}
 
     def measure(self, module: Any) -> float:
@@ -89,10 +89,10 @@ class GeneratedAccuracy(pl.Callback):
         )
         self.accuracies[step] = float(ranks.reduce(right, "sum")) / len(held_out.problems)
         logger.info("step %d: held-out accuracy %.3f", step, self.accuracies[step])
-        if self.samples is not None:
-            shares = ranks.gather([_sample_row(step, prediction) for prediction in predictions])
+        if self.log_of_completions is not None:
+            shares = ranks.gather([_completion_row(step, prediction) for prediction in predictions])
             if ranks.rank == 0:
-                self.samples.add([row for share in shares for row in share])
+                self.log_of_completions.add([row for share in shares for row in share])
         return self.accuracies[step]
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class AccuracyBySteps(GeneratedAccuracy):
             logged.log_metrics({METRIC: accuracy}, step=step)
 
 
-def _sample_row(step: int, prediction: Prediction) -> Mapping[str, Any]:
+def _completion_row(step: int, prediction: Prediction) -> Mapping[str, Any]:
     return {
         "step": step,
         "problem_id": prediction.problem_id,

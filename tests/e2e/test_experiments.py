@@ -47,14 +47,14 @@ def test_a_twin_runs_to_its_comparison(name: str, plan_tuning: Run, shared_outpu
     )
 
 
-def test_the_plan_of_a_paid_sweep_needs_no_key_and_makes_nothing(
+def test_the_jobs_of_a_paid_sweep_are_listed_without_a_key_and_make_nothing(
     plan_tuning: Run, tmp_path: Path
 ) -> None:
-    planned = plan_tuning("experiment=main", "dry_run=true")
-    assert planned.returncode == 0, planned.stderr
-    assert "20 jobs" in planned.stdout
-    assert "311,568" in planned.stdout
-    assert "USD" in planned.stdout
+    listed = plan_tuning("experiment=main", "dry_run=true")
+    assert listed.returncode == 0, listed.stderr
+    assert "20 jobs" in listed.stdout
+    assert "311,568" in listed.stdout
+    assert "USD" in listed.stdout
     assert not list((tmp_path / "multirun_outputs").iterdir())
 
 

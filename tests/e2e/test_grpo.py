@@ -88,9 +88,9 @@ def test_a_judge_over_http_with_faults_on_real_problems(
             "method.log_completions_every_n_steps=1",
             "evaluation.limit=2", "evaluation.max_new_tokens=8", "logger=csv",
         ]  # fmt: skip
-        planned = plan_tuning(*words, "dry_run=true")
-        assert planned.returncode == 0, planned.stderr
-        assert f"{2 * 3 * 4} for judgements of plans" in planned.stdout
+        listed = plan_tuning(*words, "dry_run=true")
+        assert listed.returncode == 0, listed.stderr
+        assert f"{2 * 3 * 4} for judgements of plans" in listed.stdout
 
         ran = plan_tuning(*words)
         assert ran.returncode == 0, ran.stderr

@@ -18,9 +18,9 @@ FAST = ("method=m2", "debug=fast", "logger=csv")
 
 def test_stage_by_stage(plan_tuning: Run, tmp_path: Path) -> None:
     outputs = tmp_path / "multirun_outputs"
-    planned = plan_tuning(*FAST, "dry_run=true")
-    assert planned.returncode == 0, planned.stderr
-    assert "to build" in planned.stdout
+    listed = plan_tuning(*FAST, "dry_run=true")
+    assert listed.returncode == 0, listed.stderr
+    assert "to build" in listed.stdout
     assert not built(outputs)
     expected = [{"corpora"}, {"corpora", "bases", "students"},
                 {"corpora", "bases", "students", "predictions"}]  # fmt: skip

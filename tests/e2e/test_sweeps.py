@@ -58,11 +58,11 @@ def test_quickstart_end_to_end_and_again(plan_tuning: Run, tmp_path: Path) -> No
     assert built(outputs) == before
 
 
-def test_a_plain_multirun_and_the_plan_before_it(plan_tuning: Run, tmp_path: Path) -> None:
+def test_a_plain_multirun_and_the_list_before_it(plan_tuning: Run, tmp_path: Path) -> None:
     words = ("-m", "method=sft", "filter=none,two_stage", "seed=0,1", "sweep_name=mine")
-    planned = plan_tuning(*words, "debug=fast", "dry_run=true")
-    assert planned.returncode == 0, planned.stderr
-    assert "2 jobs" in planned.stdout, "the filter changes nothing for sft"
+    listed = plan_tuning(*words, "debug=fast", "dry_run=true")
+    assert listed.returncode == 0, listed.stderr
+    assert "2 jobs" in listed.stdout, "the filter changes nothing for sft"
     assert not (tmp_path / "multirun_outputs" / "mine").exists()
 
     ran = plan_tuning(*words, "debug=fast")

@@ -32,11 +32,18 @@ def test_two_jobs_of_a_sweep_are_two_runs_and_a_comparison_is_a_third(
         assert found["config"]["settings"]["method"]["name"] == method
         prints = result["fingerprints"]
         assert prints == prints | found["config"]["fingerprints"]
-        for name, figures in result["metrics"].items():
-            assert found["summary"][f"test/{name}/accuracy"] == figures["accuracy"]
         rows = records(folder)
         (run,) = rows["run"]
-        assert (run["run_group"], run["job_type"]) == ("mine", method)
+        row = f"method={method}"
+        assert result["row"] == found["config"]["row"] == row
+        assert (run["run_group"], run["job_type"]) == (f"mine: {row}", method)
+        final = [row["item"] for row in rows["history"] if "objective" in row["item"]]
+        assert len(final) == 1
+        for name, figures in result["metrics"].items():
+            for key in ("accuracy", "low", "high", "n"):
+                assert final[0][f"test/{name}/{key}"] == figures[key]
+                assert found["summary"][f"test/{name}/{key}"] == figures[key]
+        assert found["summary"]["objective"] == final[0]["objective"] == result["objective"]
         assert f"method={method}" in run["display_name"]
         identities.add(run["run_id"])
         steps = [row["item"].get("trainer/global_step") for row in rows["history"]]
@@ -64,4 +71,25 @@ def test_two_jobs_of_a_sweep_are_two_runs_and_a_comparison_is_a_third(
     assert {"comparison.csv", "comparison.json", "comparison.md", "report.html"} <= kept
     media = [path.name for path in (folder / "files" / "media").rglob("*") if path.is_file()]
     assert any(name.endswith(".html") for name in media)
-    assert any(name.startswith("comparison") for name in media)
+    (path,) = (folder / "files" / "media" / "table").glob("comparison_*.json")
+    table = json.loads(path.read_text())
+    lines = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+    assert len(lines) == 8  # two rows on four benchmarks
+    for line in lines:
+        assert all(isinstance(line[key], int | float) for key in ("mean", "low", "high", "n"))
+        assert isinstance(line["p"], float) == (line["row"] == "m1")
+
+
+def test_the_curve_of_grpo_does_not_begin_with_its_start(plan_tuning: Run, tmp_path: Path) -> None:
+    ran = plan_tuning("method=grpo", "start=sft", "debug=fast", "logger.group=sweep")
+    assert ran.returncode == 0, ran.stderr
+    (folder,) = (tmp_path / "multirun_outputs" / "single").glob("*/wandb/offline-run-*")
+    items = [row["item"] for row in records(folder)["history"]]
+    trained = [item for item in items if any(key.startswith("train/") for key in item)]
+    started = [item for item in items if any(key.startswith("start/train/") for key in item)]
+    assert started
+    assert trained
+    assert not any("train/loss/solution" in item for item in trained)
+    assert any("start/train/loss/solution" in item for item in started)
+    assert items.index(started[-1]) < items.index(trained[0])
+    assert "run_group" not in records(folder)["run"][0]

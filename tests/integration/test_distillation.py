@@ -118,7 +118,7 @@ def test_another_verifier_prompt_buys_verifications_only(
         assert server.stats()["by_stage"] == {"verify": 20}
 
 
-def test_garbage_survives_store_and_export(shared: Path, tmp_path: Path) -> None:
+def test_garbage_passes_store_and_export_unchanged(shared: Path, tmp_path: Path) -> None:
     problems = gsm8k(shared, 6)
     module = load_server(shared)
     with module.FaultyTeacher(known_to(problems), faults={"garbage": 0.4}, seed=2) as server:
@@ -141,8 +141,8 @@ def _record(teacher: Any) -> dict[tuple[str, str], dict[str, Any]]:
     delivered: dict[tuple[str, str], dict[str, Any]] = {}
     compose = teacher.compose
 
-    def recorded(stage: str, problem: Any, *rest: Any) -> Any:
-        text, finish, truth = compose(stage, problem, *rest)
+    def recorded(role: str, problem: Any, *rest: Any) -> Any:
+        text, finish, truth = compose(role, problem, *rest)
         if problem is not None and text is not None:
             delivered[problem.id, text] = truth
         return text, finish, truth

@@ -62,9 +62,9 @@ def answers(writer: Any, evaluation: EvaluationConfig, method: str = "m1") -> li
         )
 
 
-def asking(config: TeacherConfig, calls: Path, *, asks_again: bool = False) -> AskAll:
+def asking(config: TeacherConfig, calls: Path, *, resamples: bool = False) -> AskAll:
     async def ask_each(requests: Any) -> list[Reply]:
-        async with open_caller(config, calls, asks_again=asks_again) as caller:
+        async with open_caller(config, calls, resamples=resamples) as caller:
             return await asyncio.gather(*(caller.ask(request) for request in requests))
 
     return lambda requests: asyncio.run(ask_each(requests))
@@ -226,7 +226,7 @@ def test_a_teacher_executes_plans_and_solves_without_them(tmp_path: Path) -> Non
     teacher = TeacherConfig()
     teacher.scripted.slip_rate = teacher.scripted.misread_rate = 0.0
     teacher.scripted.repair_rate = 0.0
-    ask_all = asking(teacher, tmp_path, asks_again=True)
+    ask_all = asking(teacher, tmp_path, resamples=True)
     seen: list[Request] = []
 
     def watched(requests: Any) -> list[Reply]:

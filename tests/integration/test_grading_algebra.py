@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from plan_tuning.config.grading import GradingConfig
@@ -39,12 +37,6 @@ WRONG = [
     (r"\sqrt2,-\sqrt2", r"\pm2"), (r"\frac{\pi}{2004!}", "0"), ("e^{2x}", "2e^x"),
     (r"\log_{10}250", r"\log_{10}251"), ("42", r"\frac{42}{0}"), ("42", r"42x^0+\frac{x}{0}"),
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(GradingConfig(wall_s=20.0)) as grader:
-        yield grader
 
 
 @pytest.mark.parametrize(("gold", "answer"), RIGHT)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plan_tuning.config.grading import GradingConfig
-from plan_tuning.grading.grader import Grader
+from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import load
 from plan_tuning.tasks.contamination import overlaps
@@ -21,29 +18,28 @@ from plan_tuning.tasks.contamination import overlaps
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(GradingConfig(wall_s=20.0)) as grader:
-        yield grader
-
-
-@pytest.fixture(scope="module")
-def cases(shared: Path) -> list[dict[str, Any]]:
-    file = shared / "grading" / "cases.jsonl"
+def read_cases(shared: Path, name: str) -> list[dict[str, Any]]:
+    file = shared / "grading" / name
     if not file.is_file():
         pytest.skip(f"{file} is absent")
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_labelled_cases(grader: Grader, cases: list[dict[str, Any]]) -> None:
-    items = [
-        (
-            case["prediction_text"],
-            Problem(case["id"], "", case["gold"], style=case["dataset_style"]),
-        )
-        for case in cases
-    ]
-    grades = grader.grade_many(items)
+def grades_of(grader: Grader, cases: list[dict[str, Any]]) -> list[Grade]:
+    return grader.grade_many(
+        [
+            (
+                case["prediction_text"],
+                Problem(case["id"], "", case["gold"], style=case["dataset_style"]),
+            )
+            for case in cases
+        ]
+    )
+
+
+def test_labelled_cases(shared: Path, grader: Grader) -> None:
+    cases = read_cases(shared, "cases.jsonl")
+    grades = grades_of(grader, cases)
     false_positives, false_negatives, hostile = [], [], []
     for case, grade in zip(cases, grades, strict=True):
         if grade.is_correct == case["expected"]:
@@ -54,11 +50,25 @@ def test_labelled_cases(grader: Grader, cases: list[dict[str, Any]]) -> None:
             false_positives.append(case["id"])
         elif case["label_basis"] == "certain":
             false_negatives.append(case["id"])
-    certain = Counter(case["label_basis"] for case in cases)["certain"]
     assert false_positives == []
     assert hostile == []
-    assert len(false_negatives) <= 0.005 * certain, false_negatives
+    assert false_negatives == []
     assert grader.pool.num_killed == 0  # the guards keep hostile texts away from the workers
+
+
+def test_outputs_of_real_models(shared: Path, grader: Grader) -> None:
+    cases = read_cases(shared, "gsm8k_model_outputs.jsonl")
+    grades = grades_of(grader, cases)
+    wrong = [c["id"] for c, g in zip(cases, grades, strict=True) if g.is_correct != c["expected"]]
+    assert (len(cases), wrong) == (5276, [])
+
+
+def test_answers_as_models_write_them(shared: Path, grader: Grader) -> None:
+    """The labels that are a matter of judgement are shared here too."""
+    cases = read_cases(shared, "wild.jsonl")
+    grades = grades_of(grader, cases)
+    wrong = [c["id"] for c, g in zip(cases, grades, strict=True) if g.is_correct != c["expected"]]
+    assert wrong == []
 
 
 def with_one_digit_changed(answer: str, rng: random.Random) -> str | None:

@@ -29,23 +29,12 @@ from .grpo_world import (
     PROBLEMS,
     DigitRewards,
     HalfDeadRewards,
-    make_start,
     metrics,
     train,
     weights,
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_start(tmp_path_factory.mktemp("students") / "tiny")
-
-
-@pytest.fixture
-def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo_fit, "RewardWorker", DigitRewards)
 
 
 @pytest.mark.usefixtures("digits")
@@ -299,7 +288,7 @@ def test_held_out_problems_are_solved_and_never_trained_on(start: Path, tmp_path
 
 
 @pytest.mark.usefixtures("digits")
-def test_a_collapse_ends_the_training_with_its_reason(start: Path, tmp_path: Path) -> None:
+def test_a_lost_policy_ends_the_training_with_its_reason(start: Path, tmp_path: Path) -> None:
     facts = train(tmp_path / "s", start, steps=30, learning_rate=2e-2, stop_kl=0.01, beta=1e-6)
     assert facts["steps"] < 30
     assert "method.stop_kl" in facts["stopped"]

@@ -22,22 +22,11 @@ from .grpo_world import (
     DigitRewards,
     HalfDeadRewards,
     assert_equal_weights,
-    make_start,
     metrics,
     train,
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_start(tmp_path_factory.mktemp("students") / "tiny")
-
-
-@pytest.fixture
-def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo_fit, "RewardWorker", DigitRewards)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

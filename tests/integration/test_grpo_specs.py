@@ -85,14 +85,14 @@ JUDGED = ("reward=plan_and_answer", "reward.plan.kind=judge")
 
 
 def judgements(*overrides: str, priced: bool = False) -> str:
-    """What the plan of these jobs says about the judge."""
+    """What the list of these jobs says about the judge."""
     price = ["teacher.price={input: 1.0, output: 2.0}"] if priced else []
     words = ["method=grpo", *overrides, *price, "paths.outputs=nowhere"]
     configs = [config_of(*words, f"seed={seed}") for seed in (0, 0, 1)]
     return teacher_line((config, job_graph(config)) for config in configs)
 
 
-def test_a_plan_counts_what_the_judge_may_be_asked() -> None:
+def test_the_list_of_jobs_counts_what_the_judge_may_be_asked() -> None:
     steps = ["method.steps=5", "method.prompts_per_step=4", "method.group_size=6"]
     assert "judgements" not in judgements(*steps, "reward=plan_and_answer")
     assert "judgements" not in judgements(*steps, "reward=answer", "reward.plan.kind=judge")
@@ -107,7 +107,7 @@ def test_a_plan_counts_what_the_judge_may_be_asked() -> None:
     assert f"{2 * 4 * 32 * 8:,} for judgements" in epoch
 
 
-def test_the_judges_price_is_in_the_plans_sum() -> None:
+def test_the_judges_price_is_in_the_sum_of_the_list() -> None:
     real = ["data=gsm8k", "data.limit=8", "model=tiny_qwen3", "teacher=openai_compatible"]
     real += ["teacher.api_base=http://127.0.0.1:1", "method.steps=50"]
     sums = [judgements(*real, *extra, priced=True) for extra in ([], JUDGED)]

@@ -12,34 +12,22 @@ import pytest
 import torch
 
 from plan_tuning.config.evaluation import EvaluationConfig
-from plan_tuning.config.grpo import GRPOConfig, PlanRewardConfig, RewardConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig
+from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.students.loading import load_student, without_bars
 from plan_tuning.students.sentence_encoder import load_encoder
-from plan_tuning.students.tiny import build_tokenizer, make_tiny
-from plan_tuning.training.grpo import fit as grpo_fit
+from plan_tuning.students.tiny import build_tokenizer
 from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 from plan_tuning.training.grpo.reward import RewardWorker
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.logs import CurveFile
 
-from .test_grpo import MODEL, PROBLEMS, DigitRewards, metrics, weights
+from .grpo_world import MODEL, PROBLEMS, metrics, weights
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("students") / "tiny"
-    make_tiny(folder, "qwen3", 0)
-    student = load_student(folder, MODEL)
-    with torch.no_grad():  # random embeddings are so small that every token would be equally likely
-        student.model.get_input_embeddings().weight.mul_(8.0)
-    with without_bars():
-        student.model.save_pretrained(folder)
-    return folder
 
 
 def train(
@@ -81,22 +69,17 @@ def train(
         )
 
 
-@pytest.fixture
-def digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpo_fit, "RewardWorker", DigitRewards)
-
-
 @pytest.mark.usefixtures("digits")
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 def test_recomputed_layers_give_the_same_step(
-    tiny: Path, tmp_path: Path, adapter: str, beta: float
+    start: Path, tmp_path: Path, adapter: str, beta: float
 ) -> None:
     """One step: later ones would amplify rounding by sampling."""
     settings: dict[str, Any] = {"adapter": adapter, "beta": beta, "steps": 1}
     for name, is_recomputed in (("kept", False), ("recomputed", True)):
         trainer = {"gradient_checkpointing": is_recomputed}
-        train(tmp_path / name, tiny, trainer=trainer, **settings)
+        train(tmp_path / name, start, trainer=trainer, **settings)
     first, second = (metrics(tmp_path / name)[0] for name in ("kept", "recomputed"))
     assert first["train/grad_norm"] > 0
     for key in ("train/loss", "train/grad_norm", "train/entropy", "train/reward/total"):
@@ -112,11 +95,11 @@ def test_recomputed_layers_give_the_same_step(
 @pytest.mark.usefixtures("digits")
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_rollouts_in_bfloat16_are_near_the_float32_policy(
-    tiny: Path, tmp_path: Path, adapter: str
+    start: Path, tmp_path: Path, adapter: str
 ) -> None:
     settings = {"adapter": adapter, "steps": 3, "importance_cap": 2.0}
     for name in ("float32", "bfloat16"):
-        train(tmp_path / name, tiny, sampler_dtype=name, **settings)
+        train(tmp_path / name, start, sampler_dtype=name, **settings)
     exact, rounded = (metrics(tmp_path / name) for name in ("float32", "bfloat16"))
     assert max(row["train/sampler_gap"] for row in exact) < 1e-3
     assert all(1e-3 < row["train/sampler_gap"] < 1.0 for row in rounded)
@@ -153,10 +136,10 @@ def test_an_encoder_gives_one_vector_a_text_whatever_it_is_read_with(encoder: Pa
     np.testing.assert_allclose(alone[0], fresh[1], atol=1e-5)
 
 
-def test_plans_are_rewarded_by_an_encoder(tiny: Path, encoder: Path, tmp_path: Path) -> None:
+def test_plans_are_rewarded_by_an_encoder(start: Path, encoder: Path, tmp_path: Path) -> None:
     plan = PlanRewardConfig(weight=1.0, kind="embedding", encoder=str(encoder), guards=[])
     reward = RewardConfig(answer_weight=0.0, plan=plan)
-    train(tmp_path / "s", tiny, reward=reward)
+    train(tmp_path / "s", start, reward=reward)
     text = (tmp_path / "s" / "completions.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     assert all(0.0 <= row["reward_plan"] <= 1.0 for row in rows)

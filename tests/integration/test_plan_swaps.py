@@ -58,7 +58,7 @@ def test_no_student_is_trained_for_plans_that_it_does_not_write(swap: str) -> No
     assert alone.student is not None
 
 
-def test_a_teachers_identity_counts_and_its_address_does_not() -> None:
+def test_a_teachers_spec_counts_and_its_address_does_not() -> None:
     assert keys(m2("executor=teacher", "teacher.concurrency=3")) == keys(m2("executor=teacher"))
     assert keys(m2("executor=teacher", "teacher.label=other")) != keys(m2("executor=teacher"))
     other = m2("executor=teacher", "+teacher@executor.teacher=openai", "evaluation.plan=none")

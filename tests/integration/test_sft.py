@@ -17,7 +17,6 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.loading import load_student
-from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.checkpoints import latest_checkpoint
 from plan_tuning.training.lightning import TrainingError, TrainingRun
@@ -25,6 +24,8 @@ from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import RowError, TrainingRow
 from plan_tuning.training.sft.fit import SFTSettings, train_student
 from plan_tuning.training.sft.module import SFTModule
+
+from .sft_world import make_rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
@@ -40,30 +41,6 @@ TRAINER = {
 }
 
 
-def make_rows(count: int = 24) -> list[TrainingRow]:
-    return [
-        TrainingRow(
-            f"p{index}",
-            student_messages(f"{index} + 3 = ?", method="m1", prompt="matched", style="math"),
-            render_completion(
-                "m1",
-                plan="Add both numbers. " * (index % 4 + 1),
-                execution=f"{index} + 3 = {index + 3}, so \\boxed{{{index + 3}}}.",
-                solution="",
-                answer=str(index + 3),
-            ),
-        )
-        for index in range(count)
-    ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "qwen3"
-    make_tiny(folder, "qwen3", 0)
-    return folder
-
-
 def train(folder: Path, base: Path, *, rows=None, adapter="full", loggers=(), method=None, **knobs):
     return train_student(
         TrainingRun(folder, folder.parent / "run", list(loggers)),
@@ -75,7 +52,7 @@ def train(folder: Path, base: Path, *, rows=None, adapter="full", loggers=(), me
             seed=3,
         ),
         base,
-        make_rows() if rows is None else rows,
+        make_rows(24) if rows is None else rows,
     )
 
 
@@ -202,12 +179,12 @@ def test_kill_9_leaves_a_checkpoint_that_finishes_bit_equal(base: Path, tmp_path
     knobs = {**KNOBS, "max_steps": 100, "checkpoint_every_n_steps": 5}
     script = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
-        "from pathlib import Path; import test_sft\n"
+        "from pathlib import Path; from integration import test_sft\n"
         f"test_sft.train(Path(sys.argv[2]), Path(sys.argv[3]), **{knobs!r})\n"
     )
     folder = tmp_path / "killed"
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(Path(__file__).parent), str(folder), str(base)]
+        [sys.executable, "-c", script, str(Path(__file__).parents[1]), str(folder), str(base)]
     )
     while latest_checkpoint(folder / "checkpoints") is None:
         assert process.poll() is None, "the run ended before its first checkpoint"

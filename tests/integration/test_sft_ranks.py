@@ -13,18 +13,11 @@ from rank_jobs import train, trainer
 from safetensors.torch import load_file
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.students.tiny import make_tiny
 from plan_tuning.training.lightning import TrainingError
 from plan_tuning.training.logs import CurveFile
 from plan_tuning.training.processes import train_in_ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    make_tiny(tmp_path / "base", "qwen3", 0)
-    return tmp_path / "base"
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

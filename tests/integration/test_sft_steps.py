@@ -13,41 +13,17 @@ from safetensors.torch import load_file
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
-from plan_tuning.students.tiny import make_tiny
-from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.lightning import TrainingError, TrainingRun
 from plan_tuning.training.sft import module as sft
 from plan_tuning.training.sft.batches import MicroBatch, TrainingRow
 from plan_tuning.training.sft.fit import SFTSettings, train_student
 from plan_tuning.training.sft.module import SFTModule
 
+from .sft_world import make_rows
+
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 MODEL = ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3")
-
-
-def make_rows(count: int = 16) -> list[TrainingRow]:
-    return [
-        TrainingRow(
-            f"p{index}",
-            student_messages(f"{index} + 3 = ?", method="m1", prompt="matched", style="math"),
-            render_completion(
-                "m1",
-                plan="Add both numbers. " * (index % 4 + 1),
-                execution=f"{index} + 3 = {index + 3}, so \\boxed{{{index + 3}}}.",
-                solution="",
-                answer=str(index + 3),
-            ),
-        )
-        for index in range(count)
-    ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "qwen3"
-    make_tiny(folder, "qwen3", 0)
-    return folder
 
 
 def train(folder: Path, base: Path, *, rows=None, loggers=(), **knobs):
@@ -65,7 +41,7 @@ def train(folder: Path, base: Path, *, rows=None, loggers=(), **knobs):
             seed=3,
         ),
         base,
-        make_rows() if rows is None else rows,
+        make_rows(16) if rows is None else rows,
     )
 
 

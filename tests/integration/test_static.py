@@ -296,7 +296,7 @@ def test_a_rotary_embedding_of_the_host_is_not_static(
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3"])
-def test_padding_is_hidden_also_where_scores_are_bounded(
+def test_padding_is_hidden_also_where_logits_are_bounded(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = build(family)

@@ -15,7 +15,7 @@ from composition import calls_of, jobs_of, sweeper_of
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
-from plan_tuning.sweep import devices as launching
+from plan_tuning.sweep import devices
 from plan_tuning.sweep.devices import check_processes, claim_card, deal, visible_cards
 from plan_tuning.sweep.jobs import Job, check_names, job_table, print_jobs
 from plan_tuning.sweep.sweeper import grid_arguments
@@ -147,7 +147,7 @@ def test_cards_are_dealt_out(
 @pytest.fixture
 def four_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,6,7")
-    monkeypatch.setattr(launching, "_claim", [])
+    monkeypatch.setattr(devices, "_claim", [])
 
 
 @pytest.mark.usefixtures("four_cards")

@@ -11,7 +11,7 @@ from wandb_files import records, summary
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import LoggerConfig
-from plan_tuning.tracking import Tracker, track
+from plan_tuning.tracking import Tracker, group_of, track
 
 pytestmark = pytest.mark.integration
 
@@ -58,7 +58,7 @@ def job(tmp_path: Path, name: str, seed: int, config: LoggerConfig) -> Path:
             is_input=False,
         )
         tracker.log_artifact(tmp_path, kind="corpora", key="def", upstream={}, is_input=True)
-        tracker.log_summary({"test/a/accuracy": seed / 10})
+        tracker.log_results({"test/a/accuracy": seed / 10, "test/a/low": None, "objective": 0.5})
     assert os.environ["WANDB_DATA_DIR"] == "of the user"
     return folder
 
@@ -79,6 +79,13 @@ def test_two_jobs_of_one_process_are_two_runs(tmp_path: Path) -> None:
         assert run["tags"] == ["micro", "x" * 64]
         losses = [item["item"].get("train/loss") for item in rows["history"]]
         assert [loss for loss in losses if loss is not None] == [seed, seed + 1, seed + 2]
+        final = [row["item"] for row in rows["history"] if "objective" in row["item"]]
+        assert [item["test/a/accuracy"] for item in final] == [seed / 10], "once"
+        assert found["summary"]["test/a/accuracy"] == seed / 10
+        assert found["summary"]["objective"] == 0.5
+        assert "test/a/low" not in found["summary"], "what is unknown is no number"
+        axes = {item["glob_name"]: item["step_metric"] for item in rows["metric"]}
+        assert axes["train/*"] == axes["start/*"] == "trainer/global_step"
         (table,) = (run_folder / "files" / "media" / "table").rglob("*.table.json")
         content = json.loads(table.read_text())
         assert content["columns"] == ["id", "text", "score"]
@@ -139,6 +146,42 @@ def test_curves_of_a_finished_student_are_repeated(tmp_path: Path) -> None:
     assert [item.get("val/loss") for item in items] == [None, 1.75]
 
 
+def test_what_a_start_learns_is_not_what_its_job_learns(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss\n0,2.5\n")
+    with track(
+        LoggerConfig(), folder=tmp_path, run_id="x", name="x", group=None, job_type="grpo", tags=[],
+        values={},
+    ) as tracker:  # fmt: skip
+        start = tracker.under("start")
+        start.log_curves(path)
+        for reporter in (start, tracker):
+            (lightning,) = reporter.lightning_loggers()
+            lightning.log_metrics({"train/loss": 1.5}, step=1)
+            reporter.log_table("validation", [{"answer": "a"}])
+    (run_folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    items = [row["item"] for row in records(run_folder)["history"]]
+    assert [item.get("start/train/loss") for item in items] == [2.5, 1.5, None, None, None]
+    assert [item.get("train/loss") for item in items] == [None, None, None, 1.5, None]
+    tables = run_folder / "files" / "media" / "table"
+    found = {str(p.parent.relative_to(tables) / p.name.partition("_")[0])
+             for p in tables.rglob("*.json")}  # fmt: skip
+    assert found == {"validation", "start/validation"}
+
+
+def test_a_group_is_an_arm_or_a_sweep() -> None:
+    arms = LoggerConfig()
+    assert group_of(arms, "mine", "method=m1") == "mine: method=m1"
+    assert group_of(arms, None, "method=m1") == "method=m1"
+    assert group_of(LoggerConfig(group="sweep"), "mine", "method=m1") == "mine"
+    assert group_of(LoggerConfig(group="sweep"), None, "method=m1") is None
+    long = [str(group_of(arms, "mine", "x" * 200 + end)) for end in "ab"]
+    assert long[0] != long[1]
+    assert max(map(len, long)) <= 128
+    with pytest.raises(ConfigError, match="arm, sweep"):
+        LoggerConfig(group="method")
+
+
 def test_files_only_imports_no_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -148,7 +191,7 @@ def test_files_only_imports_no_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tags=[], values={},
     ) as tracker:  # fmt: skip
         tracker.log_table("a", [{"x": 1}])
-        tracker.log_summary({"a": 1})
+        tracker.log_results({"a": 1})
         tracker.log_curves(tmp_path / "absent.csv")
         tracker.log_artifact(tmp_path, kind="students", key="a", upstream={}, is_input=False)
         assert tracker.lightning_loggers() == []

@@ -16,14 +16,13 @@ from plan_tuning.evaluation.writers import LocalWriter
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import load_student
-from plan_tuning.students.tiny import make_tiny
 from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.batches import TrainingRow
 from plan_tuning.training.sft.fit import SAMPLES_FILE, SFTSettings, train_student
 from plan_tuning.training.validation import HeldOutEvaluation
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 MODEL = ModelConfig(name="tiny_qwen3", kind="tiny", family="qwen3")
 EVALUATION = EvaluationConfig(max_new_tokens=80, max_plan_tokens=24, temperature=0.7, num_samples=3)
@@ -47,14 +46,6 @@ KNOBS = {
 def grader():
     with Grader() as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("tiny") / "qwen3"
-    make_tiny(folder, "qwen3", 0)
-    return folder
 
 
 def rows(method: str) -> list[TrainingRow]:

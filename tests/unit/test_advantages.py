@@ -110,7 +110,7 @@ def test_an_unknown_part_neither_helps_nor_harms() -> None:
 
 
 @pytest.mark.parametrize("aggregation", ["sum_then_normalise", "normalise_then_sum"])
-def test_what_was_not_scored_at_all_is_left_out(aggregation: str) -> None:
+def test_what_nobody_could_reward_is_left_out(aggregation: str) -> None:
     plan = np.array([[0.2, np.nan, 0.6, 0.4], [np.nan] * 4, [np.nan, np.nan, np.nan, 0.7]])
     found = group_advantages({"plan": plan}, {"plan": 1.0}, aggregation=aggregation)
     rest = group_advantages(

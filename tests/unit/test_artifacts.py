@@ -48,7 +48,7 @@ def test_content_changes_the_fingerprint(other: Spec) -> None:
     assert first == fingerprint_of(Spec("a", threads=4), stage="corpora", version=1)
 
 
-def test_golden_fingerprint() -> None:
+def test_a_pinned_fingerprint() -> None:
     """The address of stored artifacts: a change here orphans everything that users built."""
     spec = {"b": [1, 2.0, None, True], "a": {"text": "größer", "rate": 0.1}}
     assert fingerprint_of(spec, stage="corpora", version=1) == "046dcfbf8d758cde"

@@ -199,13 +199,13 @@ def test_unknown_names_say_what_there_is(tmp_path: Path) -> None:
         load("gsm8k", split="train", path=str(tmp_path))
 
 
-def test_identity_is_the_file_s_content(tmp_path: Path) -> None:
+def test_the_spec_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
     first = write(tmp_path / "a", {"problem": "p", "answer": "1"})
     second = write(tmp_path / "b", {"problem": "p", "answer": "1"})
     third = write(tmp_path / "c", {"problem": "p", "answer": "2"})
-    identities = [source_spec("gsm8k", "test", str(path)) for path in (first, second, third)]
-    assert identities[0] == identities[1] != identities[2]
-    assert source_spec("gsm8k", "test", str(tmp_path / "a")) == identities[0]
+    specs = [source_spec("gsm8k", "test", str(path)) for path in (first, second, third)]
+    assert specs[0] == specs[1] != specs[2]
+    assert source_spec("gsm8k", "test", str(tmp_path / "a")) == specs[0]
     hub = source_spec("gsm8k", "train")
     assert hub["repository"] == "openai/gsm8k"
     assert source_spec("gsm8k", "train", revision="main")["revision"] == "main"

@@ -16,13 +16,10 @@ from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import (
     BreakerError,
     BudgetError,
-    Fatal,
     FatalTeacherError,
     InterruptedByUserError,
-    RateLimited,
-    Rejected,
-    Transient,
 )
+from plan_tuning.teachers.failures import Fatal, RateLimited, Rejected, Transient
 from plan_tuning.teachers.pricing import Price
 from plan_tuning.teachers.resampling import peek
 from plan_tuning.teachers.store import CallStore
@@ -313,7 +310,7 @@ def test_two_processes_do_not_buy_the_same_reply(tmp_path: Path) -> None:
 
     async def main() -> list[Reply]:
         with CallStore(tmp_path) as first, CallStore(tmp_path) as second:
-            second._owner = ("another process", 1)
+            second.leases._owner = ("another process", 1)
             callers = [
                 Caller(config(), store, lambda b=backend: b, price=lambda: None)
                 for store, backend in zip((first, second), backends, strict=True)
@@ -362,8 +359,9 @@ def test_a_claim_is_renewed_while_its_call_waits(
 
     async def main() -> None:
         with CallStore(tmp_path) as first, CallStore(tmp_path) as second:
-            second._owner = ("another-machine 1.0", 1)
-            first._owner = ("a-third-machine 1.0", 1)  # neither knows whether the other lives
+            second.leases._owner = ("another-machine 1.0", 1)
+            # Neither knows whether the other lives.
+            first.leases._owner = ("a-third-machine 1.0", 1)
             callers = [
                 Caller(config(), store, lambda b=backend: b, price=lambda: None)
                 for store, backend in zip((first, second), backends, strict=True)

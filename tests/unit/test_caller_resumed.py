@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from plan_tuning.teachers.caller import Caller
-from plan_tuning.teachers.errors import BreakerError, Transient
+from plan_tuning.teachers.errors import BreakerError
+from plan_tuning.teachers.failures import Transient
 
 from .test_caller import GOOD, REQUEST, Script, run
 

@@ -102,7 +102,9 @@ def test_an_equation_in_one_unknown_gives_no_value(n: int, a: int, x: str, form:
     "answers",
     [
         ("3", "3.0", "$3$", "x=3", "3 apples", r"\frac{6}{2}", "three", r"\boxed{3}"),
-        ("1,2", "2, 1", r"\{1, 2\}", "1 and 2"),
+        ("1,2", "2, 1", r"\{1, 2\}", "1 and 2", r"x\in\{1,2\}", r"S=\{2,1\}"),
+        ("x<-2 or x>2", r"(-\infty,-2)\cup(2,\infty)", r"\{x\mid |x|>2\}", "|x|>2"),
+        ("9,500", "9 500", r"9{,}500", "9'500"),
         (r"(1,\frac12)", "(1, 0.5)"),
         ("yes", "Yes.", "true"),
         ("50%", r"50\%", "50 percent"),

@@ -7,19 +7,21 @@ import pytest
 from plan_tuning.teachers.errors import (
     BreakerError,
     BudgetError,
-    Fatal,
     FatalTeacherError,
     HolesError,
     InterruptedByUserError,
+    TeacherError,
+)
+from plan_tuning.teachers.failures import (
+    Fatal,
     RateLimited,
     Rejected,
-    TeacherError,
     Transient,
+    classify,
+    retry_after,
     scrub,
 )
-from plan_tuning.teachers.failures import classify, retry_after
-from plan_tuning.teachers.http_backend import _read
-from plan_tuning.teachers.resampling import storable
+from plan_tuning.teachers.replies import read_response, storable
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_an_error_body_may_be_anything() -> None:
 )
 def test_an_odd_body_is_a_failure_of_the_moment(body: str, kind: str) -> None:
     with pytest.raises(Transient) as caught:
-        _read(body)
+        read_response(200, {}, body)
     assert caught.value.kind == kind
 
 
@@ -168,11 +170,11 @@ def test_an_odd_body_is_a_failure_of_the_moment(body: str, kind: str) -> None:
 def test_a_content_may_come_in_parts(content: str, text: str) -> None:
     message = f'{{"content": {content}}}'
     body = f'{{"choices": [{{"message": {message}}}], "usage": {{"prompt_tokens": 3.0}}}}'
-    reply = _read(body)
+    reply = read_response(200, {}, body)
     assert (reply.text, reply.prompt_tokens, reply.finish_reason) == (text, 3, "stop")
 
 
 def test_a_key_in_a_broken_body_is_not_repeated() -> None:
     with pytest.raises(Transient) as caught:
-        _read("x" * 70 + "my-very-own-key", "my-very-own-key")
+        read_response(200, {}, "x" * 70 + "my-very-own-key", "my-very-own-key")
     assert "my-very" not in caught.value.message

@@ -13,6 +13,7 @@ from plan_tuning.config.filter import SELECTIONS, FilterConfig
 from plan_tuning.distillation.filters import (
     STANDARD_FILTERS,
     FilterError,
+    advice,
     decisions,
     filter_trajectories,
 )
@@ -188,3 +189,13 @@ def test_random_rows_are_drawn_evenly(seed: int) -> None:
     least = dataclasses.replace(config, selection="best")
     same = {row.problem_id for row in filter_trajectories(rows, least).kept}
     assert same == {row.problem_id for row in kept}, "the same problems under every selection"
+
+
+def test_the_filter_is_not_blamed_where_no_plan_can_be_used() -> None:
+    truncated = [row(index, None, False, plan_status="truncated", plan="") for index in range(3)]
+    assert "distillation.max_tokens_plan" in advice(truncated)
+    assert "3 truncated" in advice(truncated)
+    assert "oosen" not in advice(truncated)
+    empty = [row(0, None, False, plan_status="empty", plan="")]
+    assert "teacher.model" in advice(empty)
+    assert "oosen the filter" in advice([*truncated, row(4, 10, False)])

@@ -25,12 +25,11 @@ FLOORS = {
 ORDER = ["records", "job_record", "artifacts", "statistics", "config", "tracking", "grading",
          "text", "job", "experiment", "sweep", "cli", "main"]  # fmt: skip
 HEAVY = ("torch", "transformers", "litellm", "wandb", "datasets", "pytorch_lightning", "pandas")
-PURE_ROOMS = (
-    "text",
-    "records",
-    "job_record",
-    "statistics",
-)  # grading: its pool of processes is a file apart
+PURE_ROOMS = ("text", "records", "job_record", "statistics", "grading")
+# The rules of grading are text work; these alone start processes or wait for them.
+GRADING_PROCESSES = ("grader.py", "pool.py", "worker.py")
+PROCESSES = ("subprocess", "multiprocessing", "threading", "asyncio", "select", "signal", "os",
+             "resource", "pathlib", "socket", "shutil", "tempfile")  # fmt: skip
 IMPURE = ("pytorch_lightning", "hydra", "omegaconf", "litellm", "wandb", "aiohttp", "sqlite3")
 
 
@@ -102,6 +101,13 @@ def test_the_heart_is_pure(root: Path) -> None:
         room = path.relative_to(root / "plan_tuning").parts[0].removesuffix(".py")
         if room in PURE_ROOMS:
             impure = {name for name in imports_of(path) if name.split(".")[0] in IMPURE}
+            assert not impure, f"{path} imports {impure}"
+
+
+def test_the_rules_of_grading_touch_no_process(root: Path) -> None:
+    for path in sorted((root / "plan_tuning" / "grading").glob("*.py")):
+        if path.name not in GRADING_PROCESSES:
+            impure = {name for name in imports_of(path) if name.split(".")[0] in PROCESSES}
             assert not impure, f"{path} imports {impure}"
 
 

@@ -17,12 +17,12 @@ def keys(job: JobGraph) -> dict[str, str]:
     return named | {stage.label: stage.fingerprint for stage in job.predictions}
 
 
-def test_golden_fingerprints() -> None:
+def test_pinned_fingerprints() -> None:
     """Addresses of what users have on disk: a change orphans it, so bump a version on purpose."""
-    assert keys(graph("seed=0")) == GOLDEN
+    assert keys(graph("seed=0")) == PINNED
 
 
-GOLDEN = {
+PINNED = {
     "bases": "4f07f288adc86d09",
     "corpora": "dae9556fcb443a20",
     "students": "c6f0c02464b4d314",

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from plan_tuning.config.filter import FilterConfig
-from plan_tuning.distillation.corpus import PROBLEMS, TRAJECTORIES, _write, write_trajectories
+from plan_tuning.distillation.corpus import (
+    PROBLEMS,
+    TRAJECTORIES,
+    write_records,
+    write_trajectories,
+)
 from plan_tuning.records import Problem, Trajectory, Verdict
 from plan_tuning.training.grpo.data import planned_problems
 
@@ -48,7 +53,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_trajectories(folder / TRAJECTORIES, ROWS)
     problems = [Problem(name, f"What is {name}?", "1") for name in NAMES]
-    _write(folder / PROBLEMS, Problem, problems)
+    write_records(folder / PROBLEMS, Problem, problems)
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,14 @@ from composition import config_of
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.job.graph import job_graph
-from plan_tuning.job.models import Roles
-from plan_tuning.job.result import Outcome
+from plan_tuning.job.models import check_machine
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 
 
-def roles(outputs: Path, *overrides: str) -> Roles:
+def check(outputs: Path, *overrides: str) -> str:
     config = config_of(f"paths.outputs={outputs}", *overrides)
-    return Roles(config, job_graph(config), Outcome(), ExitStack())
+    return check_machine(config, job_graph(config))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +32,7 @@ def test_a_job_that_needs_a_card_is_refused(
     tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        roles(tmp_path, *overrides).check_machine()
+        check(tmp_path, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -47,4 +45,4 @@ def test_a_job_that_needs_a_card_is_refused(
     ],
 )
 def test_what_a_job_does_not_do_is_not_checked(tmp_path: Path, overrides: list[str]) -> None:
-    roles(tmp_path, *overrides).check_machine()
+    assert check(tmp_path, *overrides) == "cpu"

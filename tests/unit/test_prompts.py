@@ -76,6 +76,6 @@ def test_mistakes_are_named(name: str, fields: dict[str, str], said: str) -> Non
         render(name, **fields)
 
 
-def test_digests_tell_prompts_apart() -> None:
+def test_fingerprints_tell_prompts_apart() -> None:
     assert len({prompt_fingerprint(name) for name in REQUESTS}) == len(REQUESTS)
     assert all(re.fullmatch(r"[0-9a-f]{16}", prompt_fingerprint(name)) for name in REQUESTS)

@@ -1,4 +1,4 @@
-"""Records survive the way to disk and back."""
+"""Records come back from disk as they went there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store of paid calls: what addresses a reply, and what survives."""
+"""The store of paid calls: what addresses a reply, and what a fault leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ import pytest
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
-from plan_tuning.teachers.errors import TeacherError, Transient
+from plan_tuning.teachers.errors import TeacherError
+from plan_tuning.teachers.failures import Transient
 from plan_tuning.teachers.store import (
     FILE_NAME,
     CallStore,
@@ -79,7 +80,7 @@ def test_what_does_not_change_the_address() -> None:
     )
 
 
-def test_a_teachers_identity_is_its_kind_model_and_label() -> None:
+def test_a_teachers_spec_is_its_kind_model_and_label() -> None:
     def digest(**values: Any) -> str:
         config = TeacherConfig(backend="http", model="m", api_base="http://127.0.0.1:1/v1")
         return teacher_fingerprint(dataclasses.replace(config, **values).spec())
@@ -254,12 +255,12 @@ def test_a_living_process_of_this_machine_keeps_its_claim(tmp_path: Path) -> Non
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         machine = socket.gethostname()
         started = f"{machine} {psutil.Process(process.pid).create_time():.2f}"
-        other._owner = (started, process.pid)
-        assert other.claim("k", -1.0), "a claim that has lapsed already"
-        assert not store.claim("k", 60.0), "its owner lives"
+        other.leases._owner = (started, process.pid)
+        assert other.leases.claim("k", -1.0), "a claim that has lapsed already"
+        assert not store.leases.claim("k", 60.0), "its owner lives"
         process.kill()
         assert _until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
-        assert store.claim("k", 60.0), "its owner is dead, though nobody has looked after it yet"
+        assert store.leases.claim("k", 60.0), "its owner is dead, though nobody looked yet"
         process.communicate()
 
 
@@ -275,23 +276,23 @@ def test_a_claim_of_others_lapses(
     owner: tuple[str, int], seconds: float, is_given_up: bool, tmp_path: Path
 ) -> None:
     with CallStore(tmp_path) as store, CallStore(tmp_path) as other:
-        other._owner = owner
-        assert other.claim("k", seconds)
-        assert store.claim("k", 60.0) is is_given_up
+        other.leases._owner = owner
+        assert other.leases.claim("k", seconds)
+        assert store.leases.claim("k", 60.0) is is_given_up
 
 
 def test_claims_are_renewed_and_given_back_by_their_owner_alone(tmp_path: Path) -> None:
     with CallStore(tmp_path) as store, CallStore(tmp_path) as other:
-        other._owner = ("another-machine 1.0", 1)
-        assert store.claim("mine", 10.0)
-        assert other.claim("theirs", 10.0)
+        other.leases._owner = ("another-machine 1.0", 1)
+        assert store.leases.claim("mine", 10.0)
+        assert other.leases.claim("theirs", 10.0)
         before = _claims(tmp_path)
-        store.renew(1000.0)
+        store.leases.renew(1000.0)
         after = _claims(tmp_path)
         assert after["mine"] > before["mine"] + 900
         assert after["theirs"] == before["theirs"]
-        store.release("mine")
-        store.release("theirs")
+        store.leases.release("mine")
+        store.leases.release("theirs")
         assert set(_claims(tmp_path)) == {"theirs"}
 
 

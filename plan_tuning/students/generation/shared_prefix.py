@@ -41,7 +41,7 @@ class SuffixLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one token a row; returns the rows' new tokens."""
+        """Append one token a row, (B, K, 1, D) each; returns the rows' new tokens, (B, K, t, D)."""
         if self.length == self._buffers[0].shape[2]:
             self._buffers = [self._enlarged(buffer) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
@@ -205,20 +205,20 @@ def shared_prefix_attention(
     prompt_keys, prompt_values = (states[:, :, first_slot:] for states in layer.prompt)
     slots = prompt_keys.shape[2]
     asked = (query * scaling).view(rows, kv_heads, heads // kv_heads, size)  # (B, K, G, D)
-    scores = _bounded(asked @ key[:, :, first_new:].transpose(-1, -2), softcap)  # (B, K, G, t)
+    logits = _bounded(asked @ key[:, :, first_new:].transpose(-1, -2), softcap)  # (B, K, G, t)
     if slots:  # a sliding window may have left the prompts behind
         on_prompt = shared_prefix.by_prompt(asked) @ prompt_keys.transpose(-1, -2)
         on_prompt = _bounded(on_prompt, softcap)
         if shared_prefix.padding is not None:
-            # After the cap, which would bring minus infinity back to a finite score. A sliding
+            # After the cap, which would bring minus infinity back to a finite logit. A sliding
             # layer holds the last slots of the prompts only.
             hidden = shared_prefix.padding[:, shared_prefix.padding.shape[1] - slots :]
             on_prompt = on_prompt.masked_fill(hidden[:, None, None], float("-inf"))
-        scores = torch.cat([shared_prefix.by_row(on_prompt), scores], dim=-1)  # (B, K, G, T + t)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        logits = torch.cat([shared_prefix.by_row(on_prompt), logits], dim=-1)  # (B, K, G, T + t)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if (unseen := shared_prefix.hidden(layer)) is not None:
-        scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
-    weights = torch.softmax(scores, dim=-1).to(query.dtype)
+        logits = logits.masked_fill(unseen[:, None, None], float("-inf"))
+    weights = torch.softmax(logits, dim=-1).to(query.dtype)
     output = weights[..., slots:] @ value[:, :, first_new:]  # (B, K, G, D)
     if slots:
         on_prompt = shared_prefix.by_prompt(weights[..., :slots]) @ prompt_values
@@ -226,11 +226,11 @@ def shared_prefix_attention(
     return output.reshape(rows, 1, heads, size), None
 
 
-def _bounded(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """Bound scores softly; before any masking, since a bounded -inf would be seen again."""
+def _bounded(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Bound logits softly; before any masking, since a bounded -inf would be seen again."""
     if softcap is None:
-        return scores
-    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return logits
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return torch.tanh(wide / softcap) * softcap
 
 

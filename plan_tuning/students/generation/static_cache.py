@@ -65,7 +65,7 @@ class StaticLayer(DynamicLayer):
 
 
 @dataclass
-class _View:
+class _Masks:
     """What a step works out once for all layers of a kind."""
 
     slots: torch.Tensor  # (1, T + t) of prompts and new tokens
@@ -117,9 +117,9 @@ class StaticPrefixCache(SharedPrefixCache):
     def _lay_out(self) -> None:
         """Make what a step's masks are computed from; rows or reach have changed."""
         kinds = {layer.kind: layer for layer in self.layers}
-        self._views = {kind: self._view(layer) for kind, layer in kinds.items()}
+        self._masks = {kind: self._masks_of(layer) for kind, layer in kinds.items()}
 
-    def _view(self, layer: StaticLayer) -> _View:
+    def _masks_of(self, layer: StaticLayer) -> _Masks:
         width, reach = layer.kind[0], min(self.reach, layer.room)
         slots = torch.arange(width + reach, device=self.place.device)[None]  # (1, T + t)
         prompt_slots = slots.masked_fill(slots >= width, width + self.room)
@@ -128,25 +128,25 @@ class StaticPrefixCache(SharedPrefixCache):
             # A sliding layer holds the last slots of the prompts only.
             padding = self._padding[:, self._padding.shape[1] - width :]
             padding = torch.nn.functional.pad(padding, (0, reach))  # (B, T + t)
-        return _View(slots, prompt_slots, padding, layer.room, slots < 0, self.place)
+        return _Masks(slots, prompt_slots, padding, layer.room, slots < 0, self.place)
 
     def look(self) -> None:
         """Work out where the newest token is put and what it must not see."""
-        for (width, window), view in self._views.items():
+        for (width, window), masks in self._masks.items():
             newest = self.place + width
-            view.unseen = view.slots > newest
-            view.place = self.place
+            masks.unseen = masks.slots > newest
+            masks.place = self.place
             if window is not None:
                 # Slots count alike for all rows: prompts are padded on the left. Of the new
                 # tokens a sliding layer holds no more than it sees.
-                view.unseen = view.unseen | (view.prompt_slots <= newest - window)
-                view.place = self.place.remainder(view.room)
-            if view.padding is not None:
-                view.unseen = view.unseen | view.padding
+                masks.unseen = masks.unseen | (masks.prompt_slots <= newest - window)
+                masks.place = self.place.remainder(masks.room)
+            if masks.padding is not None:
+                masks.unseen = masks.unseen | masks.padding
 
     def hidden(self, layer: StaticLayer) -> torch.Tensor:
         """Mask (B or 1, T + t) of what a layer returns and the newest tokens do not see."""
-        return self._views[layer.kind].unseen
+        return self._masks[layer.kind].unseen
 
     def update(
         self,
@@ -156,6 +156,6 @@ class StaticPrefixCache(SharedPrefixCache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one token a row; returns the tokens within reach."""
+        """Append one token a row, (B, K, 1, D) each; returns those within reach, (B, K, t, D)."""
         layer = self.layers[layer_idx]
-        return layer.write((key_states, value_states), self._views[layer.kind].place, self.reach)
+        return layer.write((key_states, value_states), self._masks[layer.kind].place, self.reach)

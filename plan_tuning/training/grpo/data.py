@@ -11,7 +11,7 @@ import numpy as np
 
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import read_problems, read_trajectories
-from plan_tuning.distillation.filters import filter_trajectories
+from plan_tuning.distillation.filters import FilterError, advice, filter_trajectories
 from plan_tuning.records import Problem
 
 
@@ -35,8 +35,14 @@ def planned_problems(
 
     Returns:
         The problems in the corpus's order, and how many there are with and without a plan.
+
+    Raises:
+        FilterError: the teacher wrote no plan that any filter could keep.
     """
-    filtered = filter_trajectories(read_trajectories(corpus), replace(chosen, max_rows=None))
+    candidates = read_trajectories(corpus)
+    if all(row.plan_status != "ok" for row in candidates):
+        raise FilterError(f"no problem of {corpus} has a teacher_plan. {advice(candidates)}")
+    filtered = filter_trajectories(candidates, replace(chosen, max_rows=None))
     plans: dict[str, str] = {}
     for trajectory in filtered.kept:
         plans.setdefault(trajectory.problem_id, trajectory.plan)

@@ -15,6 +15,7 @@ from plan_tuning.config.reward import RewardConfig
 from plan_tuning.rewards.combination import summarize
 from plan_tuning.rewards.rules import overlong_penalty
 from plan_tuning.text.formats import parse_output
+from plan_tuning.text.thoughts import split_thoughts
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.advantages import (
     Advantages,
@@ -175,7 +176,7 @@ def _row(step: int, one: Experience, rollout: Rollout) -> dict[str, Any]:
         "sample": rollout.sample,
         "plan": rollout.plan,
         "teacher_plan": rollout.teacher_plan,
-        "answer": parse_output(rollout.completion.text),
+        "answer": parse_output(split_thoughts(rollout.completion.text).text),
         "gold": rollout.problem.answer,
         **rewards,
         "advantage": round(one.advantage, 6),

@@ -43,7 +43,13 @@ class PassStatistics:
         sums: Mapping[str, torch.Tensor],
         maxima: Mapping[str, torch.Tensor],
     ) -> None:
-        """Add a pass: what it computes, how much of it is no padding, and figures of its tokens."""
+        """Add a pass: what it computes, how much of it is no padding, and figures of its tokens.
+
+        Args:
+            batch: the pass.
+            sums: figures that are added up over its tokens, each (N,).
+            maxima: those of which the largest counts, each (N,).
+        """
         self.sums[_SUMS.index("padded")] += batch.padded_tokens
         self.sums[_SUMS.index("real")] += batch.num_tokens
         for name, value in sums.items():
@@ -84,11 +90,11 @@ class PassStatistics:
         }
 
 
-LOG_PROBS_PHASE = "scoring"  # as metrics call it: time/scoring, tokens/scoring
+LOG_PROBS = "scoring"  # the word of the metrics: time/scoring, tokens/scoring
 
 
-class Phases:
-    """Adds up wall seconds, and tokens, by name."""
+class StepTimer:
+    """Adds up the wall seconds and the tokens of a GRPO step, by the name of its part."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -107,7 +113,7 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def count(self, name: str, tokens: int) -> None:
-        """Add tokens that a phase wrote or read."""
+        """Add tokens that a part wrote or read."""
         self.tokens[name] = self.tokens.get(name, 0) + tokens
 
     def _wait(self) -> None:
@@ -123,7 +129,7 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def collapse(
+def stop_reason(
     method: GRPOConfig, metrics: Mapping[str, float], rewards: Sequence[float]
 ) -> str | None:
     """Say why training should end: KL, entropy or mean reward of five steps; None if it need not.

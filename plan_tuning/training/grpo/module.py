@@ -32,12 +32,12 @@ from plan_tuning.training.grpo.experience import (
     subtract_kl,
 )
 from plan_tuning.training.grpo.metrics import (
-    LOG_PROBS_PHASE,
+    LOG_PROBS,
     PassStatistics,
-    Phases,
-    collapse,
+    StepTimer,
     dead_group_warning,
     peak_memory_gib,
+    stop_reason,
 )
 from plan_tuning.training.grpo.policy import Policy
 from plan_tuning.training.grpo.reward import RewardWorker
@@ -131,16 +131,16 @@ class GRPOModule(pl.LightningModule):
         start = time.perf_counter()
         step = self.finished_steps
         torch.manual_seed(noise_seed(self.seed, step, self.global_rank))
-        phases = Phases(self.device)
-        experience, drawn, redraws = self._sample(step, phases)
+        timer = StepTimer(self.device)
+        experience, drawn, redraws = self._sample(step, timer)
         metrics = assign_advantages(experience, self.reward, self.method, self.ranks)
         metrics["redraws"] = float(redraws)
-        self._fill_log_probs([one for one in experience if one.is_live], phases)
+        self._fill_log_probs([one for one in experience if one.is_live], timer)
         if self._is_kl_reward:
             subtract_kl(experience, self.method.beta)
         rates = [self._learning_rate(update) for update in range(self.updates_per_step)]
         statistics = self.policy_update.learn(
-            experience, phases, step=step, optimizer=self.optimizers(), rates=rates
+            experience, timer, step=step, optimizer=self.optimizers(), rates=rates
         )
         metrics["learning_rate"] = rates[0]
         self.state.has_begun = True  # also where all groups were dead: its records follow
@@ -151,13 +151,13 @@ class GRPOModule(pl.LightningModule):
         self.seconds += seconds
         self.rewards.append(metrics.get("reward/total", math.nan))
         self.dead_rates.append(metrics["dead_rate"])
-        self._report(experience, metrics, statistics, phases, seconds)
+        self._report(experience, metrics, statistics, timer, seconds)
         if self.log_of_completions.is_due(step):
             ranks = self.ranks.gather(completion_rows(step, experience))
             if self.global_rank == 0:
                 self.log_of_completions.add([row for share in ranks for row in share])
         self.state.has_begun = False
-        self._stop_on_collapse()
+        self._stop_where_lost()
         is_last = self.finished_steps >= self.total_steps or bool(self.stop_reason)
         warning = dead_group_warning(self.dead_rates, is_last=is_last)
         if warning:
@@ -165,7 +165,7 @@ class GRPOModule(pl.LightningModule):
         if self.finished_steps >= self.total_steps:
             self.trainer.should_stop = True
 
-    def _sample(self, step: int, phases: Phases) -> tuple[list[Experience], int, int]:
+    def _sample(self, step: int, timer: StepTimer) -> tuple[list[Experience], int, int]:
         """Sample and reward groups; draw again for dead ones where that is asked for.
 
         Returns:
@@ -175,7 +175,7 @@ class GRPOModule(pl.LightningModule):
         world, drawn, redraws = self.ranks.world, self.state.drawn, 0
         counts = [len(range(rank, self.method.prompts_per_step, world)) for rank in range(world)]
         while True:
-            draw = self._draw(step, drawn, counts, phases)
+            draw = self._draw(step, drawn, counts, timer)
             experience += draw
             drawn += sum(counts)
             is_dead = dead_groups(draw, self.reward, self.method)
@@ -187,7 +187,7 @@ class GRPOModule(pl.LightningModule):
             redraws += 1
 
     def _draw(
-        self, step: int, drawn: int, counts: Sequence[int], phases: Phases
+        self, step: int, drawn: int, counts: Sequence[int], timer: StepTimer
     ) -> list[Experience]:
         """Sample and reward this rank's share of the next problems of the stream."""
         rows = stream_rows(
@@ -195,7 +195,7 @@ class GRPOModule(pl.LightningModule):
         )
         first = sum(counts[: self.ranks.rank])
         mine = range(first, first + counts[self.ranks.rank])
-        with phases("rollout"), torch.autocast(self.device.type, enabled=False):
+        with timer("rollout"), torch.autocast(self.device.type, enabled=False):
             rollouts = sample_groups(
                 self.policy.sampler(),
                 [self.problems[rows[place]] for place in mine],
@@ -205,12 +205,12 @@ class GRPOModule(pl.LightningModule):
                 step=step,
                 stream=[drawn + place for place in mine],
             )
-        phases.count("rollout", sum(len(rollout) for rollout in rollouts))
+        timer.count("rollout", sum(len(rollout) for rollout in rollouts))
         experience = [Experience(rollout) for rollout in rollouts]
         pending = self.reward_worker.submit(rollouts)
         if self.reward_worker.is_slow:  # while the judge reads
-            self._fill_log_probs(experience, phases)
-        with phases("reward"):
+            self._fill_log_probs(experience, timer)
+        with timer("reward"):
             rewards = pending.result()
         for one, found in zip(experience, rewards, strict=True):
             one.rewards = found
@@ -221,27 +221,27 @@ class GRPOModule(pl.LightningModule):
     def _is_kl_reward(self) -> bool:
         return self.method.has_reference and self.method.kl_in == "reward"
 
-    def _fill_log_probs(self, experience: Sequence[Experience], phases: Phases) -> None:
+    def _fill_log_probs(self, experience: Sequence[Experience], timer: StepTimer) -> None:
         """Compute the old and reference log-probabilities that are needed and not there yet."""
-        with phases(LOG_PROBS_PHASE):
+        with timer(LOG_PROBS):
             if self._is_kl_reward or not self.method.is_on_policy:
                 missing = [one for one in experience if one.old_log_probs is None]
-                found = self._log_probs(self.student.causal_lm, missing, phases)
+                found = self._log_probs(self.student.causal_lm, missing, timer)
                 for one, values in zip(missing, found, strict=True):
                     one.old_log_probs = values
             if self.method.has_reference:
                 missing = [one for one in experience if one.reference_log_probs is None]
                 with self.policy.reference() as reference:
-                    found = self._log_probs(reference, missing, phases)
+                    found = self._log_probs(reference, missing, timer)
                 for one, values in zip(missing, found, strict=True):
                     one.reference_log_probs = values
 
     def _log_probs(
-        self, causal_lm: Any, experience: Sequence[Experience], phases: Phases
+        self, causal_lm: Any, experience: Sequence[Experience], timer: StepTimer
     ) -> list[torch.Tensor]:
         found, tokens = self.policy.log_probs(causal_lm, [one.rollout for one in experience])
         if tokens:
-            phases.count(LOG_PROBS_PHASE, tokens)
+            timer.count(LOG_PROBS, tokens)
         return found
 
     def _report(
@@ -249,13 +249,13 @@ class GRPOModule(pl.LightningModule):
         experience: Sequence[Experience],
         metrics: dict[str, float],
         statistics: PassStatistics,
-        phases: Phases,
+        timer: StepTimer,
         seconds: float,
     ) -> None:
         """Log a step; all figures of all ranks but times and memory."""
         lengths = [len(one.rollout) for one in experience]
         cut = [float(one.rollout.is_truncated) for one in experience]
-        ranks = self.ranks.gather((lengths, cut, dict(phases.tokens)))
+        ranks = self.ranks.gather((lengths, cut, dict(timer.tokens)))
         lengths = [value for share in ranks for value in share[0]]
         cut = [value for share in ranks for value in share[1]]
         values = metrics | statistics.summary(self.method, self.ranks.reduce)
@@ -269,15 +269,15 @@ class GRPOModule(pl.LightningModule):
         if "kl_k3" in values:
             values["kl"] = values["kl_k3"]
         self.last_metrics = {f"train/{name}": value for name, value in values.items()}
-        self.last_metrics |= {f"time/{name}": value for name, value in phases.seconds.items()}
+        self.last_metrics |= {f"time/{name}": value for name, value in timer.seconds.items()}
         self.last_metrics["time/step"] = seconds
         for name in dict.fromkeys(name for share in ranks for name in share[2]):
             self.last_metrics[f"tokens/{name}"] = float(sum(s[2].get(name, 0) for s in ranks))
         self.log_dict(self.last_metrics, on_step=True, on_epoch=False, batch_size=len(lengths))
 
-    def _stop_on_collapse(self) -> None:
+    def _stop_where_lost(self) -> None:
         """End the training where the policy falls apart, and say why."""
-        reason = collapse(self.method, self.last_metrics, self.rewards)
+        reason = stop_reason(self.method, self.last_metrics, self.rewards)
         if reason:
             self.stop_reason = f"{reason} at step {self.finished_steps}"
             logger.warning("GRPO stops: %s", self.stop_reason)

@@ -1,4 +1,4 @@
-"""The policy that is trained and what it is compared with: who writes rollouts, the reference.
+"""The policy that is trained, the copy that writes rollouts, and the frozen reference model.
 
 Adapter layers cost several small kernels a layer at every token, and merging them in place would
 round the base a little with every cycle; so an adapter is merged into a copy. On a card a token

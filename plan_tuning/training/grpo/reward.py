@@ -30,6 +30,7 @@ from plan_tuning.rewards.plan_similarity import (
 )
 from plan_tuning.rewards.rules import correct_reward, format_reward, leak_reward, length_reward
 from plan_tuning.text.formats import has_plan
+from plan_tuning.text.thoughts import split_thoughts
 from plan_tuning.training.grpo.rollout import Rollout
 
 logger = logging.getLogger(__name__)
@@ -121,13 +122,17 @@ class RewardWorker:
 
     async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
         """Reward one rollout; a part that is unknown is NaN, one without a weight only shown."""
-        problem, text = rollout.problem, rollout.completion.text
+        problem, said = rollout.problem, split_thoughts(rollout.completion.text)
+        text = said.text
         found: dict[str, float | None] = {}
         # Being right is known also where it earns nothing: what a plan reward is worth shows in its
         # correlation with it. An answer that is boxed in the plan is none: the solution says it.
         solution = text.rpartition("</plan>")[2] if has_plan(text) else text
         grade = await self._grader.grade_async(
-            solution, problem, finish_reason=rollout.completion.finish_reason, require_box=True
+            solution,
+            problem,
+            finish_reason="length" if said.is_open else rollout.completion.finish_reason,
+            require_box=True,
         )
         found["correct"] = correct_reward(grade.verdict)
         if "plan" in self.weights:
@@ -172,10 +177,7 @@ class RewardWorker:
                 rollout.problem.problem,
                 rollout.teacher_plan,
                 rollout.plan,
-                votes=config.votes,
-                swap=config.swap,
-                temperature=config.temperature,
-                max_tokens=config.max_tokens,
+                config,
                 problem_id=rollout.problem.id,
                 is_reminded=is_reminded,
             )

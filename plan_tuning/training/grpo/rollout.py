@@ -18,6 +18,7 @@ from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import Student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text.formats import has_plan, parse_plan, student_messages
+from plan_tuning.text.thoughts import split_thoughts
 from plan_tuning.training.grpo.data import PlannedProblem
 
 
@@ -107,11 +108,15 @@ def sample_groups(
             sample=index % method.group_size,
             prompt=tuple(ids),
             completion=found,
-            plan=parse_plan(found.text) if has_plan(found.text) else "",
+            plan=_plan_of(split_thoughts(found.text).text),
             num_plan_tokens=plan_length(student.tokenizer, found) if needs_split else 0,
         )
         for index, (planned, ids, found) in enumerate(zip(asked, prompts, completions, strict=True))
     ]
+
+
+def _plan_of(said: str) -> str:
+    return parse_plan(said) if has_plan(said) else ""
 
 
 def plan_length(tokenizer: Any, completion: Completion) -> int:

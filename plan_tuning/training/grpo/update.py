@@ -16,7 +16,7 @@ from plan_tuning.config.training import TrainerConfig
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.experience import Experience
 from plan_tuning.training.grpo.loss import pass_loss
-from plan_tuning.training.grpo.metrics import PassStatistics, Phases
+from plan_tuning.training.grpo.metrics import PassStatistics, StepTimer
 from plan_tuning.training.grpo.policy import Policy, completion_log_probs
 from plan_tuning.training.lightning import TrainingError
 
@@ -89,7 +89,7 @@ class PolicyUpdate:
     def learn(
         self,
         experience: Sequence[Experience],
-        phases: Phases,
+        timer: StepTimer,
         *,
         step: int,
         optimizer: Any,
@@ -99,7 +99,7 @@ class PolicyUpdate:
 
         Args:
             experience: of this rank.
-            phases: is timed.
+            timer: of the step.
             step: number of the GRPO step, for messages.
             optimizer: of the trained weights.
             rates: learning rate of each optimizer step.
@@ -110,11 +110,11 @@ class PolicyUpdate:
         statistics = PassStatistics(self._device)
         updates = mini_batches(experience, self.method, self._ranks)
         for rate, mine in zip(rates, updates, strict=True):
-            loss = self._passes(mine, experience[0], statistics, phases)
+            loss = self._passes(mine, experience[0], statistics, timer)
             if loss is None:  # no group has anything to teach
                 continue
             self._check(statistics, step)
-            with phases("optimizer"):
+            with timer("optimizer"):
                 norm = torch.nn.utils.clip_grad_norm_(
                     self._trained, self.trainer.max_grad_norm or math.inf
                 )
@@ -142,7 +142,7 @@ class PolicyUpdate:
         mine: Sequence[Experience],
         any_one: Experience,
         statistics: PassStatistics,
-        phases: Phases,
+        timer: StepTimer,
     ) -> torch.Tensor | None:
         """Add up gradients; every rank runs as many backward passes as the busiest one.
 
@@ -150,7 +150,7 @@ class PolicyUpdate:
             mine: what this rank learns from.
             any_one: is read, and not learned from, where this rank has fewer passes than another.
             statistics: is added to.
-            phases: is timed.
+            timer: of the step.
 
         Returns:
             This rank's share of the loss; None where no rank has anything to learn from.
@@ -166,7 +166,7 @@ class PolicyUpdate:
         if num_own < most:  # passes that touch every weight with a loss of 0
             batches += self.policy.batches([any_one.rollout])[:1] * (most - num_own)
         loss = torch.zeros((), device=self._device)
-        with phases("train"):
+        with timer("train"):
             for place, batch in enumerate(batches):
                 with self._ranks.gradients_stay_local(place < most - 1):
                     moved = batch.to(self._device)
@@ -188,7 +188,7 @@ class PolicyUpdate:
                             num_passes=passes,
                         )
                         statistics.add(moved, sums, maxima)
-                        phases.count("train", batch.num_tokens)
+                        timer.count("train", batch.num_tokens)
                     else:
                         part = found.log_probs.sum() * 0.0
                     # Ranks average their gradients: times the number of ranks makes that a sum.

@@ -12,11 +12,16 @@ from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig
 from plan_tuning.distillation.corpus import read_trajectories
-from plan_tuning.distillation.filters import filter_trajectories
+from plan_tuning.distillation.filters import advice, filter_trajectories
 from plan_tuning.records import Problem, Trajectory
 from plan_tuning.tasks.mixture import Item, count_tokens, levels, mix, tagged
 from plan_tuning.text.formats import FormatError, render_completion, student_messages
 from plan_tuning.training.sft.batches import RowError, TrainingRow
+
+_NO_RATIONALE = (
+    "The problems have no human rationales, which this method learns: choose a data set that has "
+    "them, or a method that learns from a teacher, for example method=sft_teacher_cot"
+)
 
 
 def training_rows(
@@ -69,7 +74,7 @@ def training_rows(
     if not pairs:
         raise RowError(
             f"no row is left for method={method.name} filter={chosen.name}: {reasons}. "
-            "Loosen the filter (filter=none) or distil more problems (data.limit)"
+            + (_NO_RATIONALE if corpus is None else advice(read_trajectories(corpus)))
         )
     rows, by_source = _mixed(pairs, mixture, order)
     selection = {"rows": len(rows), "reasons": {k: v for k, v in reasons.items() if v}}

@@ -98,7 +98,7 @@ def train_student(
     if not training:
         raise TrainingError(
             f"no row is left to train on: {len(rows)} rows given, dropped: {dropped.counts}. "
-            "Raise trainer.max_length, or choose a looser filter, for example filter=none"
+            "Raise trainer.max_length"
         )
     if config.gradient_checkpointing:
         checkpoint_activations(student)

@@ -66,7 +66,7 @@ class StepSize:
 
     @classmethod
     def from_tensor(cls, values: torch.Tensor) -> StepSize:
-        """Read :meth:`to_tensor` back."""
+        """Read :meth:`to_tensor` back from ``values`` (5,)."""
         return cls(*values.tolist())
 
 

@@ -31,7 +31,7 @@ class Launcher:
         return [JobReturn(overrides=job, status=JobStatus.COMPLETED) for job in batch]
 
 
-def survive(tmp_path: Path, times: int) -> tuple[Launcher, Survivor]:
+def launched_by(tmp_path: Path, times: int) -> tuple[Launcher, Survivor]:
     launcher: Any = Launcher("seed=1", times)
     survivor = Survivor(launcher, tmp_path / "mine")
     survivor.launch(jobs_of(tmp_path, "method=sft", "seed=0,1,2", "sweep_name=mine"), 0)
@@ -42,14 +42,14 @@ def survive(tmp_path: Path, times: int) -> tuple[Launcher, Survivor]:
 def test_a_death_that_does_not_come_back_costs_nothing(
     tmp_path: Path, times: int, launched: list[int]
 ) -> None:
-    launcher, survivor = survive(tmp_path, times)
+    launcher, survivor = launched_by(tmp_path, times)
     assert launcher.launched == launched
     assert len(survivor.returns) == 3
     assert failed_returns(survivor.returns) == []
 
 
 def test_a_job_that_always_dies_is_recorded_and_the_others_end(tmp_path: Path) -> None:
-    _, survivor = survive(tmp_path, times=9)
+    _, survivor = launched_by(tmp_path, times=9)
     (failed,) = failed_returns(survivor.returns)
     assert "seed=1" in failed.overrides
     assert len(survivor.returns) == 3
