@@ -32,12 +32,10 @@ def compare(
         str | None,
         typer.Option(help="Rows to compare with: a method, or key=value pairs joined by commas."),
     ] = None,
-<<<<<<< HEAD
     figure: Annotated[
         Path | None,
         typer.Option(help="Write the figure of accuracies to this file too.", metavar="FILE.svg"),
     ] = None,
-=======
     force: Annotated[
         bool,
         typer.Option(help="Replace a comparison that was made from files which are missing here."),
@@ -56,7 +54,6 @@ def compare(
         str,
         typer.Option(help="Of the compact table: swept choices, seeds, time/job, answers, USD."),
     ] = "",
->>>>>>> work
     wandb: Annotated[
         bool,
         typer.Option(help="Log it as a W&B run too: offline, or where WANDB_MODE=online says so."),
@@ -68,20 +65,18 @@ def compare(
     from plan_tuning.comparison.latex import Compact
     from plan_tuning.comparison.runs import ComparisonError
 
-<<<<<<< HEAD
     if figure is not None and figure.suffix != ".svg":
         typer.echo(
             f"error: --figure={figure}: figures are written as .svg, for example "
             f"--figure {figure.with_suffix('.svg')}",
             err=True,
         )
-=======
+        raise typer.Exit(2)
     compact = None
     if latex is Latex.COMPACT:
         compact = Compact(_listed(benchmarks), _listed(columns))
     elif benchmarks or columns:
         typer.echo("error: --benchmarks and --columns choose for --latex compact", err=True)
->>>>>>> work
         raise typer.Exit(2)
     try:
         comparison = run(folders, out=out, baseline=baseline, force=force, compact=compact)
@@ -95,7 +90,6 @@ def compare(
         typer.echo(f"W&B run written offline; upload it with: {command}" if command else "logged")
 
 
-<<<<<<< HEAD
 def write_figure(comparison: Comparison, path: Path) -> None:
     """Write the figure of accuracies, the first one of the report page, as SVG."""
     from plan_tuning.artifacts import write_atomic
@@ -107,10 +101,10 @@ def write_figure(comparison: Comparison, path: Path) -> None:
         raise typer.Exit(2)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, drawn.svg)
-=======
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
->>>>>>> work
 
 
 def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | None:
