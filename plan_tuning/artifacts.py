@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import platform
+import re
 import shutil
+import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,17 @@ _PROVENANCE_PACKAGES = (
     "math-verify",
 )
 
+_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
+# Writers in other languages say it in words only: safetensors, torch's checkpoints, sqlite, arrow.
+_WORDS = re.compile(
+    r"No space left on device|Disk quota exceeded|Read-only file system|File too large|"
+    r"Permission denied|disk is full|readonly database|unable to open database file|"
+    r"PytorchStreamWriter failed writing file|file write failed|unexpected pos"
+)
+_TORCH = re.compile(r"PytorchStreamWriter|file write failed|unexpected pos")
+_SHORT = "it took a part of the file only: is the disk full?"
+_SQLITE = re.compile(r"disk is full|readonly database|unable to open database|disk I/O error")
+
 
 class ArtifactError(ValueError):
     """An artifact that was asked for is absent, half-written or of another kind."""
@@ -54,7 +69,8 @@ def hashed_values(value: Any) -> Any:
     A field of a dataclass that equals the default it had when it was introduced is left out, so a
     new knob does not orphan old artifacts. That default is the field's own default, unless the
     field's metadata carries another one under ``hash_default`` (needed once a default changes).
-    Fields with metadata ``runtime=True`` are left out altogether.
+    Fields with metadata ``runtime=True`` are left out altogether. A field that was renamed is
+    hashed by its first name, under ``hash_name``.
 
     Raises:
         TypeError: the value is none that can be hashed.
@@ -70,7 +86,7 @@ def hashed_values(value: Any) -> Any:
                 default = f.default_factory()
             if default is not dataclasses.MISSING and hashed_values(item) == hashed_values(default):
                 continue
-            out[f.name] = hashed_values(item)
+            out[f.metadata.get("hash_name", f.name)] = hashed_values(item)
         return out
     if isinstance(value, Enum):
         return hashed_values(value.value)
@@ -100,7 +116,7 @@ def fingerprint_of(spec: Any, *, stage: str, version: int) -> str:
         ensure_ascii=False,
         allow_nan=False,
     )
-    return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:_FINGERPRINT_LENGTH]
 
 
 def file_fingerprint(path: Path) -> str:
@@ -127,25 +143,108 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader sees the old file or the new one, never a part."""
+    """Write ``text`` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
+    """
+    write_together({path: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Write several files of which each is the old or the new one; all stay old where one fails.
+
+    Args:
+        texts: by path. A name that is no UTF-8 is written as the bytes that it is.
+
+    Raises:
+        OSError: one cannot be written; names its path.
+    """
+    written: dict[Path, str] = {}
+    try:
+        for path, text in texts.items():
+            with _named(path):
+                written[path] = _write_beside(path, text)
+        for path, name in written.items():
+            with _named(path):
+                os.replace(name, path)
+    except BaseException:
+        for name in written.values():
+            Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an error of the system name the file that was meant."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_beside(path: Path, text: str) -> str:
+    """Write a temporary file in the folder of ``path`` and name it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    return name
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+class StorageError(ValueError):
+    """Something cannot be written: the disk is full, or a folder is read-only."""
+
+    exit_code = 1
+
+
+RESUME = "Make room or choose another folder; the same command goes on where it stopped"
+
+
+def storage_error(error: BaseException, folder: Path, advice: str) -> StorageError | None:
+    """Say in one line what a full disk or a read-only folder did; None for any other error.
+
+    Args:
+        error: or one that it follows from.
+        folder: named where the error itself names no path.
+        advice: what can be done.
+    """
+    if isinstance(error, StorageError):
+        return error
+    reason = _reason(error)
+    if reason is None:
+        return None
+    path, text = reason
+    return StorageError(f"{path or folder} cannot be written or read ({text}). {advice}")
+
+
+def _reason(error: BaseException) -> tuple[str, str] | None:
+    """Find what the disk said: a path, if it was named, and the text; None for another error."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _ERRNOS:
+            path = "" if seen.filename is None else os.fsdecode(seen.filename)
+            return path, os.strerror(seen.errno or 0)
+        if isinstance(seen, sqlite3.OperationalError) and _SQLITE.search(str(seen)):
+            return "", str(seen)
+        is_foreign = isinstance(seen, RuntimeError) or type(seen).__name__ == "SafetensorError"
+        if is_foreign and _WORDS.search(str(seen)):
+            return "", _SHORT if _TORCH.search(str(seen)) else str(seen).splitlines()[0]
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def folder_of(root: Path, kind: str, fingerprint: str) -> Path:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
+from plan_tuning.artifacts import storage_error
 from plan_tuning.comparison.compare_command import compare
+from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.corpus_command import app as corpus
 from plan_tuning.tasks.contamination_command import contamination
 from plan_tuning.tasks.grade_command import grade
@@ -26,7 +30,36 @@ app.add_typer(corpus, name="corpus", help="Look at, filter and export a corpus o
 def run() -> None:
     """Run a subcommand; a user's mistake ends in one line and exit code 2."""
     try:
+        check_words(sys.argv[1:])
         app(prog_name="plan-tuning")
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(getattr(error, "exit_code", 2)) from None
+    except (ValueError, OSError) as raised:
+        where = {"compare": "--out FOLDER", "corpus": "another file"}
+        elsewhere = where.get(sys.argv[1], "--out FILE")
+        error = storage_error(raised, Path(), f"Make room, or write elsewhere: {elsewhere}")
+        if error is None and not isinstance(raised, ValueError):
+            raise
+        sys.stderr.write(f"error: {error or raised}\n")
+        raise SystemExit(getattr(error or raised, "exit_code", 2)) from None
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse blank arguments: as a path they would mean the working directory.
+
+    Args:
+        words: of the command line, the subcommand first.
+
+    Raises:
+        ConfigError: a word, or what stands behind the ``=`` of an option, is blank.
+    """
+    name = words[0]
+    for word in words[1:]:
+        option, equals, value = word.partition("=")
+        is_option = word.startswith("--")
+        if not word.strip() or (is_option and equals and not value.strip()):
+            raise ConfigError(
+                f"{option if is_option else name}",
+                "''",
+                "a text that is not blank (is a variable of the shell unset?)",
+                f"plan-tuning {words[0]} --help",
+            )
+        name = word if is_option else words[0]

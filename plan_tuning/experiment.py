@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from plan_tuning import interruption
 from plan_tuning.artifacts import (
     ArtifactError,
     build,
@@ -29,35 +30,41 @@ from plan_tuning.artifacts import (
     read_manifest,
     write_atomic,
 )
-from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.extensions import PLAIN
+from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
+from plan_tuning.interruption import Interrupted
 from plan_tuning.job.costs import print_stages
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.models import Models, check_machine, prepare_torch
+from plan_tuning.job.models import Models, check_machine
 from plan_tuning.job.result import (
     CURVES_FILE,
     DECONTAMINATED,
     PREDICTIONS_FILE,
     JobContext,
     Outcome,
+    cause_of,
     check_overwritten,
     corpus_facts,
     final_numbers,
     fingerprints,
     log_accuracies,
+    metrics_of,
+    note_seen,
     read_predictions,
     read_result,
     row_of,
     write_predictions,
     write_result,
 )
-from plan_tuning.job.train import Process, Training, training_call
+from plan_tuning.job.train import Process, Training, make_base, merge_call, training_call
 from plan_tuning.job.train_spec import start_config
-from plan_tuning.job_record import BenchmarkMetrics, JobResult, parse_metrics
+from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
+from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker, group_of, track
 
 logger = logging.getLogger(__name__)
@@ -88,7 +95,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
-        if graph.student is not None:
+        if graph.student is not None and graph.merged:
+            job.merge(graph.student)
+        elif graph.student is not None:
             if graph.start is not None and not graph.student.is_available:
                 job.train(graph.start, start_config(config))
             job.train(graph.student, config)
@@ -120,14 +129,18 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
             wall_s = time.perf_counter() - started
             result = write_result(config, graph, context, outcome, wall_s=wall_s)
             tracker.log_results(final_numbers(result))
-    except BaseException as error:
+    except BaseException as raised:
+        error = cause_of(raised, Path(config.paths.outputs))
         if result is None:  # else all is done, and only its report to W&B failed
             wall_s = time.perf_counter() - started
-            write_result(config, graph, context, outcome, wall_s=wall_s, error=error)
-        is_mistake = isinstance(error, ValueError)  # one line; a fault shows where it is
-        if context.sweep_name is not None or not is_mistake:
-            logger.error("job failed: %s", error, exc_info=not is_mistake)
-        raise
+            try:
+                write_result(config, graph, context, outcome, wall_s=wall_s, error=error)
+            except OSError as failure:  # a full disk, which the error itself may be about
+                logger.warning("the job's end is not recorded: %s", failure)
+        is_told = isinstance(error, ValueError | Interrupted)  # one line; a fault shows where it is
+        if not is_told or (context.sweep_name is not None and not isinstance(error, Interrupted)):
+            logger.error("job failed: %s", error, exc_info=not is_told)
+        raise error from (raised.__cause__ if error is raised else raised)
     log_accuracies(outcome)
 
 
@@ -233,6 +246,12 @@ class Job:
                 tracker.log_curves(curves)
         self._track(stage, is_input=is_cached)
 
+    def merge(self, stage: Stage) -> None:
+        """Finished students → student."""
+        is_cached = self._obtain("train", stage, merge_call(self.config, self.graph.merged))
+        self.outcome.training = read_manifest(stage.folder)["facts"]
+        self._track(stage, is_input=is_cached)
+
     def evaluate(self, place: int) -> None:
         """Student → predictions → metrics, for one benchmark."""
         config, graph, entry = self.config, self.graph, self.config.benchmarks[place]
@@ -242,17 +261,19 @@ class Job:
             load = partial(load_benchmark, entry, config, is_tagged=False)
             self._obtain("distill", swapped, partial(self._make_corpus, load))
             plans = swapped.folder
-        is_planned = config.method.name == "m2" and config.evaluation.plan != "none"
-        method = config.asked_as if is_planned or config.method.name != "m2" else "zero_shot"
+        has_no_plan = config.method.has_two_calls and config.evaluation.plan == "none"
+        method = PLAIN if has_no_plan else config.method.name
         self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
         path = stage.folder / PREDICTIONS_FILE
-        self.outcome.metrics[stage.label] = _metrics_of(stage)
+        load_again = partial(load_benchmark, entry, config)
+        self.outcome.metrics[stage.label] = metrics_of(stage.folder, load_again)
         self.outcome.predictions[stage.label] = path
         if graph.executor_predictions:  # what the executor can do without a plan
             alone = graph.executor_predictions[place]
-            make = partial(self._solve, entry, alone.label, "zero_shot", None)
+            make = partial(self._solve, entry, alone.label, PLAIN, None)
             self._obtain("evaluate", alone, make)
-            self.outcome.executor_zero_shot[alone.label] = _metrics_of(alone)
+            self.outcome.executor_zero_shot[alone.label] = metrics_of(alone.folder, load_again)
+        note_seen(self.outcome, config, stage.label, entry)
         if config.evaluation.decontaminate is not None:
             self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
         if self.tracker.run is not None:
@@ -293,13 +314,15 @@ class Job:
 
         config, models = self.config, self.models
         problems = load_benchmark(entry, config)
+        has_two_calls = config.method.has_two_calls
+        is_planned = has_two_calls and method == config.method.name
         plans = None
         if corpus is not None:
             plans = teacher_plans(read_trajectories(corpus))
-        elif method == "m2" and config.evaluation.plan == "true":
+        elif is_planned and config.evaluation.plan == "true":
             plans = {problem.id: problem.true_plan for problem in problems}
         # With given plans, or without any, nobody but m2's executor is asked.
-        is_executor = plans is not None or (config.method.name == "m2" and method != "m2")
+        is_executor = plans is not None or (has_two_calls and not is_planned)
         with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
             predictions = solve(
                 models.executor if is_executor else models.tested,
@@ -309,12 +332,12 @@ class Job:
                 evaluation=config.evaluation,
                 benchmark=benchmark,
                 grader=models.grader,
-                executor=models.executor if method == "m2" else None,
+                executor=models.executor if is_planned else None,
                 plans=plans,
                 progress=progress,
             )
         write_predictions(folder / PREDICTIONS_FILE, predictions)
-        return {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
+        return {"metrics": to_json(summarize(predictions)), "problems": len(problems), **VERSIONS}
 
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""
@@ -336,6 +359,7 @@ class Job:
 
     def _obtain(self, name: str, stage: Stage, make: Make) -> bool:
         """Build a stage where it is absent; returns whether it was there already."""
+        interruption.check()
         started = time.perf_counter()
         is_cached = stage.is_available
         if not is_cached:
@@ -361,7 +385,7 @@ class Job:
         """Make an untrained model of ours where it is absent; name it otherwise."""
         if stage is None:
             return str(model.path)
-        self._obtain("base", stage, partial(_make_base, self.config, model))
+        self._obtain("base", stage, partial(make_base, self.config, model))
         return stage.folder
 
     def _track(self, stage: Stage, *, is_input: bool) -> None:
@@ -374,19 +398,3 @@ class Job:
                 upstream=stage.upstream,
                 is_input=is_input,
             )
-
-
-def _metrics_of(predictions: Stage) -> BenchmarkMetrics:
-    return parse_metrics(read_manifest(predictions.folder)["facts"]["metrics"])
-
-
-def _make_base(config: Config, model: ModelConfig, folder: Path) -> Mapping[str, Any]:
-    prepare_torch(config.trainer)
-    if isinstance(model, MicroModelConfig):
-        from plan_tuning.training.microworld_base import train_base
-
-        logger.info("training the micro-world's base model: about a minute, once")
-        return train_base(folder, model, max_steps=config.debug.max_steps)
-    from plan_tuning.students.tiny import make_tiny
-
-    return make_tiny(folder, model.family, model.seed)

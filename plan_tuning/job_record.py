@@ -121,6 +121,8 @@ class JobResult:
     predictions: Mapping[str, str] = field(default_factory=dict)  # by benchmark: file
     corpus: CorpusFacts | None = None
     training: Mapping[str, Any] | None = None  # facts of the student's manifest
+    # Test problems that stand in the training problems, by benchmark; None: nothing was trained
+    seen_in_training: Mapping[str, int] | None = field(default=None, metadata=UNLESS_NONE)
     curves: str | None = None
     device: str = ""
     stages: Mapping[str, StageTime] = field(default_factory=dict)

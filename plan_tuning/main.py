@@ -6,33 +6,47 @@ Nothing heavy is imported before a job starts, so ``--help`` and a configuration
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NoReturn
 
 import filelock
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from plan_tuning.config.registration import register, resource_folder
+from plan_tuning import interruption
+from plan_tuning.artifacts import RESUME, storage_error
+from plan_tuning.config.command_line import check_double_keys
+from plan_tuning.config.effects import idle_line, idle_words
+from plan_tuning.config.explanation import explanations
+from plan_tuning.config.outside import choices_of, config_folders, load_folder
+from plan_tuning.config.registration import add_experiments, register, resource_folder
 from plan_tuning.config.run import SweeperConfig
+from plan_tuning.config.suggestions import explained
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
 from plan_tuning.sweep.external import Search
-from plan_tuning.sweep.sweeper import INTERRUPTED, USER_ERROR, register_sweeper
+from plan_tuning.sweep.overrides import check_overrides, ordered
+from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
 
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
+logger = logging.getLogger(__name__)
 search = Search()  # of this process, where it is one
 
-# At import, so that a launcher's worker processes have them too.
+# At import, so that a launcher's worker processes have them too; those of modules from outside,
+# which plan_tuning.config.outside has read by now where this is a worker.
 register()
 register_sweeper()
 
@@ -45,6 +59,7 @@ class Preflight(Callback):  # type: ignore[misc]
         note_ignored_interrupts()
         try:
             checked = typed(config)
+            check_double_keys(config.hydra.overrides.task, [checked])
             check_outputs(checked)
             check_processes(checked)
             from plan_tuning.job.graph import job_graph
@@ -81,7 +96,7 @@ def note_ignored_interrupts() -> None:
         )
 
 
-def stop(error: Exception) -> None:
+def stop(error: Exception) -> NoReturn:
     """End the process with the error's one line and its exit code.
 
     Raises:
@@ -96,9 +111,12 @@ def job(config: DictConfig) -> float | None:
     from plan_tuning.experiment import run_job
     from plan_tuning.job.result import JobContext, job_choices
 
+    replace_what_cannot_be_shown()  # in a launcher's worker process
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN
     checked = typed(config)
+    if not is_sweep and (idle := idle_words(checked, settings.overrides.task)):
+        logger.warning("%s", idle_line(idle))
     if is_sweep:
         check_processes(checked)  # a cluster's node knows more than the machine that sent it here
         claim_card(checked, str(settings.launcher._target_))
@@ -111,15 +129,16 @@ def job(config: DictConfig) -> float | None:
         choices=job_choices(settings.runtime.choices),
     )
     try:
-        with only_runner(folder):
-            return run_job(checked, context)
-    except ValueError as error:
-        if is_sweep:
-            if getattr(error, "exit_code", USER_ERROR) == INTERRUPTED:
-                raise KeyboardInterrupt from error  # ends the sweep, not only this job
-            raise  # the sweeper goes on with the other jobs
+        with interruption.watched(), only_runner(folder):
+            interruption.check()
+            objective = run_job(checked, context)
+            interruption.check()  # ends the sweep, whose next job would begin
+            return objective
+    except (ValueError, OSError) as raised:
+        error = storage_error(raised, folder, RESUME) or raised
+        if is_sweep or not isinstance(error, ValueError):
+            raise error from raised  # the sweeper goes on with the other jobs
         stop(error)
-        return None
 
 
 def only_runner(folder: Path) -> AbstractContextManager[Any]:
@@ -133,35 +152,98 @@ def only_runner(folder: Path) -> AbstractContextManager[Any]:
     return filelock.FileLock(folder / ".job.lock")
 
 
-def help_text() -> str:
-    """Write ``--help`` from conf/hydra/help/plan_tuning.yaml and the folders of conf/.
+def help_text(folders: Sequence[Path] = ()) -> str:
+    """Write ``--help`` from conf/hydra/help/plan_tuning.yaml and the folders of choices.
 
     Hydra's own way there looks every group up through its whole search path, which takes seconds.
     """
     conf = resource_folder("conf")
-    groups = {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(conf.iterdir())
-        if folder.is_dir() and folder.name != "hydra"
-    }
+    groups = choices_of(conf)
     groups["experiment"] = sorted(p.stem for p in resource_folder("experiments").glob("*.yaml"))
+    for folder in folders:
+        for name, choices in choices_of(folder).items():
+            groups[name] = list(dict.fromkeys([*groups.get(name, []), *choices]))
+    groups.pop("hydra", None)
     listed = "\n".join(f"{name}: {', '.join(choices)}" for name, choices in groups.items())
     page: Any = OmegaConf.load(conf / "hydra" / "help" / "plan_tuning.yaml")
     shown = {key: page[key].strip() for key in ("header", "footer")}
     return Template(page.template).substitute(APP_CONFIG_GROUPS=listed, **shown)
 
 
+def explain_composition(words: Sequence[str]) -> None:
+    """End on a key or a choice that there is not with what may be meant, where Hydra advises `+`.
+
+    Hydra reports what goes wrong before a job through one function, which is wrapped here.
+    """
+    from hydra._internal import utils
+
+    report = utils.run_and_report
+
+    def explaining(call: Callable[[], Any]) -> Any:
+        def explained_call() -> Any:
+            try:
+                return call()
+            except (ConfigCompositionException, MissingConfigException) as error:
+                conf = resource_folder("conf")
+                own = config_folders(words)
+                found = explained(error, words, conf, [conf, *own])
+                if found is None:
+                    raise
+                stop(found)
+
+        return report(explained_call)
+
+    utils.run_and_report = explaining
+
+
 def main() -> None:
-    """Entry point of the console script."""
-    words = sys.argv[1:]
+    """Entry point of the console script.
+
+    Raises:
+        SystemExit: with the code of what went wrong; 130 where the user stopped it.
+    """
+    replace_what_cannot_be_shown()
+    with interruption.reported():
+        run(sys.argv[1:])
+
+
+def replace_what_cannot_be_shown() -> None:
+    """Let an output that is not UTF-8 show a question mark for a character that it lacks.
+
+    A table is no reason for a sweep to fail; files are UTF-8 whatever the terminal is.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def run(words: list[str]) -> None:
+    """Run a subcommand, or Hydra's app."""
     if words and words[0] in SUBCOMMANDS:
         from plan_tuning import cli
 
         cli.run()
         return
+    folders = config_folders(words)
     if "--help" in words or "-h" in words:
-        sys.stdout.write(help_text() + "\n")
+        folders = [resource_folder("conf"), *config_folders(words)]
+        try:
+            pages = explanations(words, folders)
+        except ValueError as error:
+            stop(error)
+        sys.stdout.write("\n\n".join(pages or [help_text(folders[1:])]) + "\n")
         return
+    try:
+        for folder in folders:
+            load_folder(folder)
+        register()
+        sys.argv[1:] = ordered(words)
+        check_overrides(sys.argv[1:], SUBCOMMANDS)
+    except ValueError as error:
+        stop(error)
+    add_experiments(folders)
+    explain_composition(words)
+    logging.raiseExceptions = False  # a log that cannot be written is no fault of a job
     app = hydra.main(
         version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"
     )(job)
@@ -173,6 +255,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # The importable module, not __main__: launchers send the job to other processes by its name.
-    from plan_tuning.main import main as run
+    from plan_tuning.main import main as start
 
-    run()
+    start()

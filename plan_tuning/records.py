@@ -166,6 +166,20 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A completion as a reward from outside sees it, graded already."""
+
+    problem: Problem
+    text: str  # the whole completion
+    plan: str  # empty where it holds no finished plan
+    teacher_plan: str
+    verdict: Verdict  # of its boxed answer
+    finish_reason: str  # stop, length
+    num_tokens: int
+    max_new_tokens: int  # the longest that a completion may be
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One graded answer to one test problem; the rows that comparisons pair."""
 

@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,7 +185,7 @@ class Tracker:
         """The command that uploads an offline run."""
         if self.run is None or self._is_online:
             return None
-        return f"wandb sync {Path(self.run.settings.sync_dir)}"
+        return f"wandb sync {shlex.quote(str(Path(self.run.settings.sync_dir)))}"  # pastes as it is
 
 
 @contextmanager

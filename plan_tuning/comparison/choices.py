@@ -13,11 +13,9 @@ from functools import cache
 from typing import Any
 
 from plan_tuning.comparison.runs import Run
-from plan_tuning.config.training import METHODS, NEEDS_CORPUS, TRAINED
+from plan_tuning.config.extensions import Extension, find
 
 IRRELEVANT = "-"
-UNTRAINED = frozenset(METHODS) - frozenset(TRAINED)
-_TEACHER_FREE = frozenset(METHODS) - frozenset(NEEDS_CORPUS)
 _NEVER_SWEPT = frozenset(
     {"seed", "experiment", "logger", "debug", "paths", "sweep_name", "stages", "tags", "dry_run"}
 )
@@ -55,6 +53,11 @@ def method_of(run: Run) -> str:
     return run.choices.get("method") or str(run.settings.get("method.name", ""))
 
 
+def record_of(run: Run) -> Extension | None:
+    """Look up what the run's method needs and learns; None where it is not known here."""
+    return find("method", method_of(run))
+
+
 def values_of(run: Run) -> dict[str, str]:
     """Flatten a run's choices and settings into texts; a choice stands for its group's name."""
     values = {
@@ -84,30 +87,20 @@ def is_seedless(run: Run) -> bool:
     """
     if run.settings.get("evaluation.temperature", 0):
         return False
-    if method_of(run) in UNTRAINED or run.settings.get("student.path"):
+    method = record_of(run)
+    if (method is not None and not method.is_trained) or any(
+        run.settings.get(key) for key in ("student.path", "merge.students")
+    ):
         return True
     return run.result.fingerprints.student is None
 
 
 def can_matter(run: Run, key: str) -> bool:
     """Whether the choice or setting ``key`` can change the run's predictions."""
-    group = key.partition(".")[0]
-    method = method_of(run)
+    method = record_of(run)
     if not _is_choice(run, key):
         return False
-    if method in UNTRAINED and (
-        group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA or key.startswith(_MIXING)
-    ):
-        return False
-    if method in _TEACHER_FREE and group in _OF_TEACHER:
-        return run.settings.get("method.problems") == "kept"
-    if method != "grpo" and group in _OF_GRPO:
-        return False
-    if method == "grpo" and key == "method.continued_steps":  # of supervised training alone
-        return False
-    if method not in ("m1", "m2", "grpo") and key in _OF_PLANS:
-        return False
-    if method != "m2" and group == "executor":
+    if method is not None and not _can_matter_to(method, run, key):
         return False
     if key == "filter.plan_score_threshold":
         return bool(run.settings.get("filter.plan", True))
@@ -122,6 +115,25 @@ def _is_choice(run: Run, key: str) -> bool:
     if group == "teacher" and not _is_of_spec(key):
         return False
     return not _repeats_seed(run, key)
+
+
+def _can_matter_to(method: Extension, run: Run, key: str) -> bool:
+    """Whether a method reads ``key`` at all."""
+    group = key.partition(".")[0]
+    if not method.is_trained and (
+        group in _OF_TRAINING or key == "data" or key in _TRAINING_DATA or key.startswith(_MIXING)
+    ):
+        return False
+    if "corpus" not in method.needs and group in _OF_TEACHER:
+        return run.settings.get("method.problems") == "kept"
+    learns_rewards = "rewards" in method.needs
+    if not learns_rewards and group in _OF_GRPO:
+        return False
+    if learns_rewards and key == "method.continued_steps":  # of supervised training alone
+        return False
+    if not method.writes_plan and key in _OF_PLANS:
+        return False
+    return method.calls == 2 or group != "executor"
 
 
 def _is_of_spec(key: str) -> bool:

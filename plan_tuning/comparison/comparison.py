@@ -24,6 +24,7 @@ class Comparison:
     holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
     reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
+    judged: tuple[str, ...] = ()  # what today's grader changed, a line each
 
     @property
     def silence(self) -> list[str]:
@@ -48,7 +49,7 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table."""
-        lines = list(self.table.notes)
+        lines = [*self.table.notes, *self.judged]
         if self.reading.missing:
             lines.append(self.reading.advice)
         if not self.results.completed:

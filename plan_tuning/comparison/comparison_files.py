@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from plan_tuning.artifacts import write_atomic
+from plan_tuning.artifacts import write_together
 from plan_tuning.comparison.claims import findings
 from plan_tuning.comparison.comparison import Comparison, holes
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
 from plan_tuning.comparison.exports import to_csv, to_json
+from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
 from plan_tuning.comparison.runs import ComparisonError, load
 from plan_tuning.comparison.table_text import (
@@ -63,7 +64,7 @@ def compare(
             made from more.
     """
     paths = [Path(folder) for folder in folders]
-    results = load(paths)
+    results, judged = judged_again(load(paths))
     if expected_jobs is None and not results.runs and not results.holes:
         raise ComparisonError(
             f"no job is in or directly below {', '.join(str(path) for path in paths)}; "
@@ -77,6 +78,7 @@ def compare(
         findings=tuple(findings(table, reader)),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
+        judged=judged,
         reading=Reading.of(results.completed),
     )
     folder = Path(out) if out is not None else paths[0]
@@ -120,8 +122,7 @@ def write(
     }
     if compact is not None:
         texts["comparison_compact.tex"] = to_compact_latex(comparison.table, compact)
-    for name, text in texts.items():
-        write_atomic(folder / name, text)
+    write_together({folder / name: text for name, text in texts.items()})
     return [folder / name for name in texts]
 
 

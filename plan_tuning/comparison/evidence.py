@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plan_tuning.artifacts import MANIFEST
 from plan_tuning.comparison.browser import MAX_TRAJECTORIES
 from plan_tuning.comparison.runs import (
     EVIDENCE,
@@ -35,6 +36,7 @@ from plan_tuning.comparison.runs import (
     evidence_file,
     original_predictions,
 )
+from plan_tuning.tasks.regrading import REGRADED_FILE
 
 _OUTCOMES = ("problem_id", "candidate", "plan_score", "score_status", "verdict")
 _TEXTS = ("problem", "answer", "plan", "score_text", "execution", "execution_answer", "constraints")
@@ -54,9 +56,11 @@ def keep_evidence(folder: Path, runs: Sequence[Run]) -> None:
             target = evidence_file(folder, run, name)
             if target is not None and _is_wanted(source, target, folder):
                 _write(target, source)
+                _write_judged(target, source)
         corpus, target = corpus_path(run), evidence_file(folder, run, None)
         if corpus is not None and target is not None and _is_wanted(corpus, target, folder):
             _write_corpus(target, corpus)
+            _write_judged(target, corpus)
 
 
 def _is_wanted(source: Path, target: Path, folder: Path) -> bool:
@@ -69,6 +73,14 @@ def _write(target: Path, source: Path) -> None:
     with _replaced(target) as path, source.open("rb") as plain:  # noqa: SIM117
         with path.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
             shutil.copyfileobj(plain, packed)
+
+
+def _write_judged(target: Path, source: Path) -> None:
+    """Keep by which grader an artifact was judged, and what a later one changed."""
+    for name in (MANIFEST, REGRADED_FILE):
+        if (source.parent / name).is_file():
+            with _replaced(target.with_name(name)) as path:
+                shutil.copyfile(source.parent / name, path)
 
 
 def _write_corpus(target: Path, source: Path) -> None:

@@ -85,12 +85,22 @@ def _accuracies(table: Table) -> str:
                 delta, direction = f"Δ {difference_text(item)}", item.direction
             elif row.baseline is None:
                 delta = "baseline"
-            line[first + offset] += f'<span class="delta {direction}">{escape(delta)}</span>'
+            line[first + offset] += (
+                f'<span class="delta {direction}">{_kept_together(delta)}</span>'
+            )
         lines.append(line)
     more = '<a href="#reading">Every mark and figure</a>'
     legend = f'<p class="dim">{escape(LEGEND_LINE)} {more}</p>'
     basis = f"<p>{escape(table.basis)}</p>" if table.basis else ""
     return _html_table(head, lines) + basis + legend + _rewards(table)
+
+
+def _kept_together(text: str) -> str:
+    """Let no sign stand alone on a line."""
+    shown = escape(text)
+    for sign in ("▲", "▼", "?"):
+        shown = shown.replace(f" {sign}", f"&nbsp;{sign}")
+    return shown
 
 
 def _rewards(table: Table) -> str:

@@ -12,11 +12,14 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from plan_tuning.evaluation.judgement import row_key
 from plan_tuning.job_record import RESULT_FILE, JobError, JobResult, ResultError, parse_result
+from plan_tuning.records import Verdict
+from plan_tuning.tasks.regrading import Regrading
 
 _NOT_JOBS = frozenset({"artifacts", "calls"})
 _JOB_MARKS = (".hydra", "run.log")
@@ -45,6 +48,7 @@ class Run:
     predictions: Mapping[str, Path]
     curves: Path | None
     defects: tuple[str, ...] = ()  # figures that cannot be used, and why
+    regraded: Mapping[str, Regrading] = field(default_factory=dict)  # by benchmark
 
     @property
     def seed(self) -> int:
@@ -288,8 +292,24 @@ def read_predictions(run: Run, benchmark: str) -> list[dict[str, Any]]:
             rows = [json.loads(line) for line in file if line.strip()]
     except (OSError, EOFError, zlib.error, ValueError):
         return []
-    is_sound = all(isinstance(row, dict) and row.keys() >= _PREDICTION_KEYS for row in rows)
-    return rows if is_sound else []
+    if not all(isinstance(row, dict) and row.keys() >= _PREDICTION_KEYS for row in rows):
+        return []
+    found = run.regraded.get(benchmark)
+    return rows if found is None else [_with_verdict(row, found) for row in rows]
+
+
+def _with_verdict(row: dict[str, Any], found: Regrading) -> dict[str, Any]:
+    """Give a prediction today's verdict."""
+    changed = found.changed.get(row_key(row["problem_id"], row["sample"]))
+    if changed is None:
+        return row
+    return row | {
+        "verdict": changed["verdict"],
+        "answer": changed["answer"],
+        "rule": changed["rule"],
+        "is_correct": changed["verdict"] == Verdict.CORRECT,
+        "is_correct_strict": changed["is_strict"],
+    }
 
 
 def corpus_file(run: Run) -> Path | None:

@@ -18,7 +18,7 @@ from plan_tuning.comparison.choices import (
 )
 from plan_tuning.comparison.differences import Difference, OutcomeReader, corrected, difference
 from plan_tuning.comparison.runs import ComparisonError, Results, Run, finite_number
-from plan_tuning.config.training import METHODS
+from plan_tuning.config.extensions import BASELINE, names
 from plan_tuning.statistics.intervals import mean_interval, wilson
 
 
@@ -129,14 +129,12 @@ def build_table(
 
 
 _SHOWN_ROWS = 6
-_METHODS = (*METHODS, "grpo")
-_FILTERS = ("none", "plan_only", "answer_only", "two_stage")
 
 
 def _order(swept: Sequence[str], values: Sequence[str]) -> list[tuple[float, str]]:
     order = []
     for key, value in zip(swept, values, strict=True):
-        known = {"method": _METHODS, "filter": _FILTERS}.get(key, ())
+        known = names(key) if key in ("method", "filter") else ()
         rank = known.index(value) if value in known else finite_number(value)
         rank = -math.inf if value == IRRELEVANT else rank
         order.append((math.inf if rank is None else rank, value))
@@ -297,7 +295,7 @@ def _candidates(table: Table, baseline: str | None, chosen: Baselines) -> list[i
 
 
 def _are_sft(table: Table, rows: Sequence[int]) -> bool:
-    return all(method_of(table.rows[i].runs[0]) == "sft" for i in rows)
+    return all(method_of(table.rows[i].runs[0]) == BASELINE for i in rows)
 
 
 def _basis(table: Table, candidates: Sequence[int], chosen: Baselines) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from plan_tuning.config.checks import require, require_choice, require_positive
+from plan_tuning.config.extensions import check_extension
 from plan_tuning.config.microworld import MicroworldConfig
 
 SPLITS = ("train", "test")
@@ -22,9 +23,11 @@ class DataConfig:
     fraction: float = 1.0  # share of the problems; smaller shares are subsets of larger ones
     seed: int = 42  # order from which limit and fraction take the first
     benchmarks: list[str] = field(default_factory=list)  # default of evaluation.benchmarks
+    extension: str | None = field(default=None, metadata={"runtime": True})  # what brings it
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_extension("data", self.name, self.extension)
         require_choice("data.split", self.split, SPLITS)
         require_positive("data.limit", self.limit, "data.limit=1000")
         require(

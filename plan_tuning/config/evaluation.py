@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plan_tuning.config.checks import require, require_choice, require_positive
+from plan_tuning.config.extensions import check_extension, names, record
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.teacher import TeacherConfig, check_address, check_key_variable
 
-EXECUTORS = ("self", "base", "model", "teacher")
 PLANS = ("own", "none", "teacher", "true", "other")
-ENGINES = ("native", "continuous_batching", "server")
 DECODINGS = ("auto", "dynamic", "static")
 
 _RUNTIME = {"runtime": True}
@@ -26,10 +25,12 @@ class ExecutorConfig:
     teacher: TeacherConfig | None = None  # with name=teacher; None: the teacher of the corpus
     # What the executor solves without any plan, beside what it solves with one
     zero_shot: bool = field(default=True, metadata=_RUNTIME)
+    extension: str | None = field(default=None, metadata=_RUNTIME)  # module that brings it
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice("executor.name", self.name, EXECUTORS)
+        require_choice("executor.name", self.name, names("executor"))
+        check_extension("executor", self.name, self.extension)
         require(
             self.name != "model" or self.model is not None,
             "executor.name",
@@ -89,6 +90,7 @@ class EvaluationConfig:
     )  # prompt + new tokens decoded at once
     # engine=native: steps of growing shapes, or of one shape (CUDA graphs); auto by the device
     decoding: str = field(default="auto", metadata=_RUNTIME)
+    extension: str | None = field(default=None, metadata=_RUNTIME)  # module that brings the engine
     progress: bool = field(default=True, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
@@ -123,10 +125,12 @@ class EvaluationConfig:
             "only read when the executor gets the teacher's plans",
             f"evaluation.plan=teacher evaluation.plan_corpus={self.plan_corpus}",
         )
-        require_choice("evaluation.engine", self.engine, ENGINES)
+        require_choice("evaluation.engine", self.engine, names("engine"))
+        check_extension("engine", self.engine, self.extension)
+        takes = record("engine", self.engine).needs
         require_choice("evaluation.decoding", self.decoding, DECODINGS)
         require(
-            self.decoding == "auto" or self.engine == "native",
+            self.decoding == "auto" or "decoding" in takes,
             "evaluation.decoding",
             self.decoding,
             f"engine={self.engine} has a decoder of its own",
@@ -140,10 +144,10 @@ class EvaluationConfig:
             "'evaluation.plan_stop=[\"</plan>\"]'",
         )
         require(
-            self.engine != "continuous_batching" or not (self.stop or self.plan_stop),
+            "stop_strings" in takes or not (self.stop or self.plan_stop),
             "evaluation.stop",
             [*self.stop, *self.plan_stop],
-            "not with engine=continuous_batching, which ends texts at tokens only",
+            f"not with engine={self.engine}, which ends texts at tokens only",
             "evaluation.engine=native",
         )
         require(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.extensions import check_extension
 
 SELECTIONS = ("first", "best", "random", "all", "diverse")
 
@@ -22,9 +23,11 @@ class FilterConfig:
     seed: int = 42
     drop_leaks: bool = False  # drop plans that hold the answer or a box
     diverse_below: float = 0.8  # selection=diverse: plans as alike as this or more are left out
+    extension: str | None = field(default=None, metadata={"runtime": True})  # what brings it
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_extension("filter", self.name, self.extension)
         require(
             -100 <= self.plan_score_threshold <= 100,
             "filter.plan_score_threshold",

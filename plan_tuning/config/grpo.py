@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 
 from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.evaluation import DECODINGS
+from plan_tuning.config.extensions import DEFAULT_METHOD, records
 from plan_tuning.config.filter import FilterConfig
-from plan_tuning.config.training import SCHEDULERS, MethodConfig, TrainerConfig
+from plan_tuning.config.training import (
+    SCHEDULERS,
+    MethodConfig,
+    StartTrainerConfig,
+    TrainerConfig,
+)
 
 LOSSES = ("grpo", "dapo", "bnpo", "dr_grpo", "gspo", "cispo")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -20,8 +26,7 @@ BASELINES = ("mean", "leave_one_out")
 CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
 SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
-STARTS = ("base", "sft", "m1", "path")
-ASKED_AS = "m1"  # GRPO's prompt is that of M1 (experiments/METHOD.md section 3)
+UNTRAINED, GIVEN = "base", "path"  # starts that no job trains
 
 _RUNTIME = {"runtime": True}
 
@@ -30,9 +35,9 @@ _RUNTIME = {"runtime": True}
 class GRPOConfig(MethodConfig):
     """Group-relative policy optimisation (experiments/METHOD.md section 5).
 
-    ``trainer`` stays what it is for the start (so the start is the very artifact of the plain job)
-    and gives GRPO its hardware, betas and precision; everything else about the optimisation is
-    here. The loss weights that it inherits are those of the start's training.
+    ``trainer`` gives GRPO its hardware, weight decay, betas and precision; everything else about
+    the optimisation is here. The start is trained as ``start.trainer`` says, so it is the very
+    artifact of the plain job. The loss weights that are inherited are those of its training.
     """
 
     name: str = "grpo"
@@ -229,16 +234,6 @@ class GRPOConfig(MethodConfig):
             )
 
     @property
-    def is_trained(self) -> bool:
-        """GRPO always trains."""
-        return True
-
-    @property
-    def needs_corpus(self) -> bool:
-        """The golden plans come from the corpus."""
-        return True
-
-    @property
     def clip_high(self) -> float:
         """The upper clipping range."""
         return self.epsilon_low if self.epsilon_high is None else self.epsilon_high
@@ -271,19 +266,26 @@ class GRPOConfig(MethodConfig):
         )
 
 
+def start_names() -> tuple[str, ...]:
+    """What GRPO may begin from: the untrained model, a plain job's student, one given by path."""
+    trained = [one.name for one in records("method") if one.is_supervised and one.calls == 1]
+    return (UNTRAINED, *trained, GIVEN)
+
+
 @dataclass
 class StartConfig:
     """What GRPO begins from; ``filter`` selects the start's training rows, not the golden plans."""
 
-    name: str = "m1"
+    name: str = DEFAULT_METHOD  # a supervised method of one call, base or path
     path: str | None = None
     filter: FilterConfig = field(default_factory=FilterConfig)
+    trainer: StartTrainerConfig | None = field(default_factory=StartTrainerConfig)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice("start.name", self.name, STARTS)
+        require_choice("start.name", self.name, start_names())
         require(
-            (self.name == "path") == (self.path is not None),
+            (self.name == GIVEN) == (self.path is not None),
             "start.path",
             self.path,
             "the folder of a student, with start=path and only there",

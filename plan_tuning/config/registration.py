@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -15,9 +17,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSou
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from plan_tuning.config.data import MicroworldDataConfig
-from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.extensions import GROUPS, KINDS, records
 from plan_tuning.config.model import MicroModelConfig
 from plan_tuning.config.run import Config, SweeperConfig
 
@@ -25,6 +25,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _SLUG_BYTES = 100
 _MAX_PARALLEL_JOBS = 8
 _GROUP = "experiment"
+_EXPERIMENTS = "experiments"  # the folder's name
 
 
 def resource_folder(name: str) -> Path:
@@ -52,7 +53,7 @@ def job_slug(overrides: str) -> str:
     """
     if not overrides:
         return "default"
-    digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(overrides.encode(errors="surrogateescape")).hexdigest()[:8]
     short = re.sub(r"[^=,\s\[\]]*/", "", overrides)
     short = re.sub(r"[^A-Za-z0-9_.,=+-]+", "", short)[:_SLUG_BYTES].rstrip(",.=")
     return f"{short}-{digest}"
@@ -113,21 +114,34 @@ class ExperimentSource(ConfigSource):  # type: ignore[misc]
 
 
 class ExperimentSearchPath(SearchPathPlugin):  # type: ignore[misc]
-    """Puts the experiments on Hydra's search path, behind conf/."""
+    """Puts the experiments on Hydra's search path, behind conf/: the project's and one's own."""
+
+    own_folders: ClassVar[list[Path]] = []  # `experiments` in each folder of --config-dir
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra for every command and every composition."""
-        search_path.append(_GROUP, f"experiments://{resource_folder('experiments')}")
+        for folder in (resource_folder(_EXPERIMENTS), *self.own_folders):
+            search_path.append(_GROUP, f"experiments://{folder}")
+
+
+def add_experiments(config_folders: Iterable[Path]) -> None:
+    """Find experiments beside one's own choices: ``DIR/experiments/*.yaml`` of ``--config-dir``."""
+    found = (folder.resolve() / _EXPERIMENTS for folder in config_folders)
+    ExperimentSearchPath.own_folders = [folder for folder in found if folder.is_dir()]
 
 
 def register() -> None:
     """Register everything that conf/ and experiments/ refer to; safe to call twice."""
     store = ConfigStore.instance()
-    store.store(name="base_config", node=Config)
+    root = OmegaConf.structured(Config)
+    # Which rewards there are is known when the modules from outside have been read.
+    OmegaConf.set_struct(root.reward.extra, False)
+    store.store(name="base_config", node=root)
     store.store(group="hydra/sweeper", name="ablation", node=SweeperConfig)
-    store.store(group="schema/data", name="microworld", node=MicroworldDataConfig)
-    store.store(group="schema/data", name="mixture", node=MixtureDataConfig)
-    store.store(group="schema/method", name="grpo", node=GRPOConfig)
+    for kind in KINDS:
+        for extension in records(kind):
+            if (schema := extension.config_class()) is not None:
+                store.store(group=f"schema/{GROUPS[kind]}", name=extension.name, node=schema)
     store.store(group="schema/model", name="micro", node=MicroModelConfig)
     Plugins.instance().register(ExperimentSource)
     Plugins.instance().register(ExperimentSearchPath)

@@ -9,8 +9,10 @@ from typing import Any
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
+from plan_tuning.config.extensions import DEFAULT_METHOD
 from plan_tuning.config.filter import FilterConfig
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig, StartConfig
+from plan_tuning.config.grpo import GRPOConfig, StartConfig
+from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
@@ -104,6 +106,7 @@ class Config:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -142,6 +145,7 @@ class Config:
             "sweep_name=mine",
         )
         require(self.seed >= 0, "seed", self.seed, "0 or more", "seed=1")
+        _ = self.start_trainer  # its ranges hold too
         self._check_world()
         self._check_roles()
         self._check_shards()
@@ -203,6 +207,14 @@ class Config:
                 "an existing student is evaluated, not trained again",
                 f"student.path={self.student.path} 'stages=[evaluate]'",
             )
+        if self.merge.is_merged and (self.student.path is not None or not self.method.is_trained):
+            raise ConfigError(
+                "merge",
+                self.merge.name,
+                "students that a method has trained are merged, and no other one is given",
+                f"method={DEFAULT_METHOD} merge={self.merge.name} "
+                "'merge.students=[FINGERPRINT,FOLDER]'",
+            )
         if self.data.split == "test" and "train" in self.stages and self.method.is_trained:
             raise ConfigError(
                 "data.split",
@@ -234,7 +246,14 @@ class Config:
         """Whether this job may ask the teacher anything."""
         if "distill" not in self.stages or self.corpus.path is not None:
             return False
-        return self.method.needs_corpus or set(self.stages) == {"distill"}
+        is_trained = self.method.needs_corpus and not self.merge.is_merged
+        return is_trained or set(self.stages) == {"distill"}
+
+    @property
+    def start_trainer(self) -> TrainerConfig:
+        """How GRPO's start is trained: ``trainer``, but for what ``start.trainer`` says."""
+        own = self.start.trainer
+        return self.trainer if own is None else own.over(self.trainer)
 
     @property
     def executor_teacher(self) -> TeacherConfig:
@@ -247,15 +266,11 @@ class Config:
         return self.reward.judge or self.teacher
 
     @property
-    def asked_as(self) -> str:
-        """The method whose prompt the student is asked with."""
-        return ASKED_AS if isinstance(self.method, GRPOConfig) else self.method.name
-
-    @property
     def uses_judge(self) -> bool:
         """Whether the training asks a large model."""
         is_grpo = isinstance(self.method, GRPOConfig)
-        return is_grpo and "train" in self.stages and self.reward.uses_judge
+        is_trained = is_grpo and "train" in self.stages and not self.merge.is_merged
+        return is_trained and self.reward.uses_judge
 
     @property
     def benchmarks(self) -> list[str]:

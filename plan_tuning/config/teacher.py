@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.extensions import check_extension, extension_spec, names, record
 from plan_tuning.config.microworld import SCRIPTED_VERSION, ScriptedTeacherConfig
 
-BACKENDS = ("scripted", "litellm", "http", "replay")
 EXECUTIONS = ("all", "retained")
 SCORE_PARSERS = ("strict", "released_code")
+_RUNTIME = {"runtime": True}
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 # A key in capitals: a long run of letters and digits, without an underscore.
 _KEY_LIKE = re.compile(r"(?=[A-Z]*[0-9])[A-Z0-9]{20,}")
@@ -92,29 +93,34 @@ class TeacherConfig:
     backend: str = "scripted"
     model: str = "scripted"
     label: str = ""  # tells apart servers that serve different weights under one model name
-    provider: str = ""  # openai, gemini, anthropic, openai_compatible; empty for scripted
-    api_base: str | None = None
-    api_key_env: str | None = None  # NAME of the environment variable; the key itself never enters
-    requires_key: bool = False
-    price: Any = "free"  # free, auto, or {input: USD, output: USD} per million tokens
-    confirm_paid: bool = False
-    budget_usd: float | None = None
+    # openai, gemini, anthropic, openai_compatible; empty for scripted
+    provider: str = field(default="", metadata=_RUNTIME)
+    api_base: str | None = field(default=None, metadata=_RUNTIME)
+    # NAME of the environment variable; the key itself never enters
+    api_key_env: str | None = field(default=None, metadata=_RUNTIME)
+    requires_key: bool = field(default=False, metadata=_RUNTIME)
+    # free, auto, or {input: USD, output: USD} per million tokens
+    price: Any = field(default="free", metadata=_RUNTIME)
+    confirm_paid: bool = field(default=False, metadata=_RUNTIME)
+    budget_usd: float | None = field(default=None, metadata=_RUNTIME)
     # Pace (runtime: none of it changes an answer)
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout_s: float = 120.0
-    max_attempts: int = 6
-    max_wait_s: float = 600.0
+    concurrency: int = field(default=16, metadata=_RUNTIME)
+    requests_per_minute: float | None = field(default=None, metadata=_RUNTIME)
+    tokens_per_minute: float | None = field(default=None, metadata=_RUNTIME)
+    timeout_s: float = field(default=120.0, metadata=_RUNTIME)
+    max_attempts: int = field(default=6, metadata=_RUNTIME)
+    max_wait_s: float = field(default=600.0, metadata=_RUNTIME)
     # Whether the model thinks before it answers; null: as the server has it. Part of its spec.
     thinking: bool | None = None
     seeded: bool = True  # send a seed per sample (providers that reject it: false)
     # Noise of the scripted teacher (part of its spec)
     scripted: ScriptedTeacherConfig = field(default_factory=ScriptedTeacherConfig)
+    extension: str | None = field(default=None, metadata={"runtime": True})  # brings the backend
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice("teacher.backend", self.backend, BACKENDS)
+        require_choice("teacher.backend", self.backend, names("teacher"))
+        check_extension("teacher", self.backend, self.extension)
         require_positive("teacher.concurrency", self.concurrency, "teacher.concurrency=16")
         require_positive("teacher.timeout_s", self.timeout_s, "teacher.timeout_s=120")
         require_positive("teacher.max_attempts", self.max_attempts, "teacher.max_attempts=6")
@@ -161,13 +167,13 @@ class TeacherConfig:
 
     def spec(self) -> dict[str, Any]:
         """What determines its answers, for fingerprints and store keys."""
-        kind = {"litellm": "api", "http": "api", "replay": "api"}.get(self.backend, self.backend)
+        kind = record("teacher", self.backend).asked_as or self.backend
         spec: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
         if self.backend == "scripted":
             spec["scripted"] = {"version": SCRIPTED_VERSION, **vars(self.scripted)}
         if self.thinking is not None:
             spec["thinking"] = self.thinking
-        return spec
+        return spec | extension_spec("teacher", self.backend, self, TeacherConfig)
 
     def thinking_fields(self) -> dict[str, Any]:
         """Name the fields of a request that carry ``thinking``; none where it is not set.
@@ -196,10 +202,12 @@ class DistillationConfig:
     temperature: float = 0.0  # constraints, verifier, executor; paper: 0
     execution: str = "all"  # all (paper), or retained: only plans at or above execute_threshold
     execute_threshold: int = 80  # with execution=retained
-    max_tokens_constraints: int = 1024
-    max_tokens_plan: int = 2048
-    max_tokens_verify: int = 2048
-    max_tokens_execute: int = 4096
+    max_constraints_tokens: int = field(
+        default=1024, metadata={"hash_name": "max_tokens_constraints"}
+    )
+    max_plan_tokens: int = field(default=2048, metadata={"hash_name": "max_tokens_plan"})
+    max_verify_tokens: int = field(default=2048, metadata={"hash_name": "max_tokens_verify"})
+    max_execute_tokens: int = field(default=4096, metadata={"hash_name": "max_tokens_execute"})
     score_parser: str = "strict"  # released_code: the paper's parser with its defects, to compare
     allow_holes: bool = False  # true: calls that fail to the end are left out of the corpus
     # Problems in flight, and how many may pass without one usable reply; 0: 2 x concurrency
@@ -223,7 +231,7 @@ class DistillationConfig:
             "distillation.plan_temperature=0.7",
         )
         for role in ("constraints", "plan", "verify", "execute"):
-            name = f"max_tokens_{role}"
+            name = f"max_{role}_tokens"
             require_positive(
                 f"distillation.{name}", getattr(self, name), f"distillation.{name}=2048"
             )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 
-from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
+from plan_tuning.config.checks import (
+    ConfigError,
+    require,
+    require_choice,
+    require_positive,
+    require_rate,
+)
+from plan_tuning.config.extensions import (
+    DEFAULT_METHOD,
+    Extension,
+    check_extension,
+    names,
+    record,
+)
 
-METHODS = ("zero_shot", "zero_shot_cot", "sft", "sft_teacher_cot", "m1", "m2")
-TRAINED = ("sft", "sft_teacher_cot", "m1", "m2")
-NEEDS_CORPUS = ("sft_teacher_cot", "m1", "m2")
 SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
@@ -24,15 +35,17 @@ _RUNTIME = {"runtime": True}
 class MethodConfig:
     """What the student learns (experiments/METHOD.md section 3)."""
 
-    name: str = "m1"
+    name: str = DEFAULT_METHOD
     problems: str = "all"  # sft only: all training problems, or those that the filter keeps
     plan_weight: float = 1.0  # loss weight of plan tokens
     solution_weight: float = 1.0  # loss weight of solution tokens
     continued_steps: int = 0  # optimizer steps that follow, from the plain job's student; 0: none
+    extension: str | None = field(default=None, metadata=_RUNTIME)  # module that brings it
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require_choice("method.name", self.name, METHODS)
+        require_choice("method.name", self.name, names("method"))
+        check_extension("method", self.name, self.extension)
         require_choice("method.problems", self.problems, ("all", "kept"))
         for key in ("plan_weight", "solution_weight"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1.0", zero=True)
@@ -42,31 +55,39 @@ class MethodConfig:
             "method.continued_steps=250",
             zero=True,
         )
-        learned = {"m1": self.plan_weight + self.solution_weight, "m2": self.plan_weight}.get(
-            self.name, self.solution_weight
-        )
+        weights = self.record.loss_weights or ("solution_weight",)
         require(
-            learned > 0,
-            "method.plan_weight" if self.name in ("m1", "m2") else "method.solution_weight",
+            sum(getattr(self, key) for key in weights) > 0,
+            f"method.{weights[0]}",
             0,
             f"{self.name} would learn nothing with these weights",
             "method.plan_weight=1.0",
         )
 
     @property
+    def record(self) -> Extension:
+        """What the method needs, learns and is asked."""
+        return record("method", self.name)
+
+    @property
     def is_trained(self) -> bool:
         """Whether a student is trained at all."""
-        return self.name in TRAINED
+        return self.record.is_trained
 
     @property
     def learns_execution(self) -> bool:
         """Whether a training row holds the teacher's execution of a plan."""
-        return self.name in ("m1", "sft_teacher_cot")
+        return "execution" in self.record.learns
+
+    @property
+    def has_two_calls(self) -> bool:
+        """Whether its plans are executed in a call of their own."""
+        return self.record.calls == 2
 
     @property
     def needs_corpus(self) -> bool:
         """Whether the teacher's trajectories go in."""
-        return self.name in NEEDS_CORPUS or (self.name == "sft" and self.problems == "kept")
+        return "corpus" in self.record.needs or (self.is_trained and self.problems == "kept")
 
 
 @dataclass
@@ -182,13 +203,6 @@ class TrainerConfig:
             f"trainer.select_by={self.select_by} trainer.val_problems=64",
         )
         require(
-            self.select_by == "loss" or self.devices == 1,
-            "trainer.select_by",
-            self.select_by,
-            "loss with several devices: held-out problems are solved on one device only",
-            "trainer.select_by=loss",
-        )
-        require(
             not (self.packing and self.neftune_alpha),
             "trainer.packing",
             self.packing,
@@ -215,9 +229,69 @@ class TrainerConfig:
             "trainer.devices=2, or trainer.strategy=auto",
         )
         require(
+            not self.val_problems,
+            "trainer.val_problems",
+            self.val_problems,
+            "0 with trainer.strategy=fsdp: a student writes with whole weights only",
+            "trainer.val_problems=0, or trainer.strategy=ddp",
+        )
+        require(
             not self.ema_decay,
             "trainer.ema_decay",
             self.ema_decay,
             "not together with trainer.strategy=fsdp, which would need a second set of shards",
             "trainer.ema_decay=0, or trainer.strategy=ddp",
         )
+
+
+@dataclass
+class StartTrainerConfig:
+    """How GRPO's start is trained where that differs from ``trainer``; None: as ``trainer`` says.
+
+    The knobs are those of :class:`TrainerConfig` but for the machine's, which a job has once.
+    """
+
+    learning_rate: float | None = None
+    scheduler: str | None = None
+    warmup_ratio: float | None = None
+    min_lr_ratio: float | None = None
+    weight_decay: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    max_grad_norm: float | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    max_steps: int | None = None
+    val_fraction: float | None = None
+    max_length: int | None = None
+    precision: str | None = None
+    neftune_alpha: float | None = None
+    ema_decay: float | None = None
+    select_best: bool | None = None
+    select_by: str | None = None
+    early_stopping_patience: int | None = None
+    overlong: str | None = None
+    order: str | None = None
+    micro_batch_tokens: int | None = field(default=None, metadata=_RUNTIME)
+    packing: bool | None = field(default=None, metadata=_RUNTIME)
+    gradient_checkpointing: bool | None = field(default=None, metadata=_RUNTIME)
+    checkpoint_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    val_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    val_problems: int | None = field(default=None, metadata=_RUNTIME)
+    log_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    progress: bool | None = field(default=None, metadata=_RUNTIME)
+
+    def over(self, trainer: TrainerConfig) -> TrainerConfig:
+        """The trainer of the start: the job's, with what is said here.
+
+        Raises:
+            ConfigError: the two together cannot be; the message names keys of ``start.trainer``.
+        """
+        own = {key: value for key, value in vars(self).items() if value is not None}
+        if not own:
+            return trainer
+        try:
+            return replace(trainer, **own)
+        except ConfigError as error:
+            message = re.sub(r"(?<![\w.])trainer\.", "start.trainer.", str(error))
+            raise ConfigError(message) from error

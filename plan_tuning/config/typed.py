@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +17,8 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
 
 Group = TypeVar("Group")
+_PROBE_BYTES = 2**16
+_UNSET = "(is a variable of the shell unset?)"
 
 
 def typed(config: DictConfig) -> Config:
@@ -27,10 +31,12 @@ def typed(config: DictConfig) -> Config:
     OmegaConf.set_readonly(node, False)
     OmegaConf.set_struct(node, False)
     if "hydra" in node:
+        _check_folders(node.hydra)
         del node["hydra"]
     if "experiment" in node:
         del node["experiment"]
     try:
+        _check_blanks(node)
         result = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ConfigError(
@@ -47,6 +53,9 @@ def typed(config: DictConfig) -> Config:
 def debugged(config: Config) -> Config:
     """Cap what costs time, as ``debug`` says; the caps are content: debug artifacts stand apart."""
     debug = config.debug
+    start = config.start
+    if start.trainer is not None and start.trainer.max_steps is not None:
+        start = replace(start, trainer=_capped(start.trainer, max_steps=debug.max_steps))
     method = _capped(config.method, continued_steps=debug.max_steps)
     if isinstance(method, GRPOConfig):
         method = _capped(method, steps=debug.max_steps, max_new_tokens=debug.max_new_tokens)
@@ -54,6 +63,7 @@ def debugged(config: Config) -> Config:
         config,
         data=_capped(config.data, limit=debug.max_problems),
         method=method,
+        start=start,
         trainer=_capped(config.trainer, max_steps=debug.max_steps),
         evaluation=_capped(
             config.evaluation,
@@ -77,6 +87,74 @@ def _capped(group: Group, **caps: int | None) -> Group:
     return capped
 
 
+def _check_blanks(config: DictConfig) -> None:
+    """Refuse a blank path, such as one made of an unset variable of the shell.
+
+    It would mean the working directory, or the root of the file system. What may be left out
+    (``str | None``) is null then: an empty text is a path, an address or a name of nothing. The
+    same holds behind the ``=`` of a benchmark's ``NAME=PATH``.
+
+    Raises:
+        ConfigError: a path is blank.
+    """
+    for key, value in _optional_texts(config, ""):
+        if not value.strip():
+            raise ConfigError(
+                key,
+                repr(value),
+                f"a text that is not blank {_UNSET}, or null",
+                f"{key}=null for none",
+            )
+    if not config.paths.outputs.strip():
+        raise ConfigError(
+            "paths.outputs",
+            repr(config.paths.outputs),
+            f"a folder, named {_UNSET}",
+            "paths.outputs=multirun_outputs",
+        )
+    for entry in map(str, config.evaluation.benchmarks):
+        name, equals, path = entry.partition("=")
+        if equals and not path.strip():
+            raise ConfigError(
+                "evaluation.benchmarks",
+                entry,
+                f"a path stands behind {name}= {_UNSET}; without one the set is read from the Hub",
+                f"'evaluation.benchmarks=[\"{name}=FOLDER\"]', or 'evaluation.benchmarks=[{name}]'",
+            )
+
+
+def _optional_texts(node: DictConfig, prefix: str) -> Iterator[tuple[str, str]]:
+    """Walk the texts that may be null, with their keys."""
+    kind: Any = OmegaConf.get_type(node)
+    hints = {f.name: str(f.type) for f in fields(kind)} if is_dataclass(kind) else {}
+    for name in map(str, node):
+        if OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        if isinstance(value, str) and hints.get(name) == "str | None":
+            yield f"{prefix}{name}", value
+        elif isinstance(value, DictConfig):
+            yield from _optional_texts(value, f"{prefix}{name}.")
+
+
+def _check_folders(hydra: DictConfig) -> None:
+    """Refuse blank folders of Hydra's, which mean the working directory.
+
+    Raises:
+        ConfigError: one is blank.
+    """
+    for key in ("run", "sweep"):
+        plain: Any = OmegaConf.to_container(hydra[key], resolve=False)
+        folder = plain["dir"]
+        if folder is not None and not str(folder).strip():
+            raise ConfigError(
+                f"hydra.{key}.dir",
+                repr(folder),
+                f"a folder, named {_UNSET}",
+                "paths.outputs=multirun_outputs",
+            )
+
+
 def check_outputs(config: Config) -> None:
     """Make sure that results can be written before anything is computed.
 
@@ -84,11 +162,10 @@ def check_outputs(config: Config) -> None:
         ConfigError: the folder cannot be made or written.
     """
     folder = Path(config.paths.outputs)
+    probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
+        probe.write_bytes(b"\0" * _PROBE_BYTES)  # a full disk takes an empty file
     except OSError as error:
         raise ConfigError(
             "paths.outputs",
@@ -96,3 +173,6 @@ def check_outputs(config: Config) -> None:
             f"a folder that can be written ({error.strerror})",
             "paths.outputs=/tmp/plan_tuning",
         ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)

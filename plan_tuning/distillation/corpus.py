@@ -14,6 +14,8 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.card import write_card
 from plan_tuning.distillation.funnel import Tally
 from plan_tuning.distillation.monitor import Monitor
+from plan_tuning.distillation.parquet import RecordWriter, write_records
 from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Problem, Trajectory, from_json, to_json
+from plan_tuning.records import Problem, Trajectory, Verdict, from_json, to_json
+from plan_tuning.tasks.regrading import VERSIONS, Regrading, StoredAnswer, regrade, remembered
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import HolesError
 from plan_tuning.teachers.factory import open_caller
@@ -38,16 +42,6 @@ logger = logging.getLogger(__name__)
 STAGE_VERSION = 1
 TRAJECTORIES = "trajectories.parquet"
 PROBLEMS = "problems.parquet"
-_ROWS_PER_GROUP = 2000
-_TYPES = {
-    "candidate": "int32",
-    "plan_score": "int32",
-    "duplicate_of": "int32",
-    "cost_usd": "float64",
-    "tolerance": "float64",
-    "is_multiple_answer": "bool_",
-}
-_LISTS = ("call_keys", "accepted_answers")
 
 
 OnUsage = Callable[[int, float | None], None]
@@ -160,6 +154,7 @@ async def _make(
     write_records(folder / PROBLEMS, Problem, problems)
     facts = {
         **tally.facts(),
+        **VERSIONS,
         "calls": {
             "bought": usage.bought,
             "cached": usage.cached,
@@ -194,7 +189,7 @@ async def _distil(
     tally = Tally(len(problems))
     with (
         Monitor(len(problems), tally, caller, is_shown=is_shown) as monitor,
-        _Writer(folder / TRAJECTORIES, Trajectory) as writer,
+        RecordWriter(folder / TRAJECTORIES, Trajectory) as writer,
     ):
 
         def on_progress(rows: tuple[Trajectory, ...]) -> None:
@@ -213,64 +208,6 @@ async def _distil(
     return tally
 
 
-def _schema(kind: type) -> Any:
-    import dataclasses
-
-    import pyarrow as pa
-
-    def type_of(name: str) -> Any:
-        if name in _LISTS:
-            return pa.list_(pa.string())
-        return getattr(pa, _TYPES.get(name, "string"))()
-
-    return pa.schema([(f.name, type_of(f.name)) for f in dataclasses.fields(kind)])
-
-
-class _Writer:
-    """Writes records to parquet group by group."""
-
-    def __init__(self, path: Path, kind: type) -> None:
-        import pyarrow.parquet as pq
-
-        self._schema = _schema(kind)
-        self._names = self._schema.names
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[Any] = []
-
-    def add(self, rows: Iterable[Any]) -> None:
-        self._rows.extend(rows)
-        if len(self._rows) >= _ROWS_PER_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            columns = [
-                pa.array([_cell(getattr(row, name)) for row in self._rows], type=field.type)
-                for name, field in zip(self._names, self._schema, strict=True)
-            ]
-            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
-            self._rows.clear()
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-
-
-def _cell(value: Any) -> Any:
-    """Lists stay lists, other structures become JSON text."""
-    if isinstance(value, tuple):
-        return list(value)
-    if isinstance(value, Mapping):
-        return json.dumps(to_json(value), ensure_ascii=False)
-    return value
-
-
 def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
     """Export trajectories to one file, which appears only when it is complete.
 
@@ -282,16 +219,16 @@ def write_trajectories(path: Path, rows: Iterable[Trajectory]) -> None:
         write_atomic(path, "".join(f"{line}\n" for line in lines))
     elif path.suffix == ".parquet":
         partial = path.with_name(f".{path.name}.tmp")
-        write_records(partial, Trajectory, rows)
-        partial.replace(path)
+        try:
+            write_records(partial, Trajectory, rows)
+            partial.replace(path)
+        except OSError as error:  # arrow names no file
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
     else:
         raise CorpusError(f"{path}: choose a name that ends in .jsonl or .parquet")
-
-
-def write_records(path: Path, kind: type, rows: Iterable[Any]) -> None:
-    """Write records of one kind to a parquet file."""
-    with _Writer(path, kind) as writer:
-        writer.add(rows)
 
 
 def read_trajectories(path: Path) -> list[Trajectory]:
@@ -310,7 +247,48 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     )
     if holding:
         _name_thoughts(path, holding, len(rows))
-    return rows
+    if not path.is_dir():
+        return rows
+    found = _judged_again(path, rows)
+    return [_with_verdict(row, found.changed.get(_row_key(row))) for row in rows]
+
+
+def verdicts_of_today(folder: Path) -> Regrading:
+    """Say what today's grader changes in a corpus.
+
+    Raises:
+        CorpusError: there is no such corpus.
+    """
+    rows = [_restore(Trajectory, row) for row in _read(folder, TRAJECTORIES)]
+    return _judged_again(folder, rows)
+
+
+def _judged_again(folder: Path, rows: Sequence[Trajectory]) -> Regrading:
+    """Have today's grader read what an earlier one judged; remembered beside the corpus."""
+    found = remembered(folder)
+    if found is not None:
+        return found
+    known = {p.id: p for p in read_problems(folder)} if (folder / PROBLEMS).is_file() else {}
+    answers = []
+    for row in rows:
+        if row.verdict is None:
+            continue
+        problem = known.get(row.problem_id) or Problem(
+            id=row.problem_id, problem=row.problem, answer=row.answer, style=row.style
+        )
+        reason = "length" if row.execution_status == "truncated" else "stop"
+        answers.append(StoredAnswer(_row_key(row), row.execution, problem, row.verdict, reason))
+    return regrade(folder, answers)
+
+
+def _row_key(row: Trajectory) -> str:
+    return f"{row.problem_id}/{row.candidate}"
+
+
+def _with_verdict(row: Trajectory, changed: Mapping[str, Any] | None) -> Trajectory:
+    if changed is None:
+        return row
+    return replace(row, verdict=Verdict(changed["verdict"]), execution_answer=changed["answer"])
 
 
 @functools.cache

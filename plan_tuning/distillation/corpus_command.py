@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,9 +46,11 @@ def status(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
 
     console = Console()
     store = outputs / "calls" / FILE_NAME
-    if store.is_file():
+    if store.is_file() and os.access(store.parent, os.W_OK):
         with CallStore(store.parent) as calls:
             console.print(store_table(calls, store))
+    elif store.is_file():
+        console.print(f"{store}: read-only, so not opened", markup=False, soft_wrap=True)
     folder = find_corpus(corpus, outputs)
     console.print(status_table(folder, read_manifest(folder)))
 

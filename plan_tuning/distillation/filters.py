@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from plan_tuning.config.extensions import find
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.records import Trajectory, Verdict
 from plan_tuning.text.plans import leaks, similarity
@@ -109,7 +110,7 @@ def advice(rows: Sequence[Trajectory]) -> str:
         return "Loosen the filter (filter=none) or distil more problems (data.limit)"
     found = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     if statuses.most_common(1)[0][0] == "truncated":
-        cure = "give the teacher more room, for example distillation.max_tokens_plan=8192"
+        cure = "give the teacher more room, for example distillation.max_plan_tokens=8192"
     else:
         cure = "choose another teacher.model"
     return f"Not one plan of the corpus can be used ({found}): {cure}, and distil again"
@@ -166,14 +167,23 @@ def rejection(
     if row.execution_status == MISSING:
         if config.answer or needs_execution:
             raise FilterError(_not_executed(row, config))
-        return None
+        return _further_rejection(row, config)
     if row.execution_status not in _EXECUTED or (
         needs_execution and row.execution_status != USABLE
     ):
         return f"execution_{row.execution_status}"
     if config.answer and not row.is_correct:
         return f"answer_{row.verdict or Verdict.NO_ANSWER}"
-    return None
+    return _further_rejection(row, config)
+
+
+def _further_rejection(row: Trajectory, config: FilterConfig) -> str | None:
+    """Ask a filter from outside about a candidate that the verifiers let pass."""
+    extension = find("filter", config.name)
+    if extension is None or not extension.is_outside:
+        return None
+    reason: str | None = extension.load()(row, config)
+    return reason
 
 
 def _not_executed(row: Trajectory, config: FilterConfig) -> str:

@@ -22,12 +22,13 @@ from plan_tuning.distillation.corpus import (
     CorpusError,
     read_problems,
     read_trajectories,
-    write_records,
 )
 from plan_tuning.distillation.funnel import Tally
+from plan_tuning.distillation.parquet import write_records
 from plan_tuning.distillation.synthesis import MISSING, OK, TRUNCATED, mark_duplicates
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Reply, Trajectory, Verdict
+from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.teachers.replies import settled
 from plan_tuning.teachers.store import CallStore
 from plan_tuning.text.parsing import SCORE_PARSERS, UNPARSED, Score, parse_plan
@@ -91,7 +92,7 @@ def _make(
             written.extend(again)
     write_records(folder / TRAJECTORIES, Trajectory, written)
     write_records(folder / PROBLEMS, Problem, problems)
-    facts = {**manifest["facts"], **tally.facts()}
+    facts = {**manifest["facts"], **tally.facts(), **VERSIONS}
     write_card(folder, facts, problems, distillation)
     return facts
 

@@ -13,7 +13,7 @@ def constraints_request(problem: Problem, config: DistillationConfig) -> Request
         role="constraints",
         messages=render("constraints", problem=problem.problem),
         temperature=config.temperature,
-        max_tokens=config.max_tokens_constraints,
+        max_tokens=config.max_constraints_tokens,
         problem_id=problem.id,
     )
 
@@ -24,7 +24,7 @@ def plan_request(problem: Problem, config: DistillationConfig, index: int) -> Re
         role="plan",
         messages=render("plan", problem=problem.problem),
         temperature=config.plan_temperature,
-        max_tokens=config.max_tokens_plan,
+        max_tokens=config.max_plan_tokens,
         sample_index=index,
         seed=index,
         problem_id=problem.id,
@@ -50,7 +50,7 @@ def verify_request(
             plan=plan,
         ),
         temperature=config.temperature,
-        max_tokens=config.max_tokens_verify,
+        max_tokens=config.max_verify_tokens,
         problem_id=problem.id,
     )
 
@@ -63,6 +63,6 @@ def execute_request(
         role="execute",
         messages=render("execute", is_reminded=is_reminded, problem=problem.problem, plan=plan),
         temperature=config.temperature,
-        max_tokens=config.max_tokens_execute,
+        max_tokens=config.max_execute_tokens,
         problem_id=problem.id,
     )

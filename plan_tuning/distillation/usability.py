@@ -18,9 +18,9 @@ from plan_tuning.text.parsing import SCORE_PARSERS
 KINDS = ("constraints", "plan", "verify", "execute")
 _MORE_ROOM = 4  # twice the room was tried already
 _CURES: dict[str, str] = {
-    "cut off": "raise the limit: distillation.max_tokens_{kind}={more}",
+    "cut off": "raise the limit: distillation.max_{kind}_tokens={more}",
     "cut off while it thinks": "turn thinking off (teacher.thinking=false), or raise the limit: "
-    "distillation.max_tokens_{kind}={more}",
+    "distillation.max_{kind}_tokens={more}",
     "nothing but thoughts": "turn thinking off (teacher.thinking=false); where the model does not "
     "think, start the server without its reasoning parser",
     "filtered": "the provider's content filter stops them: change its safety setting at the "
@@ -116,7 +116,7 @@ class Usability:
                 continue  # calls that got no answer are counted elsewhere
             shown = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
             main = causes.most_common(1)[0][0]
-            more = _MORE_ROOM * getattr(self._config, f"max_tokens_{kind}")
+            more = _MORE_ROOM * getattr(self._config, f"max_{kind}_tokens")
             cure = _CURES.get(main, "choose another teacher.model").format(kind=kind, more=more)
             raise UnusableError(
                 f"not one usable {kind} reply to {self._barren[kind]} problems: {shown}. To mend "

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.extensions import PLAIN, names, record
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.evaluation.writers import (
     LocalWriter,
@@ -62,10 +63,10 @@ def solve(
     cases = [(p, sample) for p in problems for sample in range(evaluation.num_samples)]
     calls = _Calls(evaluation, prompt, progress)
     writer = _writer(student, evaluation)
-    if method == "m2":
+    if record("method", method).calls == 2:
         executing = writer if executor is None else _writer(executor, evaluation)
         if plans is None:
-            found = calls.plans(writer, cases)
+            found = calls.plans(writer, cases, method)
         else:
             found = [(plans[problem.id], 0) for problem, _ in cases]
         asked, written = calls.executions(executing, cases, [plan for plan, _ in found])
@@ -98,8 +99,9 @@ def _writer(student: Student | Writer, evaluation: EvaluationConfig) -> Writer:
 
 
 def _check_plans(plans: Mapping[str, str], problems: Sequence[Problem], method: str) -> None:
-    if method != "m2":
-        raise SolveError(f"method={method} carries out no given plan: choose method=m2")
+    if record("method", method).calls != 2:
+        known = " or ".join(one for one in names("method") if record("method", one).calls == 2)
+        raise SolveError(f"method={method} carries out no given plan: choose method={known}")
     missing = [problem.id for problem in problems if problem.id not in plans]
     if missing:
         raise SolveError(
@@ -176,9 +178,9 @@ class _Calls:
         limit = self._evaluation.max_new_tokens
         return asked, self._write(writer, cases, asked, limit, "solving")
 
-    def plans(self, writer: Writer, cases: Sequence[Case]) -> list[tuple[str, int]]:
+    def plans(self, writer: Writer, cases: Sequence[Case], method: str) -> list[tuple[str, int]]:
         """Ask for plans: those of the problems, or of other ones; with the tokens they cost."""
-        asked = [writer.request(problem, "m2", self._prompt) for problem, _ in cases]
+        asked = [writer.request(problem, method, self._prompt) for problem, _ in cases]
         limit = self._evaluation.max_plan_tokens
         written = self._write(writer, cases, asked, limit, "planning")
         plans = [(formats.parse_plan(answer.said), answer.num_tokens) for answer in written]
@@ -196,7 +198,7 @@ class _Calls:
         """Have plans executed (experiments/METHOD.md section 3, M2)."""
         is_swapped = self._evaluation.plan != "own"
         asked = [
-            writer.request(problem, "zero_shot", self._prompt)
+            writer.request(problem, PLAIN, self._prompt)
             if is_swapped and not plan
             else writer.execution_request(problem, plan)
             for (problem, _), plan in zip(cases, plans, strict=True)

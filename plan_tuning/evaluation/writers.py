@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.extensions import record
 from plan_tuning.config.training import PromptConfig
-from plan_tuning.records import Message, Problem, Reply, Request
-from plan_tuning.students.generation.continuous_batching import generate_continuously
-from plan_tuning.students.generation.native_engine import generate
+from plan_tuning.records import Completion, Message, Problem, Reply, Request
 from plan_tuning.students.loading import Student
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text import formats
@@ -90,8 +89,19 @@ class _StudentRequests:
         return formats.executor_messages(problem.problem, plan, style=problem.style)
 
 
+Engine = Callable[..., list[Completion]]
+"""From a student and prompts (token ids) to their completions, in the order of the prompts.
+
+Called with max_new_tokens, temperature, top_p, top_k, seed, batch_tokens and progress, and with
+what the engine's record needs: keys, stop_strings, decoding.
+"""
+
+Execute = Callable[[str, str], str]
+"""From a problem and a plan (empty: none is given) to a text that ends in a boxed answer."""
+
+
 class LocalWriter(_StudentRequests):
-    """A student on this machine, run by this project's decoder or by transformers' batching."""
+    """A student on this machine, run by the engine that the evaluation chooses."""
 
     def __init__(self, student: Student, evaluation: EvaluationConfig) -> None:
         self.student = student
@@ -120,32 +130,28 @@ class LocalWriter(_StudentRequests):
             if progress is not None:
                 progress(phase, rows, len(prompts), tokens)
 
-        if evaluation.engine == "continuous_batching":
-            completions = generate_continuously(
-                self.student,
-                prompts,
-                max_new_tokens=max_new_tokens,
-                temperature=evaluation.temperature,
-                top_p=evaluation.top_p,
-                top_k=evaluation.top_k,
-                seed=evaluation.seed,
-                batch_tokens=evaluation.batch_tokens,
-                progress=tell,
-            )
-        else:
-            completions = generate(
-                self.student,
-                prompts,
-                keys=[(f"{phase}/{name}", sample) for name, sample in keys],
-                max_new_tokens=max_new_tokens,
-                temperature=evaluation.temperature,
-                top_p=evaluation.top_p,
-                top_k=evaluation.top_k,
-                seed=evaluation.seed,
-                stop_strings=evaluation.stop_strings(phase),
-                batch_tokens=evaluation.batch_tokens,
-                decoding=evaluation.decoding,
-                progress=tell,
+        engine = record("engine", evaluation.engine)
+        offered = {
+            "keys": [(f"{phase}/{name}", sample) for name, sample in keys],
+            "stop_strings": evaluation.stop_strings(phase),
+            "decoding": evaluation.decoding,
+        }
+        generate: Engine = engine.load()
+        completions = generate(
+            self.student,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=evaluation.temperature,
+            top_p=evaluation.top_p,
+            top_k=evaluation.top_k,
+            seed=evaluation.seed,
+            batch_tokens=evaluation.batch_tokens,
+            progress=tell,
+            **{name: offered[name] for name in engine.needs},
+        )
+        if len(completions) != len(prompts):
+            raise SolveError(
+                f"engine={engine.name} returned {len(completions)} completions of {len(prompts)}"
             )
         return [Written(c.text, c.finish_reason, len(c.token_ids)) for c in completions]
 
@@ -246,3 +252,41 @@ class TeacherWriter(ServedWriter):
     def execution_request(self, problem: Problem, plan: str) -> Messages:
         """Ask for a plan to be executed."""
         return render("execute", problem=problem.problem, plan=plan)
+
+
+class FunctionWriter(_StudentRequests):
+    """An executor from outside: one function of the texts of a problem and of a plan."""
+
+    def __init__(self, execute: Execute) -> None:
+        self._execute = execute
+        self._meant: dict[str, tuple[str, str]] = {}  # by what is asked: problem and plan
+
+    def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
+        """Ask for an answer without any plan."""
+        return self._note(super().request(problem, method, prompt), problem, "")
+
+    def execution_request(self, problem: Problem, plan: str) -> Messages:
+        """Ask for a plan to be executed."""
+        return self._note(super().execution_request(problem, plan), problem, plan)
+
+    def _note(self, messages: Messages, problem: Problem, plan: str) -> Messages:
+        self._meant[messages[-1]["content"]] = (problem.problem, plan)
+        return messages
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order; tokens are not counted."""
+        written = []
+        for messages in asked:
+            text = self._execute(*self._meant[messages[-1]["content"]])
+            written.append(Written(text, "stop", 0))
+        if progress is not None:
+            progress(phase, len(written), len(written), 0)
+        return written

@@ -33,6 +33,9 @@ from plan_tuning.records import Problem, Verdict
 
 logger = logging.getLogger(__name__)
 
+GRADER_VERSION = 2
+"""Raised by hand whenever a verdict may change; see :mod:`plan_tuning.tasks.regrading`."""
+
 _OUT_OF_LENGTH = "length"  # the finish reason of a completion that was cut off
 
 

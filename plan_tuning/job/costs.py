@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from plan_tuning.artifacts import hashed_values, read_manifest
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
@@ -139,7 +140,8 @@ def _executions(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
     """Answers of a teacher that executes M2's plans, and of the same one without any plan."""
     needs: dict[str, tuple[int, TeacherConfig]] = {}
     for config, graph in jobs:
-        if config.method.name != "m2" or config.executor.name != "teacher":
+        executor = record("executor", config.executor.name)
+        if not config.method.has_two_calls or "ask" not in executor.needs:
             continue
         for stages in (graph.predictions, graph.executor_predictions):
             for entry, stage in zip(config.benchmarks, stages, strict=False):
@@ -161,7 +163,8 @@ def _judgements(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
             judged = config.reward.plan
             prompts = method.total_steps(_count_golden(config, graph)) * method.prompts_per_step
             completions = prompts * (1 + method.max_redraws) * method.group_size
-            replies = judged.votes * (2 if judged.swap else 1)
+            replies = judged.votes * (2 if judged.swap else 1) if config.reward.judges_plans else 0
+            replies += len(config.reward.asking)  # one each, as far as is known
             needs[student.fingerprint] = (completions * replies, config.judge)
     estimates = tuple(count_judgements(calls, judge) for calls, judge in needs.values())
     return Expense("judgements of plans", estimates)

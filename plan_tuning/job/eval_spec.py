@@ -18,6 +18,7 @@ from typing import Any
 from plan_tuning.artifacts import hashed_values
 from plan_tuning.config.checks import ConfigError, require
 from plan_tuning.config.data import MicroworldDataConfig
+from plan_tuning.config.extensions import TWO_CALLS, extension_spec, names
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import ModelConfig
@@ -65,10 +66,9 @@ def teacher_party(config: Config) -> Party:
     return Party({"teacher": {**teacher.spec(), "prompt": prompt_fingerprint("solve")}})
 
 
-def needs_student(config: Config) -> bool:
-    """Whether the student under test takes part; a swap of all plans can do without it."""
-    is_swap = config.method.name == "m2" and config.evaluation.plan in ("none", "teacher", "true")
-    return not is_swap or config.executor.name == "self"
+def executor_party(config: Config) -> Party:
+    """Name the executor from outside that carries plans out."""
+    return Party(extension_spec("executor", config.executor.name))
 
 
 def check_swap(config: Config) -> None:
@@ -79,11 +79,11 @@ def check_swap(config: Config) -> None:
     """
     plan = config.evaluation.plan
     require(
-        plan == "own" or config.method.name == "m2",
+        plan == "own" or config.method.has_two_calls,
         "evaluation.plan",
         plan,
-        f"only m2 has its plans executed in a call of their own, not {config.method.name}",
-        f"method=m2 evaluation.plan={plan}",
+        f"only {TWO_CALLS} has its plans executed in a call of their own, not {config.method.name}",
+        f"method={TWO_CALLS} evaluation.plan={plan}",
     )
     real = [name for name in config.benchmarks if not name.startswith(MICRO_PREFIX)]
     require(
@@ -172,7 +172,7 @@ def answer_spec(
     questions: Mapping[str, Any], config: Config, party: Party, *, protocol: str
 ) -> dict[str, Any]:
     """What determines answers in one call: a student's, or those of an executor by itself."""
-    engine = {} if "teacher" in party.spec else _engine_spec(config)
+    engine = {} if {"teacher", "extension"} & set(party.spec) else _engine_spec(config)
     return {**questions, "protocol": protocol, **party.spec, **engine}
 
 
@@ -195,7 +195,7 @@ def execution_spec(
     evaluation = config.evaluation
     spec: dict[str, Any] = {
         **questions,
-        "protocol": "m2",
+        "protocol": TWO_CALLS,
         **({} if student is None else student.spec),
         "max_plan_tokens": evaluation.max_plan_tokens,
         "executor": config.executor.name,
@@ -222,4 +222,11 @@ def _engine_spec(config: Config) -> dict[str, Any]:
     evaluation = config.evaluation
     if evaluation.engine == "server":
         return {"engine": "server", "served_model": evaluation.server.model}
-    return {} if evaluation.engine == "native" else {"engine": evaluation.engine}
+    if evaluation.engine == names("engine")[0]:  # this project's own
+        return {}
+    return {"engine": evaluation.engine, **_named_spec("engine", evaluation.engine)}
+
+
+def _named_spec(kind: str, name: str) -> dict[str, Any]:
+    """What determines an extension, under a key of its kind: nothing of a built-in one."""
+    return {f"{kind}_{key}": value for key, value in extension_spec(kind, name).items()}

@@ -22,7 +22,10 @@ from plan_tuning.artifacts import (
     read_manifest,
 )
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.effects import effective
+from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.job_parts import needs_student
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.job.eval_spec import (
@@ -30,8 +33,8 @@ from plan_tuning.job.eval_spec import (
     answer_spec,
     check_swap,
     execution_spec,
+    executor_party,
     model_party,
-    needs_student,
     question_spec,
     student_party,
     teacher_party,
@@ -40,6 +43,7 @@ from plan_tuning.job.train_spec import (
     base_spec,
     distillation_spec,
     has_start,
+    merge_spec,
     problems_spec,
     start_config,
     student_spec,
@@ -87,6 +91,7 @@ class JobGraph:
     plan_corpora: tuple[Stage, ...] = ()
     executor_base: Stage | None = None  # of executor=model
     start: Stage | None = None  # what training begins from, where that is not the base
+    merged: tuple[Stage, ...] = ()  # finished students that the student is made of
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -114,23 +119,30 @@ def job_graph(config: Config) -> JobGraph:
     Raises:
         ConfigError: a path that the configuration names does not exist.
     """
-    if set(config.stages) == {"distill"}:
-        return JobGraph(None, _corpus_stage(config), None)
     is_evaluated = "evaluate" in config.stages
     if is_evaluated:
         check_swap(config)
+    config = effective(config)
+    if set(config.stages) == {"distill"}:
+        return JobGraph(None, _corpus_stage(config), None)
     takes_part = not is_evaluated or needs_student(config)
     base = _base_stage(config.model, config)
     corpus = start = student = None
+    merged: tuple[Stage, ...] = ()
     if takes_part and config.student.path is not None:
         student = _external("students", config.student.path, "student.path")
-        _check_method(student.folder, config)
+        _check_method(student.folder, config, f"student.path={config.student.path}")
+    elif takes_part and config.merge.is_merged:
+        merged = tuple(_merged_stage(entry, config) for entry in config.merge.students)
+        found = [stage.fingerprint for stage in merged]
+        roles = {f"student {place}": name for place, name in enumerate(found, start=1)}
+        student = _stage(config, "students", merge_spec(config, found), roles)
     elif takes_part:
         corpus = _corpus_stage(config) if config.method.needs_corpus else None
         if config.method.is_trained:
             start = _start_stage(config, base, corpus)
             student = _student_stage(config, base, corpus, start)
-    graph = JobGraph(base, corpus, student, start=start)
+    graph = JobGraph(base, corpus, student, start=start, merged=merged)
     return _evaluated(graph, config) if is_evaluated else graph
 
 
@@ -215,7 +227,7 @@ def _start_stage(config: Config, base: Stage | None, corpus: Stage | None) -> St
         return None
     if isinstance(config.method, GRPOConfig) and config.start.path is not None:
         return _external("students", config.start.path, "start.path")
-    plain = start_config(config)
+    plain = effective(start_config(config))
     return _student_stage(plain, base, corpus if plain.method.needs_corpus else None, None)
 
 
@@ -233,7 +245,16 @@ def _student_stage(
     return _stage(config, "students", spec, upstream)
 
 
-def _check_method(folder: Path, config: Config) -> None:
+def _merged_stage(entry: str, config: Config) -> Stage:
+    """A finished student that is merged, by its fingerprint or its folder."""
+    folder = folder_of(config.paths.artifacts, "students", entry)
+    path = folder if "/" not in entry and is_complete(folder) else Path(entry)
+    given = _external("students", str(path), "merge.students")
+    _check_method(given.folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
+    return given
+
+
+def _check_method(folder: Path, config: Config, words: str) -> None:
     """Refuse to ask a student otherwise than it was trained, as far as its manifest tells."""
     if not is_complete(folder) or not config.method.is_trained:
         return
@@ -243,7 +264,7 @@ def _check_method(folder: Path, config: Config) -> None:
             "method",
             config.method.name,
             f"the student in {folder} was trained with {trained} and is asked in that way",
-            f"method={trained} student.path={config.student.path}",
+            f"method={trained} {words}",
         )
 
 
@@ -276,10 +297,14 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
             for question in questions
         )
 
-    if config.method.name != "m2":
-        protocol = "zero_shot_cot" if config.method.name == "zero_shot_cot" else "one_call"
-        if config.student.path is not None:
+    if not config.method.has_two_calls:
+        protocol = config.method.record.protocol
+        is_given = config.student.path is not None or config.merge.is_merged
+        if is_given:
             protocol = config.method.name  # its fingerprint does not say how it is asked
+        if is_given or not config.method.is_trained:
+            asked = extension_spec("method", config.method.name)
+            questions = [question | asked for question in questions]
         return replace(graph, predictions=answers(tested, protocol))
     executor, executor_base = _executor(config, untrained)
     graph = replace(graph, executor_base=executor_base)
@@ -306,12 +331,15 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
 def _executor(config: Config, untrained: Party) -> tuple[Party | None, Stage | None]:
     """Who executes m2's plans, None: the student itself; and its own base, if one is made here."""
     chosen = config.executor
-    if chosen.name == "teacher":
+    extension = record("executor", chosen.name)
+    if extension.is_outside:
+        return executor_party(config), None
+    if "ask" in extension.needs:
         return teacher_party(config), None
-    if chosen.name == "model" and chosen.model is not None:
+    if "model" in extension.needs and chosen.model is not None:
         base = _base_stage(chosen.model, config)
         return model_party(chosen.model, None if base is None else base.fingerprint), base
-    return (untrained if chosen.name == "base" else None), None
+    return (untrained if "base" in extension.needs else None), None
 
 
 def _execution_stage(

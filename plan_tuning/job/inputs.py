@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
+from plan_tuning.distillation.corpus import PROBLEMS, read_problems
 from plan_tuning.job.eval_spec import benchmark_of, domain_tag, world_of
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import benchmark_named, load
+from plan_tuning.tasks.contamination import seen_ids
+from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world, load_microworld
 from plan_tuning.tasks.mixture import tagged
+
+logger = logging.getLogger(__name__)
 
 
 def subset(
@@ -125,3 +132,49 @@ def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> lis
         replace(problem, problem=tagged(problem.problem, tag))
         for problem in problems[: config.evaluation.limit]
     ]
+
+
+def training_problems(config: Config, corpus: Path | None) -> list[Problem] | None:
+    """Load the problems of a job's corpus or else of its data; None where they are not known.
+
+    Args:
+        config: the job.
+        corpus: that the student learned from; None: from the data.
+    """
+    if corpus is not None and (corpus / PROBLEMS).is_file():
+        return read_problems(corpus)
+    if config.corpus.path is not None:
+        return None
+    try:
+        return load_problems(config)
+    except DataError as error:  # the student is there already, and its data are gone
+        logger.info("the training problems cannot be compared with test sets: %s", error)
+        return None
+
+
+def count_seen(train: Sequence[Problem], benchmark: str, entry: str, config: Config) -> int | None:
+    """Count the test problems that stand in the training problems, and warn of them.
+
+    Args:
+        train: what the student was made from.
+        benchmark: the test set's name.
+        entry: the test set as the configuration names it.
+        config: the job.
+
+    Returns:
+        How many; None where the test set cannot be read here.
+    """
+    try:
+        test = load_benchmark(entry, config, is_tagged=False)
+    except DataError as error:  # the predictions are there already, and their data are gone
+        logger.info("%s cannot be compared with the training problems: %s", benchmark, error)
+        return None
+    seen = seen_ids(train, test)
+    if seen:
+        logger.warning(
+            "%s: %d of %d test problems stand in the training problems (%s is one); for accuracy "
+            "without them: plan-tuning contamination --train %s --test %s --out FILE, then "
+            "evaluation.decontaminate=FILE",
+            *(benchmark, len(seen), len(test), seen[0], config.data.name, benchmark),
+        )
+    return len(seen)

@@ -6,6 +6,7 @@ Each is loaded when it is first asked for, so a job whose stages are finished lo
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.extensions import record
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.distillation.corpus import OnUsage
-from plan_tuning.job.graph import JobGraph, Stage
+from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ class Models:
     def tested(self) -> Writer:
         """Who answers the test problems: the student, here or behind a server."""
         evaluation = self.config.evaluation
-        if evaluation.engine == "server":
+        if "server" in record("engine", evaluation.engine).needs:
             from plan_tuning.evaluation.writers import ServedWriter
 
             return ServedWriter(self._ask_server(), evaluation)
@@ -135,20 +137,31 @@ class Models:
     @cached_property
     def executor(self) -> Writer:
         """Who executes M2's plans."""
-        from plan_tuning.evaluation.writers import LocalWriter, TeacherWriter
+        from plan_tuning.evaluation.writers import FunctionWriter, LocalWriter, TeacherWriter
 
         config = self.config
-        if config.executor.name == "self":
+        extension = record("executor", config.executor.name)
+        if extension.is_outside:
+            return FunctionWriter(extension.load())
+        if "student" in extension.needs:
             return self.tested
-        if config.executor.name == "teacher":
+        if "ask" in extension.needs:
             return TeacherWriter(self._ask_all(config.executor_teacher), config.evaluation)
-        if config.executor.name == "model" and config.executor.model is not None:
+        if "model" in extension.needs and config.executor.model is not None:
             model = config.executor.model
             where = self._build_base(self.graph.executor_base, model)
             return LocalWriter(self._load(where, model), config.evaluation)
         if self.graph.student is None:  # the untrained model is the one that is tested
             return LocalWriter(self.student, config.evaluation)
         return LocalWriter(self._load(self.base, config.model), config.evaluation)
+
+    def build_executor(self) -> None:
+        """Make the executor's weights where they are ours and absent; nothing is loaded."""
+        chosen = self.config.executor
+        if chosen.name == "model" and chosen.model is not None:
+            self._build_base(self.graph.executor_base, chosen.model)
+        elif chosen.name == "base":
+            _ = self.base
 
     @cached_property
     def grader(self) -> Grader:
@@ -198,3 +211,27 @@ class Models:
                 self._on_usage(usage.bought, usage.usd)
 
         return lambda requests: asyncio.run(ask_each(requests))
+
+
+def rank_models(config: Config, resources: ExitStack) -> Models:
+    """The models of a process that trains for a job: all bases are there already.
+
+    Args:
+        config: what is trained.
+        resources: closes what has to be closed.
+    """
+    if device_of(config.trainer) == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+    def existing(stage: Stage | None, model: ModelConfig) -> str | Path:
+        return str(model.path) if stage is None else stage.folder
+
+    return Models(
+        config,
+        job_graph(config),
+        build_base=existing,
+        on_usage=lambda *_: None,
+        resources=resources,
+    )

@@ -6,17 +6,22 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.artifacts import provenance, write_atomic
+from plan_tuning import interruption
+from plan_tuning.artifacts import RESUME, provenance, read_manifest, storage_error, write_atomic
 from plan_tuning.comparison.choices import row_label
 from plan_tuning.comparison.runs import run_of
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import Config
+from plan_tuning.evaluation.accuracy import summarize
+from plan_tuning.evaluation.judgement import stored_answers, with_verdict
+from plan_tuning.interruption import Interrupted
 from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.inputs import count_seen, training_problems
 from plan_tuning.job_record import (
     RESULT_FILE,
     BenchmarkMetrics,
@@ -25,9 +30,12 @@ from plan_tuning.job_record import (
     JobError,
     JobResult,
     StageTime,
+    parse_metrics,
     parse_result,
 )
-from plan_tuning.records import Prediction, from_json, to_json
+from plan_tuning.records import Prediction, Problem, from_json, to_json
+from plan_tuning.tasks.json_rows import DataError
+from plan_tuning.tasks.regrading import regrade, remembered
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +66,8 @@ class Outcome:
     metrics: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # by benchmark
     predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
     executor_zero_shot: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # of m2
+    seen_in_training: dict[str, int] | None = None  # test problems, by benchmark
+    train_problems: Sequence[Problem] | None = None  # that the student was made from, once asked
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
     device: str = "cpu"
@@ -78,6 +88,11 @@ class Outcome:
             wall_s=round(before.wall_s + wall_s, 3), is_cached=before.is_cached and is_cached
         )
 
+    def add_seen(self, benchmark: str, number: int | None) -> None:
+        """Note how many test problems stand in the training problems; None: not known."""
+        if number is not None:
+            self.seen_in_training = {**(self.seen_in_training or {}), benchmark: number}
+
     def add_selection(self, selection: Mapping[str, Any]) -> None:
         """Account what a training took of the corpus: rows, reasons and what else it counted."""
         if self.corpus is not None:
@@ -88,6 +103,33 @@ class Outcome:
                 reasons=selection.get("reasons", self.corpus.reasons),
                 further={**self.corpus.further, **further},
             )
+
+
+def cause_of(error: BaseException, outputs: Path) -> BaseException:
+    """Tell a stop by the user, and a disk's refusal, whatever they became on their way."""
+    is_stop = isinstance(error, KeyboardInterrupt) or interruption.is_asked()
+    if is_stop or getattr(error, "exit_code", None) == interruption.EXIT_CODE:
+        return error if isinstance(error, Interrupted) else Interrupted()
+    return storage_error(error, outputs, RESUME) or error
+
+
+def note_seen(outcome: Outcome, config: Config, benchmark: str, entry: str) -> None:
+    """Count the test problems that a job's student has seen in training, and warn of them.
+
+    Args:
+        outcome: of the job; nothing is counted where it trained nothing.
+        config: the job.
+        benchmark: the test set's name.
+        entry: the test set as the configuration names it.
+    """
+    if outcome.training is None:
+        return
+    if outcome.train_problems is None:
+        corpus = None if outcome.corpus is None else Path(outcome.corpus.path)
+        outcome.train_problems = training_problems(config, corpus)
+    if outcome.train_problems is not None:
+        seen = count_seen(outcome.train_problems, benchmark, entry, config)
+        outcome.add_seen(benchmark, seen)
 
 
 def log_accuracies(outcome: Outcome) -> None:
@@ -196,6 +238,7 @@ def write_result(
         predictions={name: _relative(path, folder) for name, path in outcome.predictions.items()},
         corpus=corpus,
         training=outcome.training,
+        seen_in_training=outcome.seen_in_training,
         curves=CURVES_FILE if (folder / CURVES_FILE).is_file() else None,
         device=outcome.device,
         stages=outcome.stages,
@@ -252,6 +295,46 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Read what :func:`write_predictions` wrote."""
+    """Read what :func:`write_predictions` wrote, with the verdicts of today's grader.
+
+    What an earlier grader judged has been graded again before (:func:`judge_again`), or is as it
+    was.
+    """
     with path.open(encoding="utf-8") as file:
-        return [from_json(Prediction, json.loads(line)) for line in file if line.strip()]
+        rows = [from_json(Prediction, json.loads(line)) for line in file if line.strip()]
+    found = remembered(path.parent)
+    return rows if found is None else [with_verdict(row, found) for row in rows]
+
+
+def judge_again(folder: Path, problems: Callable[[], Sequence[Problem]]) -> bool:
+    """Have today's grader read predictions that an earlier one judged.
+
+    Args:
+        folder: the artifact.
+        problems: loads the test set; called only where there is something to grade.
+
+    Returns:
+        Whether a verdict changed.
+    """
+    found = remembered(folder)
+    if found is None:
+        try:
+            known = {problem.id: problem for problem in problems()}
+        except DataError as error:
+            logger.warning("%s keeps the verdicts of an earlier grader: %s", folder, error)
+            return False
+        rows = read_predictions(folder / PREDICTIONS_FILE)
+        found = regrade(folder, stored_answers(rows, known))
+    return bool(found.changed)
+
+
+def metrics_of(folder: Path, problems: Callable[[], Sequence[Problem]]) -> BenchmarkMetrics:
+    """Read what predictions came to; those of an earlier grader are judged again.
+
+    Args:
+        folder: the artifact.
+        problems: loads the test set; called only where there is something to grade.
+    """
+    if judge_again(folder, problems):
+        return summarize(read_predictions(folder / PREDICTIONS_FILE))
+    return parse_metrics(read_manifest(folder)["facts"]["metrics"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,21 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plan_tuning.artifacts import ArtifactError
+from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import OnUsage
 from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
-from plan_tuning.job.models import Models
+from plan_tuning.job.models import Models, prepare_torch, rank_models
 from plan_tuning.job.result import CURVES_FILE
 from plan_tuning.job.train_spec import filter_spec
 from plan_tuning.records import Ask, Problem
+from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker
 
 if TYPE_CHECKING:
     from plan_tuning.training.lightning import TrainingRun
     from plan_tuning.training.validation import HeldOutEvaluation
+
+logger = logging.getLogger(__name__)
 
 Facts = Mapping[str, Any]
 """Of a training, for the manifest of its student."""
@@ -87,16 +93,48 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
     """Train in several processes, and show here what they have left."""
     from plan_tuning.training.processes import train_in_ranks
 
+    config, process = training.config, training.process
+    if process is not None and _validates(config) and _has_own_executor(config):
+        process.models.build_executor()  # which every rank then loads
     sent = replace(training, start=training.begin(), process=None)
     curves = folder / CURVES_FILE
-    facts = train_in_ranks(partial(train, sent, folder), training.config.trainer, curves)
-    if training.process is not None:
-        training.process.tracker.log_curves(curves)
+    facts = train_in_ranks(partial(train, sent, folder), config.trainer, curves)
+    if process is not None:
+        process.tracker.log_curves(curves)
         if _is_grpo(training):
             from plan_tuning.training.grpo.fit import COMPLETIONS_FILE
 
-            training.process.tracker.log_rows("completions", folder / COMPLETIONS_FILE)
+            process.tracker.log_rows("completions", folder / COMPLETIONS_FILE)
+        else:
+            from plan_tuning.training.sft.fit import SAMPLES_FILE
+
+            process.tracker.log_rows("val_samples", folder / SAMPLES_FILE)
     return facts
+
+
+def make_base(config: Config, model: ModelConfig, folder: Path) -> Facts:
+    """Make an untrained model of ours: the micro-world's, or a tiny one with random weights."""
+    prepare_torch(config.trainer)
+    if isinstance(model, MicroModelConfig):
+        from plan_tuning.training.microworld_base import train_base
+
+        logger.info("training the micro-world's base model: about a minute, once")
+        return train_base(folder, model, max_steps=config.debug.max_steps)
+    from plan_tuning.students.tiny import make_tiny
+
+    return make_tiny(folder, model.family, model.seed)
+
+
+def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Facts]:
+    """Make the one call that merges finished students into a folder."""
+
+    def merge(folder: Path) -> Facts:
+        from plan_tuning.students.merging import merge_students
+
+        combine = record("merge", config.merge.name).load()
+        return merge_students(folder, [s.folder for s in students], config.merge.shares, combine)
+
+    return merge
 
 
 def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = None) -> Facts:
@@ -125,8 +163,12 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
         trainer = replace(trainer, max_steps=config.method.continued_steps)
     settings = SFTSettings(config.model, config.adapter, trainer, config.method, config.seed)
     run = training.run(folder, loggers)
-    facts = train_student(run, settings, training.begin(), rows, held_out_evaluation(training))
-    return {**facts, "selection": selection}
+    with ExitStack() as resources:
+        process = training.process
+        models = rank_models(config, resources) if process is None else process.models
+        evaluation = held_out_evaluation(training, models)
+        facts = train_student(run, settings, training.begin(), rows, evaluation)
+    return {**facts, "selection": selection, **VERSIONS}
 
 
 def train_with_rewards(
@@ -169,7 +211,7 @@ def train_with_rewards(
             else process.models.grader
         )
         facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
-    return {**facts, "selection": selection}
+    return {**facts, "selection": selection, **VERSIONS}
 
 
 def _is_grpo(training: Training) -> bool:
@@ -192,14 +234,29 @@ async def open_judge(training: Training) -> AsyncIterator[Ask]:
             process.on_usage(usage.bought, usage.usd)
 
 
-def held_out_evaluation(training: Training) -> HeldOutEvaluation | None:
+def _validates(config: Config) -> bool:
+    """Whether a supervised training solves held-out problems."""
+    return bool(config.trainer.val_problems and config.trainer.val_fraction)
+
+
+def _has_own_executor(config: Config) -> bool:
+    """Whether m2's plans are executed by another one than the student as it is at that moment."""
+    needs = record("executor", config.executor.name).needs
+    return config.method.has_two_calls and "student" not in needs
+
+
+def held_out_evaluation(training: Training, models: Models) -> HeldOutEvaluation | None:
     """Say how a student solves held-out training problems while it is trained, as at test time.
 
+    Args:
+        training: what is trained.
+        models: of this process, be it a rank.
+
     Returns:
-        None where no held-out problem is to be solved, or where several processes train.
+        None where no held-out problem is to be solved.
     """
-    config, process, corpus = training.config, training.process, training.corpus
-    if process is None or not config.trainer.val_problems or not config.trainer.val_fraction:
+    config, corpus = training.config, training.corpus
+    if not _validates(config):
         return None
     from plan_tuning.distillation.corpus import PROBLEMS, read_problems
     from plan_tuning.training.validation import HeldOutEvaluation
@@ -207,15 +264,13 @@ def held_out_evaluation(training: Training) -> HeldOutEvaluation | None:
     if corpus is not None and not (corpus / PROBLEMS).is_file():
         return None  # trajectories from elsewhere: nobody says how their problems are graded
     problems = load_problems(config) if corpus is None else read_problems(corpus)
-    # With executor=self the student carries its plans out as it is at that moment.
-    is_executed = config.method.name == "m2" and config.executor.name != "self"
     return HeldOutEvaluation(
         _tagged(problems, config),
         config.method.name,
         config.prompt,
         config.evaluation,
-        process.models.grader,
-        process.models.executor if is_executed else None,
+        models.grader,
+        models.executor if _has_own_executor(config) else None,
     )
 
 

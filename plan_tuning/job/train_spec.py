@@ -6,12 +6,13 @@ the start, the adapter, the method with the loss weights that it reads, the opti
 prompts, the seed and the mixing; for GRPO also the reward and the judge. Not hashed are paths,
 ports and keys, names of choices, logging, concurrency, and fields with metadata ``runtime``:
 devices, threads, micro-batches, checkpoints. A field at its first default is left out, so that a
-new knob orphans no student.
+new knob orphans no student, and so is what nothing in the job reads: it was set to that default
+before (:func:`plan_tuning.config.effects.effective`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from plan_tuning.artifacts import (
 )
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
-from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.extensions import extension_spec
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.grpo import UNTRAINED, GRPOConfig
+from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
@@ -140,12 +144,24 @@ def student_spec(
     return spec
 
 
+def merge_spec(config: Config, students: Sequence[str]) -> dict[str, Any]:
+    """What determines a merged student.
+
+    Args:
+        config: the job.
+        students: fingerprints of those that are merged.
+    """
+    merge = config.merge
+    spec = {"merge": merge.name, "students": list(students), "weights": merge.shares}
+    return spec | extension_spec("merge", merge.name, merge, MergeConfig)
+
+
 def has_start(config: Config) -> bool:
     """Whether the training begins from a student, not from the untrained model."""
     if config.student.path is not None:
         return False
     if isinstance(config.method, GRPOConfig):
-        return config.start.name != "base"
+        return config.start.name != UNTRAINED
     return config.method.continued_steps > 0
 
 
@@ -155,7 +171,7 @@ def start_config(config: Config) -> Config:
         return replace(config, method=replace(config.method, continued_steps=0))
     weights = {key: getattr(config.method, key) for key in _OF_THE_START}
     method = MethodConfig(name=config.start.name, **weights)
-    return replace(config, method=method, filter=config.start.filter)
+    return replace(config, method=method, filter=config.start.filter, trainer=config.start_trainer)
 
 
 def filter_spec(config: Config) -> dict[str, Any]:
@@ -172,7 +188,7 @@ def filter_spec(config: Config) -> dict[str, Any]:
         spec["max_rows"] = chosen.max_rows
     if chosen.max_rows is not None or chosen.selection == "random":
         spec["seed"] = chosen.seed
-    return spec
+    return spec | extension_spec("filter", chosen.name, chosen, FilterConfig)
 
 
 def _adapter_spec(config: Config) -> dict[str, Any]:
@@ -186,12 +202,9 @@ def _adapter_spec(config: Config) -> dict[str, Any]:
 
 def _method_spec(method: MethodConfig) -> dict[str, Any]:
     """The method with the loss weights that it reads."""
-    weights = {
-        "m1": ("plan_weight", "solution_weight"),
-        "m2": ("plan_weight",),
-    }.get(method.name, ("solution_weight",))
     continued = ("continued_steps",) if method.continued_steps else ()
-    return {key: getattr(method, key) for key in ("name", *continued, *weights)}
+    spec = {key: getattr(method, key) for key in ("name", *continued, *method.record.loss_weights)}
+    return spec | extension_spec("method", method.name, method, MethodConfig)
 
 
 def _trainer_spec(config: Config) -> dict[str, Any]:
@@ -218,7 +231,7 @@ def _selection_spec(config: Config) -> dict[str, Any]:
         "grading": hashed_values(evaluation.grading),
         **({"stop": list(evaluation.stop)} if evaluation.stop else {}),
     }
-    if config.method.name != "m2":
+    if not config.method.has_two_calls:
         return spec
     who: Any = None
     if executor.name == "teacher":
@@ -228,7 +241,10 @@ def _selection_spec(config: Config) -> dict[str, Any]:
     return spec | {
         "max_plan_tokens": evaluation.max_plan_tokens,
         **({"plan_stop": list(evaluation.plan_stop)} if evaluation.plan_stop else {}),
-        "executor": {"name": executor.name, "who": who},
+        "executor": {
+            **{"name": executor.name, "who": who},
+            **extension_spec("executor", executor.name),
+        },
     }
 
 
@@ -238,7 +254,8 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     Of the reward the parts count that are switched on; its name is a label. Who judges, and with
     which words, counts where somebody is asked.
     """
-    reward = replace(config.reward, name=RewardConfig().name, judge=None)
+    extra = {name: weight for name, weight in config.reward.extra.items() if weight}
+    reward = replace(config.reward, name=RewardConfig().name, judge=None, extra=extra)
     if not reward.plan.weight:
         reward = replace(reward, plan=PlanRewardConfig(weight=0.0))
     spec: dict[str, Any] = {
@@ -248,8 +265,14 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     }
     if config.reward.uses_judge:
         spec["judge"] = config.judge.spec()
+    if config.reward.judges_plans:
         spec["judge_prompt"] = prompt_fingerprint("judge")
-    if config.reward.answer_weight:
+    brought = [("reward", name) for name in extra]
+    brought += [("plan_similarity", reward.plan.kind)] if reward.plan.weight else []
+    extensions = {f"{kind}/{name}": extension_spec(kind, name) for kind, name in brought}
+    if found := {name: one["extension"] for name, one in extensions.items() if one}:
+        spec["extensions"] = found
+    if config.reward.answer_weight or extra:  # a reward from outside sees the verdict
         spec["grading"] = hashed_values(config.evaluation.grading)
     return spec
 

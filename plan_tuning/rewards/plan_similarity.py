@@ -211,7 +211,7 @@ def judge_requests(
                 ROLE, is_reminded=is_reminded, problem=problem, reference=first, candidate=second
             ),
             temperature=config.temperature,
-            max_tokens=config.max_tokens,
+            max_tokens=config.max_reply_tokens,
             sample_index=vote,
             seed=vote,
             problem_id=problem_id,

@@ -106,4 +106,13 @@ def _card(
     lines += [
         f"| {key} | {value} |" for key, value in facts.items() if not isinstance(value, list | dict)
     ]
+    if is_adapter and Path(base).is_dir():
+        lines += [
+            "",
+            "`adapter_config.json` names the base by its folder on the machine that trained. "
+            f"Elsewhere keep `bases/{name}` beside this folder's parent, where plan_tuning looks "
+            "for it, or load it by hand: `PeftModel.from_pretrained(AutoModelForCausalLM."
+            "from_pretrained(BASE), FOLDER)`. `adapter.export=merged` writes whole weights, which "
+            "need no base.",
+        ]
     return "\n".join(lines) + "\n"

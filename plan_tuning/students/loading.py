@@ -267,11 +267,14 @@ def base_of_adapter(folder: Path) -> tuple[str, str | None]:
     recorded = str(settings["base_model_name_or_path"])
     if not Path(recorded).is_absolute() or Path(recorded).is_dir():
         return recorded, settings.get("revision")
-    for kind in ("bases", "students"):
-        moved = folder.resolve().parent.parent / kind / Path(recorded).name
+    around = folder.resolve().parent.parent
+    places = [around / kind / Path(recorded).name for kind in ("bases", "students")]
+    for moved in places:
         if moved.is_dir():
             return str(moved), None
     raise StudentError(
-        f"the adapter in {folder} belongs to the base {recorded}, which is not there. "
-        f"Move the base back, or correct base_model_name_or_path in {folder / ADAPTER_FILE}"
+        f"the adapter in {folder} belongs to the base {recorded}, a folder of the machine that "
+        f"trained it, which is not there. Copy it to {places[0]}, or correct "
+        f"base_model_name_or_path in {folder / ADAPTER_FILE}; a student trained with "
+        "adapter.export=merged needs no base"
     )

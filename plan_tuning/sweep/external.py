@@ -8,11 +8,13 @@ are found by their fingerprints all the same.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plan_tuning.artifacts import storage_error
 from plan_tuning.config.run import Config
 from plan_tuning.config.typed import check_outputs
 from plan_tuning.sweep.devices import check_processes
@@ -62,5 +64,9 @@ class Search:
 
         try:
             compare([folder])
-        except (ValueError, OSError):  # a damaged result, a full disk: the outcome is told first
-            logger.exception("the comparison failed; again: plan-tuning compare %s", folder)
+        except (ValueError, OSError) as error:  # a damaged result, a full disk
+            logger.error(
+                "the comparison failed (%s); again: plan-tuning compare %s --out FOLDER",
+                storage_error(error, folder, "Make room there, or write elsewhere") or error,
+                shlex.quote(str(folder)),
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.effects import IdleWord, idle_line, idle_words, key_of
 from plan_tuning.config.run import Config
 from plan_tuning.job.costs import teacher_line
 from plan_tuning.job.graph import JobGraph
@@ -130,11 +132,37 @@ def _shown(job: Job) -> list[str]:
     return [word for word in job.overrides if not word.startswith(HIDDEN)]
 
 
+def same_line(job: Job, kept: Job) -> str:
+    """Say of which job another one of a sweep is the double, and why the two mean the same."""
+    own, other = (
+        [word for word in one.overrides if word not in two.overrides and word in _shown(one)]
+        for one, two in ((job, kept), (kept, job))
+    )
+    idle = [*idle_words(job.config, own), *idle_words(kept.config, other)]
+    reasons = dict.fromkeys(f"{key_of(w.word)}: {w.reason}; it needs {w.cure}" for w in idle)
+    why = "; ".join(reasons) or "they differ in how it is done, not in what is computed"
+    than = " ".join(other) or "the same without " + " ".join(own)
+    return f"{' '.join(_shown(job))} = {than} ({why})"
+
+
+def idle_in_all(jobs: Sequence[Job]) -> list[IdleWord]:
+    """List the words that have no effect in any of the jobs that are given them."""
+    found: dict[str, IdleWord] = {}
+    read: set[str] = set()
+    for job in jobs:
+        idle = {word.word: word for word in idle_words(job.config, _shown(job))}
+        found |= idle
+        read |= set(job.overrides) - set(idle)
+    return [word for word in found.values() if word.word not in read]
+
+
 def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
     """Print what a sweep is about to do: jobs, what is done, what the teacher is asked."""
     console = Console(width=_width())
     if common := common_words(jobs):
         console.print("In all jobs:", " ".join(common), highlight=False, soft_wrap=True)
+    if idle := idle_in_all(jobs):
+        console.print(idle_line(idle), highlight=False, soft_wrap=True)
     console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
 
@@ -148,8 +176,9 @@ def _width() -> int | None:
 
 def print_sync_command(folder: Path) -> None:
     """Say how a sweep's offline W&B runs are uploaded."""
+    runs = f"{shlex.quote(str(folder))}/*/wandb/offline-run-*"  # the shell fills in the stars
     Console().print(
-        f"W&B runs written offline; upload them with: wandb sync {folder}/*/wandb/offline-run-*",
+        f"W&B runs written offline; upload them with: wandb sync {runs}",
         highlight=False,
         soft_wrap=True,
     )

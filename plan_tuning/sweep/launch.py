@@ -17,6 +17,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
+from plan_tuning import interruption
 from plan_tuning.job.result import JobContext, Outcome, write_result
 from plan_tuning.sweep.jobs import Job
 
@@ -69,7 +70,9 @@ class Survivor:
         try:
             self.returns += self._launcher.launch(batch, initial_job_idx=first_index)
         except worker_faults() as fault:
+            interruption.check()  # Ctrl-C reaches the workers too
             return fault
+        interruption.check()
         return None
 
     def _record(self, job: Job, fault: BaseException) -> None:

@@ -8,8 +8,9 @@ extend every grid, and launches through whichever launcher is chosen.
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,9 +21,12 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from plan_tuning.artifacts import RESUME, storage_error
+from plan_tuning.config.command_line import check_double_keys
 from plan_tuning.config.registration import job_slug
 from plan_tuning.config.run import SWEEPER_MODULE
 from plan_tuning.config.typed import check_outputs, typed
+from plan_tuning.interruption import Interrupted
 from plan_tuning.sweep.devices import check_processes, launcher_facts
 from plan_tuning.sweep.jobs import (
     Job,
@@ -31,13 +35,13 @@ from plan_tuning.sweep.jobs import (
     check_swept,
     print_jobs,
     print_sync_command,
+    same_line,
 )
 from plan_tuning.sweep.launch import Survivor, failed_returns
 
 logger = logging.getLogger(__name__)
 
 USER_ERROR = 2  # exit code of a configuration or input error
-INTERRUPTED = 130  # exit code of a stop by the user
 
 
 def grid_arguments(grid: dict[str, Any], taken: Iterable[str]) -> list[str]:
@@ -55,6 +59,25 @@ def grid_arguments(grid: dict[str, Any], taken: Iterable[str]) -> list[str]:
         text = ",".join(_text(item) for item in value) if is_list else _text(value)
         arguments.append(f"{key}={text}")
     return arguments
+
+
+def replaced_lines(grids: Sequence[dict[str, Any]], words: Mapping[str, str]) -> list[str]:
+    """Say which values of which grid the command line replaces by others.
+
+    Args:
+        grids: of the experiment.
+        words: overrides of the command line by their keys.
+
+    >>> replaced_lines([{"seed": "0,1"}, {"seed": 3}], {"seed": "seed=3"})
+    ['seed=3 replaces seed=0,1 of grid 1']
+    """
+    lines = []
+    for number, grid in enumerate(grids, start=1):
+        for key, word in words.items():
+            was = grid_arguments({key: grid[key]}, ()) if key in grid else [word]
+            if was != [word]:
+                lines.append(f"{word} replaces {was[0]} of grid {number}")
+    return lines
 
 
 def _text(value: Any) -> str:
@@ -95,15 +118,22 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
 
         Raises:
             SystemExit: a job's configuration cannot work and nothing was started (exit code 2);
-                jobs failed (1, or their common exit code); the comparison failed (1); the user
-                stopped the sweep (130).
+                jobs failed (1, or their common exit code); the comparison failed (1).
+            Interrupted: the user stopped the sweep.
         """
         jobs = self.jobs(arguments)
-        first = jobs[0].config
         folder = Path(self.config.hydra.sweep.dir)
         print_jobs(jobs, folder)
-        if first.dry_run:
+        if jobs[0].config.dry_run:
             return []
+        try:
+            return self._run(jobs, folder)
+        except OSError as error:  # of Hydra itself, which writes beside the jobs
+            _refuse(storage_error(error, folder, RESUME) or error)
+
+    def _run(self, jobs: Sequence[Job], folder: Path) -> Any:
+        """Run what is left of the jobs, and compare them all."""
+        first = jobs[0].config
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         left = [job for job in jobs if not job.is_finished(folder)]
@@ -118,8 +148,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
                     logger.error("stopping: a job failed and hydra.sweeper.max_batch_size is set")
                     break
         except KeyboardInterrupt:
-            logger.warning("stopped by the user; the same command goes on where it stopped")
-            raise SystemExit(INTERRUPTED) from None
+            raise Interrupted from None
         finally:  # whatever ended the sweep, a launcher's own failure too
             is_compared = self._compare(folder, len(jobs))
         if first.logger.name == "wandb_offline":
@@ -146,7 +175,12 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         Raises:
             SystemExit: a job's configuration cannot work.
         """
-        return self._jobs(self._all_overrides(arguments))
+        jobs = self._jobs(self._all_overrides(arguments))
+        try:
+            check_double_keys(arguments, [job.config for job in jobs])
+        except ValueError as error:
+            _refuse(error, "(no job was started)")
+        return jobs
 
     def _all_overrides(self, arguments: Sequence[str]) -> list[tuple[str, ...]]:
         # Imported late: Hydra's plugin scan replaces this module when it first runs.
@@ -158,13 +192,27 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
             check_swept(given)
         except ValueError as error:
             _refuse(error, "(no job was started)")
-        taken = [override.get_key_element() for override in given]
+        typed_words = {o.get_key_element(): o.input_line for o in given}
         params = [f"{key}={value}" for key, value in self.params.items()]
+
+        def combine(texts: Sequence[str]) -> list[tuple[str, ...]]:
+            batches = BasicSweeper.split_arguments(parser.parse_overrides([*params, *texts]), None)
+            return [tuple(job) for batch in batches for job in batch]
+
         combinations: dict[tuple[str, ...], None] = {}
+        prepared: set[tuple[str, ...]] = set()  # what the grids alone would be
         for grid in self.grids or [{}]:
-            texts = [*params, *grid_arguments(grid, taken), *arguments]
-            for batch in BasicSweeper.split_arguments(parser.parse_overrides(texts), None):
-                combinations.update({tuple(job): None for job in batch})
+            combinations |= dict.fromkeys(combine([*grid_arguments(grid, typed_words), *arguments]))
+            added = [word for key, word in typed_words.items() if key not in grid]
+            prepared |= set(combine([*grid_arguments(grid, ()), *added]))
+        lines = replaced_lines(self.grids, typed_words)
+        if lines:
+            logger.info(
+                "the command line replaces what grids set:%s\n  %d jobs instead of %d",
+                "".join(f"\n  {line}" for line in lines),
+                len(combinations),
+                len(prepared),
+            )
         return list(combinations)
 
     def _jobs(self, combinations: Sequence[tuple[str, ...]]) -> list[Job]:
@@ -172,6 +220,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         from plan_tuning.job.result import job_choices
 
         jobs: dict[str, Job] = {}
+        same: list[str] = []
         launcher = launcher_facts(self.config.hydra.launcher)
         for overrides in combinations:
             composed: DictConfig = self.hydra_context.config_loader.load_sweep_config(
@@ -185,10 +234,14 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
                 _refuse(error, f"(in the job {' '.join(overrides)}; no job was started)")
             name = job_slug(composed.hydra.job.override_dirname)
             choices = job_choices(composed.hydra.runtime.choices)
-            jobs.setdefault(graph.fingerprint, Job(overrides, config, graph, name, choices))
-        dropped = len(combinations) - len(jobs)
-        if dropped:
-            logger.info("%d of %d jobs mean the same as another one", dropped, len(combinations))
+            job = Job(overrides, config, graph, name, choices)
+            kept_job = jobs.setdefault(graph.fingerprint, job)
+            if kept_job is not job:
+                same.append(same_line(job, kept_job))
+        if same:
+            lines = "".join(f"\n  {line}" for line in same)
+            count = len(combinations)
+            logger.info("%d of %d jobs mean the same as another one:%s", len(same), count, lines)
         kept = list(jobs.values())
         try:
             check_names(kept)
@@ -204,10 +257,12 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
 
         try:
             compare([folder], expected_jobs=num_jobs)
-        except (ValueError, OSError):  # a damaged result, a full disk: the outcome is told first
-            logger.exception(
-                "the comparison failed, the jobs' results are kept; again: plan-tuning compare %s",
-                folder,
+        except (ValueError, OSError) as error:  # a damaged result, a full disk
+            logger.error(
+                "the comparison failed (%s), the jobs' results are kept; again: "
+                "plan-tuning compare %s --out FOLDER",
+                storage_error(error, folder, "Make room there, or write elsewhere") or error,
+                shlex.quote(str(folder)),
             )
             return False
         return True
@@ -224,7 +279,7 @@ def register_sweeper() -> None:
     Plugins.instance().register(AblationSweeper)
 
 
-def _refuse(error: ValueError, where: str = "") -> NoReturn:
+def _refuse(error: Exception, where: str = "") -> NoReturn:
     """End the process on a configuration that cannot work: its message, and in which job."""
     sys.stderr.write(f"error: {error}\n" + (f"{where}\n" if where else ""))
     raise SystemExit(getattr(error, "exit_code", USER_ERROR))

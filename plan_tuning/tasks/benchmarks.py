@@ -8,22 +8,19 @@ rows) or from the Hub at a pinned revision. What each set's rows mean stands in
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import file_fingerprint
+from plan_tuning.config.extensions import extension_spec, find, records
 from plan_tuning.grading.equivalence import gold_defect
 from plan_tuning.records import Problem
-from plan_tuning.tasks.schemas import RowError, RowReader
-from plan_tuning.tasks.schemas import aime as aime_row
-from plan_tuning.tasks.schemas import gsm8k as gsm8k_row
-from plan_tuning.tasks.schemas import math as math_row
-from plan_tuning.tasks.schemas import olympiadbench as olympiadbench_row
-from plan_tuning.tasks.schemas import strategyqa as strategyqa_row
+from plan_tuning.tasks.json_rows import DataError, json_lines, read_json
+from plan_tuning.tasks.published_sets import Benchmark, HubSource
+from plan_tuning.tasks.schemas import RowError
 
 logger = logging.getLogger(__name__)
 
@@ -31,141 +28,6 @@ logger = logging.getLogger(__name__)
 READER_VERSION = 1
 
 _SUFFIXES = (".jsonl", ".parquet", ".json")
-_MATH_SUBJECTS = (
-    "algebra",
-    "counting_and_probability",
-    "geometry",
-    "intermediate_algebra",
-    "number_theory",
-    "prealgebra",
-    "precalculus",
-)
-
-
-class DataError(ValueError):
-    """A data set that cannot be read: names the file, the row and the field."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubSource:
-    """Where a split lies on the Hub; ``configs`` and ``splits`` are concatenated in their order."""
-
-    repository: str
-    revision: str
-    splits: tuple[str, ...]
-    configs: tuple[str | None, ...] = (None,)
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """One data set: how its rows are read and where they come from."""
-
-    name: str
-    read_row: RowReader
-    splits: Mapping[str, HubSource]
-    num_rows: Mapping[str, int]  # rows of the published set; another number is worth a warning
-    # split -> the source whose problems are taken out of it (MATH's 12,000 = all minus MATH-500)
-    without: Mapping[str, HubSource] = field(default_factory=dict)
-
-
-_MATH_500 = HubSource(
-    "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", ("test",)
-)
-_HENDRYCKS = ("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3")
-
-BENCHMARKS: Mapping[str, Benchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        Benchmark(
-            "gsm8k",
-            gsm8k_row,
-            {
-                split: HubSource(
-                    "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", (split,), ("main",)
-                )
-                for split in ("train", "test")
-            },
-            {"train": 7473, "test": 1319},
-        ),
-        # The split of PRM800K: 12,000 training problems, the rest is MATH-500.
-        Benchmark(
-            "math",
-            math_row,
-            {"train": HubSource(*_HENDRYCKS, ("train", "test"), _MATH_SUBJECTS), "test": _MATH_500},
-            {"train": 12000, "test": 500},
-            without={"train": _MATH_500},
-        ),
-        # The split of Hendrycks et al.; tested on MATH-500, a part of its 5,000 test problems.
-        Benchmark(
-            "math_7500",
-            math_row,
-            {"train": HubSource(*_HENDRYCKS, ("train",), _MATH_SUBJECTS), "test": _MATH_500},
-            {"train": 7500, "test": 500},
-        ),
-        Benchmark("math500", math_row, {"test": _MATH_500}, {"test": 500}),
-        Benchmark(
-            "olympiadbench",
-            olympiadbench_row,
-            {
-                "test": HubSource(
-                    "Hothan/OlympiadBench",
-                    "91184b52131e7fc9455fef848035173aea8cc01a",
-                    ("train",),
-                    ("OE_TO_maths_en_COMP",),
-                )
-            },
-            {"test": 674},
-        ),
-        # 933 problems of 1983-2024, which the paper calls "AIME 2024". 14 of them are AIME-2024-II:
-        # this set and aime2024 must not be added up.
-        Benchmark(
-            "aime_1983_2024",
-            aime_row,
-            {
-                "test": HubSource(
-                    "di-zhang-fdu/AIME_1983_2024",
-                    "3e2cc86390666c5c756622afc0eeb9e6194496bc",
-                    ("train",),
-                )
-            },
-            {"test": 933},
-        ),
-        Benchmark(
-            "aime2024",
-            aime_row,
-            {
-                "test": HubSource(
-                    "HuggingFaceH4/aime_2024",
-                    "2fe88a2f1091d5048c0f36abc874fb997b3dd99a",
-                    ("train",),
-                )
-            },
-            {"test": 30},
-        ),
-        Benchmark(
-            "aime2025",
-            aime_row,
-            {
-                "test": HubSource(
-                    "math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", ("test",)
-                )
-            },
-            {"test": 30},
-        ),
-        # The Hub's split (1,603 / 687) is not the upstream one (2,061 / 229), which needs a path.
-        Benchmark(
-            "strategyqa",
-            strategyqa_row,
-            {
-                split: HubSource(
-                    "ChilleD/StrategyQA", "705562638fe1d8ca6bb98c66fc8f94d45fda8c83", (split,)
-                )
-                for split in ("train", "test")
-            },
-            {},
-        ),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +53,7 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
     an earlier one; both are logged by id.
 
     Args:
-        name: a key of BENCHMARKS.
+        name: a record of the kind ``data``; a reader of rows from outside needs a path.
         split: train or test; with a path to one file it only names the ids.
         path: a folder with ``<split>.jsonl``, ``.parquet`` or ``.json``, or one such file; None
             reads from the Hub.
@@ -258,6 +120,7 @@ def source_spec(
     """
     benchmark = benchmark_named(name)
     spec: dict[str, Any] = {"name": name, "split": split, "reader": READER_VERSION}
+    spec |= extension_spec("data", name)
     if path is not None:
         return spec | {"digest": file_fingerprint(_file_of(benchmark, split, Path(path)))}
     source = _source_of(benchmark, split, revision)
@@ -272,12 +135,12 @@ def benchmark_named(name: str) -> Benchmark:
     Raises:
         DataError: there is none of that name.
     """
-    if name not in BENCHMARKS:
-        raise DataError(
-            f"there is no benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}, "
-            "for example gsm8k"
-        )
-    return BENCHMARKS[name]
+    found = find("data", name)
+    if found is None or found.needs:  # what is made or mixed is no set to read
+        known = ", ".join(one.name for one in records("data") if not one.needs)
+        raise DataError(f"there is no benchmark {name!r}: choose one of {known}, for example gsm8k")
+    loaded = found.load()
+    return loaded if isinstance(loaded, Benchmark) else Benchmark(name, loaded, {}, {})
 
 
 def _file_of(benchmark: Benchmark, split: str, path: Path) -> Path:
@@ -314,25 +177,13 @@ def _rows_of_file(file: Path) -> Iterator[tuple[int, Any]]:
     if file.suffix == ".parquet":
         yield from _rows_of_parquet(file)
         return
-    try:
-        if file.suffix == ".json":
-            rows = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(rows, list):
-                raise DataError(f"{file} holds {type(rows).__name__}, expected a list of rows")
-            yield from enumerate(rows, start=1)
-            return
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{file}, row {number}: is not JSON ({error})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} is not JSON ({error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error})") from error
+    if file.suffix == ".jsonl":
+        yield from json_lines(file)
+        return
+    rows = read_json(file)
+    if not isinstance(rows, list):
+        raise DataError(f"{file} holds {type(rows).__name__}, expected a list of rows")
+    yield from enumerate(rows, start=1)
 
 
 def _rows_of_parquet(file: Path) -> Iterator[tuple[int, Any]]:

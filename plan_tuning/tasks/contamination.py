@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,15 @@ def tokens(text: str) -> list[str]:
     ['find', 'x', '2', '1']
     """
     return _TOKEN.findall(text.casefold())
+
+
+def seen_ids(train: Iterable[Problem], test: Iterable[Problem]) -> list[str]:
+    """Find the test problems that read as a training problem does, in the order of the test set.
+
+    Case, punctuation and spacing do not count; nothing else is compared, so this takes no time.
+    """
+    known = {tuple(tokens(problem.problem)) for problem in train}
+    return [problem.id for problem in test if tuple(tokens(problem.problem)) in known]
 
 
 def overlaps(
@@ -184,7 +193,7 @@ def contaminated_ids(file: Path, benchmark: str) -> Collection[str]:
 def _read_report(file: Path, benchmark: str) -> dict[str, frozenset[str]]:
     make = _command(file, benchmark)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
         return {name: frozenset(entry["ids"]) for name, entry in content["test"].items()}
     except OSError as error:
         raise ContaminationError(

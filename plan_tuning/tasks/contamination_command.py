@@ -14,6 +14,7 @@ from plan_tuning.artifacts import write_atomic
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import read
 from plan_tuning.tasks.contamination import NGRAM, THRESHOLD, report
+from plan_tuning.tasks.json_rows import DataError
 
 
 def contamination(
@@ -46,7 +47,12 @@ def contamination(
 
 
 def _problems(argument: str, split: str, specs: dict[str, Any]) -> tuple[str, list[Problem]]:
-    name, _, path = argument.partition("=")
+    name, equals, path = argument.partition("=")
+    if equals and not path.strip():
+        raise DataError(
+            f"--{split} {argument}: no path stands behind {name}= (is a variable of the shell "
+            f"unset?). Give --{split} {name}=FOLDER, or --{split} {name} to read it from the Hub"
+        )
     reading = read(name, split=split, path=path or None)
     specs[f"{split}/{name}"] = reading.spec
     return name, reading.problems

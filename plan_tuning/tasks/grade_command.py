@@ -21,7 +21,7 @@ from plan_tuning.artifacts import write_atomic
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks.benchmarks import DataError
+from plan_tuning.tasks.json_rows import DataError, json_lines
 
 STYLES = ("gsm8k", "math", "olympiadbench", "aime", "strategyqa", "microworld")
 _CHUNK = 512  # rows between two steps of the progress bar
@@ -80,7 +80,7 @@ def grade(
     ]
     figures = summary(grades) | {"bad_gold_ids": bad, "out": str(out)}
     if as_json:
-        typer.echo(json.dumps(figures, ensure_ascii=False))
+        typer.echo(json.dumps(figures))  # ASCII: any output can show it
     else:
         _print_summary(figures)
 
@@ -126,17 +126,7 @@ def _read_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     if not file.is_file():
         raise DataError(f"{file} does not exist: give a JSONL file, one prediction a row")
     rows: list[tuple[int, Mapping[str, Any]]] = []
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error})") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}, row {number}: is not JSON ({error})") from error
+    for number, row in json_lines(file):
         if not isinstance(row, dict):
             raise DataError(f"{file}, row {number}: is {type(row).__name__}, expected an object")
         rows.append((number, row))

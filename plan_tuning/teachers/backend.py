@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from plan_tuning.config.extensions import record
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
 from plan_tuning.teachers.errors import MissingReplyError
@@ -26,23 +27,15 @@ def connect(config: TeacherConfig) -> Backend:
     Raises:
         FatalTeacherError: its key is required and not in the environment.
     """
-    if config.backend == "litellm":
-        from plan_tuning.teachers.litellm_backend import LitellmBackend
-
-        return LitellmBackend(config)
-    if config.backend == "http":
-        from plan_tuning.teachers.http_backend import HttpBackend
-
-        return HttpBackend(config)
-    if config.backend == "replay":
-        return ReplayBackend()
-    from plan_tuning.teachers.scripted import ScriptedTeacher
-
-    return ScriptedTeacher(config.scripted)
+    backend: Backend = record("teacher", config.backend).load()(config)
+    return backend
 
 
 class ReplayBackend:
     """The store alone answers, so nothing can be spent: reached only where a reply is missing."""
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self._config = config
 
     async def complete(self, request: Request) -> Reply:
         """Report the missing reply.
@@ -51,7 +44,7 @@ class ReplayBackend:
             MissingReplyError: always.
         """
         raise MissingReplyError(
-            f"teacher=replay: the store holds no reply to the {request.role} request of problem "
-            f"{request.problem_id} (sample {request.sample_index}). Ask the teacher that filled "
-            "the store, for example: teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1"
+            f"teacher={self._config.backend}: the store holds no reply to the {request.role} "
+            f"request of problem {request.problem_id} (sample {request.sample_index}). Ask the "
+            "teacher that filled the store, for example: teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1"
         )

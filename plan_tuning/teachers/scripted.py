@@ -22,6 +22,7 @@ import random
 from collections.abc import Sequence
 
 from plan_tuning.config.microworld import ScriptedTeacherConfig
+from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
 from plan_tuning.tasks.microworld_text import (
     MicroworldTextError,
@@ -45,6 +46,11 @@ _SLIPS = (-10, -2, -1, 1, 2, 10)
 
 class ScriptedTeacherError(FatalTeacherError):
     """A request that the scripted teacher cannot answer."""
+
+
+def scripted_backend(config: TeacherConfig) -> ScriptedTeacher:
+    """Make the teacher that a configuration describes."""
+    return ScriptedTeacher(config.scripted)
 
 
 class ScriptedTeacher:

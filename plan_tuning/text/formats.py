@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 import yaml
 
+from plan_tuning.config.extensions import find, records
 from plan_tuning.config.training import PROMPTS, PromptConfig
 from plan_tuning.records import Message, Segment, SegmentKind
 
@@ -57,14 +59,19 @@ def student_messages(
     suffixes = _prompts()["suffixes"]
     if name not in suffixes:
         raise FormatError(f"prompt={name} is unknown: choose one of {', '.join(PROMPTS)}")
-    if method not in suffixes[name]:
+    extension = find("method", method)
+    words = method if extension is None else extension.asked_as or method
+    if extension is not None and extension.suffix is not None:
+        suffix = extension.suffix
+    elif words not in suffixes[name]:
         raise FormatError(
-            f"method={method} has no prompt: choose one of {', '.join(suffixes[name])}"
+            f"method={method} has no prompt: choose one of {', '.join(suffixes[name])}; the record "
+            "of a method from outside says one of them by asked_as, or words of its own by suffix"
         )
-    if style == MICROWORLD:
-        suffix = _prompts()[MICROWORLD]["suffixes"].get(method, "")
+    elif style == MICROWORLD:
+        suffix = _prompts()[MICROWORLD]["suffixes"].get(words, "")
     else:
-        suffix = suffixes[name][method]
+        suffix = suffixes[name][words]
     content = _prompts()["input"].replace("{problem}", problem_text.strip()) + suffix
     return ({"role": "user", "content": content},)
 
@@ -84,10 +91,11 @@ def render_completion(
     r"""Write what a student of ``method`` learns to say.
 
     Args:
-        method: sft, sft_teacher_cot, m1 or m2.
-        plan: the selected plan; used by m1 and m2.
-        execution: the teacher's execution of it; used by sft_teacher_cot and m1.
-        solution: the human rationale; used by sft.
+        method: one that learns from rows; its record says which parts, or which function of
+            another module writes them.
+        plan: the selected plan.
+        execution: the teacher's execution of it.
+        solution: the human rationale.
         answer: gold answer; boxed at the end of a rationale that has no box of its own.
 
     Raises:
@@ -97,18 +105,31 @@ def render_completion(
     ...     "m1", plan="1. Add.", execution="2+3=5, \\boxed{5}", solution="", answer="5")]
     ['<plan>\n1. Add.\n</plan>\n', '<output>\n2+3=5, \\boxed{5}\n</output>']
     """
-    if method == "sft":
-        return (_output(_boxed(_require(solution, method, "solution"), answer)),)
-    if method == "sft_teacher_cot":
-        return (_output(_boxed(_require(execution, method, "execution"), answer=None)),)
-    if method == "m1":
-        return (
-            _plan(_require(plan, method, "plan"), tail="\n"),
-            _output(_boxed(_require(execution, method, "execution"), answer=None)),
-        )
-    if method == "m2":
-        return (_plan(_require(plan, method, "plan")),)
-    raise FormatError(f"method={method} learns nothing: choose sft, sft_teacher_cot, m1 or m2")
+    extension = find("method", method)
+    if extension is None or not extension.is_supervised:
+        known = ", ".join(one.name for one in records("method") if one.is_supervised)
+        raise FormatError(f"method={method} learns nothing from rows: choose one of {known}")
+    parts = {"plan": plan, "execution": execution, "solution": solution}
+    learned = {part: _require(parts[part], method, part) for part in extension.learns}
+    write = extension.load() if extension.is_outside else segments
+    written: tuple[Segment, ...] = tuple(write(learned, answer))
+    return written
+
+
+def segments(learned: Mapping[str, str], answer: str) -> tuple[Segment, ...]:
+    """Write the parts of a training row in the paper's tags, in their order.
+
+    Args:
+        learned: plan, execution or solution: the text of each part that the method learns.
+        answer: gold answer, for a solution without a box of its own.
+    """
+    found = []
+    for place, (part, text) in enumerate(learned.items(), start=1):
+        if part == "plan":
+            found.append(_plan(text, tail="\n" if place < len(learned) else ""))
+        else:
+            found.append(_output(_boxed(text, answer if part == "solution" else None)))
+    return tuple(found)
 
 
 def parse_plan(text: str) -> str:

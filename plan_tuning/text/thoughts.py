@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+READING_VERSION = 2
+"""Raised by hand whenever a text is read otherwise; see :mod:`plan_tuning.tasks.regrading`."""
+
 # Of Qwen, DeepSeek and most others; of Gemini's OpenAI endpoint; of Seed; of litellm; of Magistral.
 _NAMES = r"(?:think|thinking|thought|seed:think|budget:thinking)"
 _OPENING = re.compile(rf"(?i)\s*(?:<{_NAMES}(?:\s[^<>]*)?>|\[THINK\])")

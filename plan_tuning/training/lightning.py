@@ -15,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from plan_tuning import interruption
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
@@ -106,6 +107,18 @@ class HeldOut:
         return iter(self.micro_batches)
 
 
+class Stopping(pl.Callback):
+    """Ends a training before its next step where Ctrl-C was dropped on the way."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Ask whether to go on."""
+        interruption.check()
+
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+        """Ask whether to go on."""
+        interruption.check()
+
+
 def build_trainer(
     run: TrainingRun,
     config: TrainerConfig,
@@ -132,7 +145,7 @@ def build_trainer(
         max_steps=max_steps,
         max_epochs=-1,
         logger=list(run.loggers) or False,
-        callbacks=[*callbacks, *([pl.callbacks.RichProgressBar()] if has_bar else [])],
+        callbacks=[Stopping(), *callbacks, *([pl.callbacks.RichProgressBar()] if has_bar else [])],
         enable_checkpointing=False,
         enable_progress_bar=has_bar,
         enable_model_summary=False,

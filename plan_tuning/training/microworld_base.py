@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from plan_tuning import interruption
 from plan_tuning.config.microworld import MicroBaseConfig
 from plan_tuning.config.model import MicroModelConfig
 from plan_tuning.students.memory import keep_freed_memory
@@ -162,6 +163,7 @@ class _BaseTrainer:
         self.model.train()
         start = time.process_time()
         for step, (input_ids, labels) in self._batches(phase, self.steps[phase], last):
+            interruption.check()
             rate = peak * _schedule(step, last, floor=_MIN_LR_RATIO[phase])
             loss = self._step(input_ids, labels, rate)
             running = self.losses.get(phase, loss)

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plan_tuning.config import outside  # noqa: F401 - a rank has the extensions of the job
 from plan_tuning.config.training import TrainerConfig
 
 if TYPE_CHECKING:

@@ -109,7 +109,7 @@ class AccuracyAtValidation(GeneratedAccuracy):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Measure, and log beside the loss."""
-        pl_module.log(METRIC, self.measure(pl_module))
+        pl_module.log(METRIC, self.measure(pl_module), sync_dist=trainer.world_size > 1)
 
 
 class AccuracyBySteps(GeneratedAccuracy):

@@ -31,8 +31,14 @@ def good_data(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trainer.learnin_rate=1"], ["learnin_rate", "TrainerConfig"]),
-        (["method=m3"], ["method/m3", "m1", "m2"]),
+        (
+            ["trainer.learnin_rate=1"],
+            ["learnin_rate=1", "Try for example: trainer.learning_rate=1"],
+        ),
+        (["method=m3"], ["method=m3", "m1", "m2"]),
+        (["method.group_size=4"], ["method=grpo method.group_size=4"]),
+        (["method=grpo", "trainer.epochs=2"], ["method.epochs=2, or start.trainer.epochs=2"]),
+        (["distillation.max_tokens_plan=9"], ["distillation.max_plan_tokens=9"]),
         (["trainer.learning_rate=fast"], ["trainer.learning_rate", "fast"]),
         (["trainer.learning_rate=-1"], ["trainer.learning_rate=-1", "above 0"]),
         (["distillation.num_candidates=0"], ["distillation.num_candidates=0"]),

@@ -25,18 +25,31 @@ def losses(outputs: Path) -> list[list[float]]:
     found = []
     for path in (outputs / "artifacts" / "students").glob("*/metrics.csv"):
         with path.open(newline="") as file:
-            found.append([float(row["train/loss"]) for row in csv.DictReader(file)])
+            found.append(
+                [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+            )
     return sorted(found)
 
 
 def test_two_devices_learn_what_one_learns(plan_tuning: Run, tmp_path: Path) -> None:
+    validated = ("trainer.val_fraction=0.2", "trainer.val_problems=2", "trainer.select_best=true",
+                 "trainer.select_by=accuracy")  # fmt: skip
     for devices in (1, 2):
-        ran = plan_tuning("method=m2", *FAST, f"trainer.devices={devices}",
+        ran = plan_tuning("method=m2", *FAST, *validated, f"trainer.devices={devices}",
                           f"paths.outputs={devices}")  # fmt: skip
         assert ran.returncode == 0, ran.stderr
     (one,), (two,) = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert two == pytest.approx(one, rel=1e-4)
     assert len(one) == 6
+    solved = []
+    for devices in ("1", "2"):
+        (file,) = (tmp_path / devices / "artifacts" / "students").glob("*/val_samples.jsonl")
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        solved.append(sorted((row["step"], row["problem_id"]) for row in rows))
+        manifest = json.loads((file.parent / "manifest.json").read_text())
+        assert "val_accuracy" in manifest["facts"]
+    assert solved[0] == solved[1], "ranks solve the very problems that one process solves"
+    assert len({problem for _, problem in solved[0]}) == 2, "one for each rank"
     (log,) = (tmp_path / "2" / "single").glob("*/run.log")
     assert "training in 2 processes" in log.read_text()
 

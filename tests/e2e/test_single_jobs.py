@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,12 @@ def test_stage_by_stage(plan_tuning: Run, tmp_path: Path) -> None:
         assert {key.split("/")[1] for key in built(outputs)} == kinds
     done = results(outputs / "single")
     assert [row["objective"] is None for row in done].count(False) == 1
+    (kept,) = (outputs / "single").glob("*/evidence/predictions")
+    moved = shutil.copytree(kept.parents[1], tmp_path / "elsewhere" / "job")
+    compared = plan_tuning("compare", str(moved.relative_to(tmp_path)))
+    assert compared.returncode == 0, compared.stderr
+    content = json.loads((moved / "comparison.json").read_text())
+    assert content["read"] == {"predictions": 4, "corpora": 1}
     shown = plan_tuning("corpus", "status")
     assert shown.returncode == 0, shown.stderr
     assert "24" in shown.stdout

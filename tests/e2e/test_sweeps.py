@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -56,6 +57,14 @@ def test_quickstart_end_to_end_and_again(plan_tuning: Run, tmp_path: Path) -> No
     again = plan_tuning(*QUICKSTART)
     assert again.returncode == 0, again.stderr
     assert built(outputs) == before
+
+    moved = tmp_path / "elsewhere" / "quickstart"  # without the artifacts beside it
+    shutil.copytree(sweep, moved)
+    there = plan_tuning("compare", str(moved.relative_to(tmp_path)))
+    assert there.returncode == 0, there.stderr
+    assert "not tested" not in there.stdout
+    for name in ("comparison.md", "comparison.json", "report.html"):
+        assert (moved / name).read_bytes() == (sweep / name).read_bytes(), name
 
 
 def test_a_plain_multirun_and_the_list_before_it(plan_tuning: Run, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_budget_is_never_overshot(shared: Path, tmp_path: Path) -> None:
     problems = gsm8k(shared, 8)
     price = {"input": 1000.0, "output": 1000.0}
     limit = 30.0
-    rooms = {f"max_tokens_{role}": 400 for role in ("constraints", "plan", "verify", "execute")}
+    rooms = {f"max_{role}_tokens": 400 for role in ("constraints", "plan", "verify", "execute")}
     with load_server(shared).FaultyTeacher(known_to(problems), latency=0.01) as server:
         config = teacher_config(server.base_url, price=price, budget_usd=limit)
         with pytest.raises(BudgetError, match=r"teacher\.budget_usd=") as caught:

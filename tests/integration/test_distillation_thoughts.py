@@ -136,14 +136,14 @@ def no_execution(role: str, choice: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "kind", "cure"),
     [
-        (null_length, "constraints", "distillation.max_tokens_constraints=4096"),
-        (null_max_tokens, "constraints", "distillation.max_tokens_constraints=4096"),
+        (null_length, "constraints", "distillation.max_constraints_tokens=4096"),
+        (null_max_tokens, "constraints", "distillation.max_constraints_tokens=4096"),
         (open_thought, "constraints", "teacher.thinking=false"),
         (only_thoughts, "constraints", "teacher.thinking=false"),
         (empty, "constraints", "chat template"),
         (filtered, "constraints", "safety setting"),
         (tools, "constraints", "turn tools off"),
-        (no_plan, "plan", "distillation.max_tokens_plan=8192"),
+        (no_plan, "plan", "distillation.max_plan_tokens=8192"),
         (no_score, "verify", "does not write its score"),
         (no_execution, "execute", "chat template"),
     ],

@@ -130,6 +130,7 @@ def test_a_folder_holds_all_that_a_server_needs(trained, family: str):
         card = (folder / "README.md").read_text()
         assert "| steps | 6 |" in card
         assert str(folder.parent.parent) not in card
+        assert ("adapter.export=merged" in card) == (adapter == "lora")  # how to do without a base
 
 
 def test_adapters_find_a_base_that_was_moved_along(trained, tmp_path: Path):
@@ -143,8 +144,10 @@ def test_adapters_find_a_base_that_was_moved_along(trained, tmp_path: Path):
     student = load_student(settings_file.parent, model_config("qwen3"))
     assert student.origin["base"] == str(moved / "bases" / "qwen3")
     shutil.rmtree(moved / "bases")
-    with pytest.raises(StudentError, match="/nowhere/bases/qwen3"):
+    with pytest.raises(StudentError, match="/nowhere/bases/qwen3") as error:
         load_student(settings_file.parent, model_config("qwen3"))
+    assert f"Copy it to {moved / 'bases' / 'qwen3'}" in str(error.value)
+    assert "adapter.export=merged" in str(error.value)
 
 
 def test_generation_of_merged_and_unmerged_adapters_agrees(trained):

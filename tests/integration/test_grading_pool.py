@@ -22,9 +22,10 @@ from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.grading.pool import WorkerError
 from plan_tuning.records import Problem, Verdict
-from plan_tuning.tasks.benchmarks import DataError, load
+from plan_tuning.tasks.benchmarks import load
 from plan_tuning.tasks.contamination_command import contamination
 from plan_tuning.tasks.grade_command import grade
+from plan_tuning.tasks.json_rows import DataError
 
 pytestmark = pytest.mark.integration
 

@@ -143,6 +143,25 @@ def test_the_page_opens_offline_without_errors(chromium: Chromium, page: Path) -
     assert len(chromium.screenshot()) > 10_000
 
 
+def test_a_sign_never_stands_alone_and_the_way_to_its_meaning_works(
+    chromium: Chromium, page: Path
+) -> None:
+    chromium.open(page)
+    deltas = chromium.run(
+        "return [...document.querySelectorAll('#table .delta')].map((cell) => cell.textContent)"
+    )
+    decided = [text for text in deltas if "▲" in text]
+    assert decided
+    assert all("\u00a0▲" in text for text in decided)
+    assert not any(text.endswith("=") for text in deltas)
+    chromium.run("document.querySelector('#table a').click()")
+    reading = "return document.querySelector('#reading').innerText"
+    assert "more seeds needed" in chromium.run(reading)
+    assert (
+        chromium.run("return document.querySelector('#reading').getBoundingClientRect().top") < 900
+    )
+
+
 def test_verdicts_stand_out_and_what_is_not_public_is_said(
     chromium: Chromium, page: Path, tmp_path: Path
 ) -> None:

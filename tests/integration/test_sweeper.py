@@ -14,6 +14,7 @@ import pytest
 from composition import calls_of, jobs_of, sweeper_of
 
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.registration import ExperimentSearchPath, add_experiments
 from plan_tuning.config.run import Config
 from plan_tuning.sweep import devices
 from plan_tuning.sweep.devices import check_processes, claim_card, deal, visible_cards
@@ -51,6 +52,48 @@ def test_the_command_line_narrows_and_extends_every_grid(tmp_path: Path) -> None
         "experiment=quickstart seed=7 method=m1 filter=none",
         "experiment=quickstart seed=7 method=m2 filter=none",
     ]
+
+
+GRID_FILE = """
+sweep_name: mine
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    grids:
+      - {method: sft, seed: '0,1'}
+      - {method: m1, filter: 'none,two_stage', seed: '0,1'}
+"""
+
+
+def test_experiments_lie_beside_ones_own_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--config-dir DIR`` finds DIR/experiments/mine.yaml."""
+    monkeypatch.setattr(ExperimentSearchPath, "own_folders", [])
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(GRID_FILE)
+    add_experiments([tmp_path, tmp_path / "elsewhere"])
+    jobs = jobs_of(tmp_path / "outputs", "experiment=mine")
+    assert len(jobs) == 6
+    assert {job.config.sweep_name for job in jobs} == {"mine"}
+
+
+def test_a_word_that_replaces_an_arm_of_a_grid_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with sweeper_of(f"paths.outputs={tmp_path}") as sweeper:
+        sweeper.grids = [
+            {"method": "sft,m1", "seed": "0,1"},
+            {"method": "m2", "seed": "0,1"},
+        ]
+        words = [f"paths.outputs={tmp_path}"]
+        assert len(sweeper.jobs([*words, "seed=0,1"])) == 6
+        assert "replaces" not in caplog.text
+        assert len(sweeper.jobs([*words, "method=sft,m1"])) == 4
+    assert "method=sft,m1 replaces method=m2 of grid 2" in caplog.text
+    assert "of grid 1" not in caplog.text
+    assert "4 jobs instead of 6" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,18 @@ def test_the_sync_command_names_the_run(tmp_path: Path) -> None:
         command = tracker.sync_command
     (run_folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert command == f"wandb sync {run_folder}"
+
+
+def test_the_sync_command_pastes(tmp_path: Path) -> None:
+    folder = tmp_path / "it's my run (1)"
+    with track(
+        LoggerConfig(), folder=folder, run_id="x", name="x", group=None, job_type="m1", tags=[],
+        values={},
+    ) as tracker:  # fmt: skip
+        words = shlex.split(tracker.sync_command or "")
+    assert words[:2] == ["wandb", "sync"]
+    assert len(words) == 3
+    assert Path(words[2]).is_dir()
 
 
 def test_curves_of_a_finished_student_are_repeated(tmp_path: Path) -> None:

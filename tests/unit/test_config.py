@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
-from composition import CONF, GROUPS, config_of
+from composition import CONF, GROUPS, composed, config_of
+from omegaconf import OmegaConf
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.registration import job_slug
+from plan_tuning.config.registration import ExperimentSearchPath, add_experiments, job_slug
 
 CHOICES = [
     f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))
@@ -30,6 +32,8 @@ def test_every_choice_composes(choice: str) -> None:
         extra = []
     if choice == "start=path":
         extra = ["start.path=somewhere"]
+    if choice == "merge=linear":
+        extra = ["merge.students=[one,other]"]
     if choice == "model=path":
         extra = [*extra, "model.path=somewhere"]
     config = config_of(choice, *[item for item in extra if not item.startswith(f"{group}=")])
@@ -43,12 +47,62 @@ def test_every_file_says_when_to_choose_it(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_knob_is_explained_once(group: str) -> None:
+    """Files of a group that repeat each other say `defaults: [base, _self_]` instead."""
+    places: dict[str, str] = {}
+    for path in sorted((CONF / group).glob("*.yaml")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            told = re.match(r"(\s*\w+): .*\S\s+# (?!as in )(.+)", line)
+            if told:
+                key = f"{told[1]}: {told[2]}"
+                assert key not in places, f"{path.name} and {places[key]}: {key}"
+                places[key] = path.name
+
+
 def test_the_models_bring_their_trainer_and_the_command_line_wins() -> None:
     assert config_of().trainer.precision == "fp32"
     assert config_of("model=qwen3_0_6b", "data=gsm8k", "method=sft").trainer.learning_rate == 5e-6
     assert config_of("trainer=paper").trainer.batch_size == 8
     assert config_of("data=microworld").distillation.num_candidates < 5
     assert config_of("distillation.num_candidates=7").distillation.num_candidates == 7
+
+
+@pytest.mark.parametrize(
+    ("preset", "explicit", "key", "value"),
+    [
+        ("model=tiny_llama", "trainer=gpu_bf16", "trainer.micro_batch_tokens", 65536),
+        ("model=tiny_gemma3", "trainer=micro", "trainer.max_steps", 200),
+        ("model=micro", "trainer=paper", "trainer.batch_size", 8),
+        ("model=tiny_qwen3", "evaluation=paper", "evaluation.max_new_tokens", 4096),
+        ("data=microworld", "distillation=paper", "distillation.num_candidates", 5),
+        ("data=microworld_b", "distillation=paper", "distillation.num_candidates", 5),
+        ("data=microworld_mixed", "distillation=paper", "distillation.num_candidates", 5),
+        ("model=tiny_qwen3", "trainer.learning_rate=3", "trainer.learning_rate", 3),
+        ("experiment=main", "trainer=cpu_small", "trainer.accelerator", "cpu"),
+    ],
+)
+def test_a_preset_never_beats_an_explicit_choice(
+    preset: str, explicit: str, key: str, value: object
+) -> None:
+    """Whatever the order of the words."""
+    for words in ([preset, explicit], [explicit, preset]):
+        assert OmegaConf.select(composed(*words), key) == value
+
+
+def test_a_preset_leaves_what_an_experiment_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExperimentSearchPath, "own_folders", [])
+    (tmp_path / "experiments").mkdir()
+    chosen = ["override /model: tiny_qwen3", "override /trainer: gpu_bf16"]
+    for name, lines in (("one", chosen), ("two", chosen[::-1])):
+        text = "".join(f"  - {line}\n" for line in [*lines, "_self_"])
+        (tmp_path / "experiments" / f"{name}.yaml").write_text(f"defaults:\n{text}")
+    add_experiments([tmp_path])
+    for name in ("one", "two"):
+        config = composed(f"experiment={name}")
+        assert (config.model.name, config.trainer.micro_batch_tokens) == ("tiny_qwen3", 65536)
 
 
 def test_a_seed_covers_the_micro_world() -> None:
@@ -81,6 +135,7 @@ def test_a_seed_covers_the_micro_world() -> None:
         (["teacher.price=cheap"], r"teacher\.price=cheap"),
         (["trainer.strategy=deepspeed"], r"trainer\.strategy=deepspeed.*auto, ddp, fsdp"),
         (["trainer.strategy=fsdp"], r"trainer\.devices is 1"),
+        (["trainer=fsdp_bf16", "trainer.val_problems=4"], r"trainer\.val_problems=4.*strategy=ddp"),
         (["trainer=fsdp_bf16", "trainer.ema_decay=0.9"], r"trainer\.ema_decay=0\.9"),
         (["trainer=fsdp_bf16", "method=grpo"], r"fsdp.*strategy=ddp adapter=lora"),
         (["trainer=fsdp_bf16", "adapter=qlora"], r"four bits"),

@@ -193,7 +193,7 @@ def test_random_rows_are_drawn_evenly(seed: int) -> None:
 
 def test_the_filter_is_not_blamed_where_no_plan_can_be_used() -> None:
     truncated = [row(index, None, False, plan_status="truncated", plan="") for index in range(3)]
-    assert "distillation.max_tokens_plan" in advice(truncated)
+    assert "distillation.max_plan_tokens" in advice(truncated)
     assert "3 truncated" in advice(truncated)
     assert "oosen" not in advice(truncated)
     empty = [row(0, None, False, plan_status="empty", plan="")]

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from composition import composed
+from composition import composed, jobs_of
 from typer.testing import CliRunner
 
 from plan_tuning.cli import app
+from plan_tuning.config.registration import ExperimentSearchPath, add_experiments
+from plan_tuning.config.suggestions import known_keys
 from plan_tuning.main import SUBCOMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -51,6 +53,29 @@ def test_the_command_is_understood(page: str, command: str) -> None:
     # a sweep is composed at the first of its choices
     first = [re.sub(r"=([^\[{,]*),.*", r"=\1", word) if is_sweep else word for word in overrides]
     composed(*first)
+
+
+def knobs() -> list[str]:
+    """The keys of the table "knob | key", without the values that follow some of them."""
+    table = (ROOT / "README.md").read_text("utf-8").partition("| knob | key |")[2].partition("\n\n")
+    cells = [line.split("|")[2] for line in table[0].splitlines()[2:]]
+    return [key for cell in cells for key in re.findall(r"(?<![@a-z])[a-z]+\.[a-z_.]+[a-z]", cell)]
+
+
+def test_every_knob_of_the_table_exists() -> None:
+    assert len(knobs()) >= 20
+    known = known_keys(ROOT / "conf")
+    assert [key for key in knobs() if key not in known] == []
+
+
+def test_the_grid_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ExperimentSearchPath, "own_folders", [])
+    text = (ROOT / "README.md").read_text("utf-8")
+    (shown,) = re.findall(r"```yaml\n(defaults:.*?)```", text, re.DOTALL)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "mine.yaml").write_text(shown)
+    add_experiments([tmp_path])
+    assert len(jobs_of(tmp_path / "outputs", "experiment=mine")) == 6
 
 
 def test_the_two_commands_stand_alone() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers import DynamicCache
 
+from plan_tuning import interruption
 from plan_tuning.records import Completion
 from plan_tuning.students.generation import sampling
 from plan_tuning.students.generation.decoders import decoder_for
@@ -155,6 +156,7 @@ def _decode(
     decoder = decoder_for(student.causal_lm, prompt_cache, mask, owner)
     live = rows
     for step in range(settings.max_new_tokens):
+        interruption.check()
         tokens = _extend(live, logits, settings)
         ended = [has_ended(student, row, settings) for row in live]
         if step + 1 == settings.max_new_tokens or all(ended):

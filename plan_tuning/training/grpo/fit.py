@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 
+from plan_tuning import interruption
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.evaluation import EvaluationConfig
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
@@ -115,7 +116,7 @@ def train_grpo(
     validation = None
     if held_out:
         evaluation = HeldOutEvaluation(
-            held_out, ASKED_AS, settings.prompt, settings.evaluation, grader
+            held_out, method.name, settings.prompt, settings.evaluation, grader
         )
         validation = AccuracyBySteps(evaluation, every_n_steps=method.val_every_n_steps)
     callbacks: list[pl.Callback] = [] if validation is None else [validation]
@@ -139,7 +140,8 @@ def train_grpo(
             lightning = build_trainer(run, trainer, callbacks)
             if resumed is not None:
                 logger.info("training continues from %s", resumed)
-            lightning.fit(module, Steps(module), ckpt_path=resumed)
+            with interruption.kept():
+                lightning.fit(module, Steps(module), ckpt_path=resumed)
         facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
     if lightning.is_global_zero:
         export_student(

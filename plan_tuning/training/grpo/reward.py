@@ -7,7 +7,9 @@ and retries. What it cannot answer stays unknown (NaN) and is never a 0.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import math
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -18,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from plan_tuning.config.extensions import record
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Ask, Reply, Request
+from plan_tuning.records import Ask, Attempt, Reply, Request, Verdict
 from plan_tuning.rewards.plan_similarity import (
     embedding_similarity,
     guarded,
@@ -62,11 +65,13 @@ class RewardWorker:
     ) -> None:
         if reward.uses_judge and open_ask is None:
             raise RewardError(
-                "reward.plan.kind=judge needs a large model: give a teacher, or choose "
-                "reward.plan.kind=steps"
+                "this reward asks a large model (reward.plan.kind=judge, or one of reward.extra): "
+                "give a teacher, or choose reward.plan.kind=steps"
             )
-        if reward.plan.weight > 0 and reward.plan.kind == "embedding" and embed is None:
-            raise RewardError("reward.plan.kind=embedding needs reward.plan.encoder=FOLDER")
+        if reward.plan.weight > 0 and "encoder" in reward.plan.needs and embed is None:
+            raise RewardError(
+                f"reward.plan.kind={reward.plan.kind} needs reward.plan.encoder=FOLDER"
+            )
         self.reward = reward
         self.weights = reward.weights
         self._grader = grader
@@ -77,6 +82,7 @@ class RewardWorker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
         self._stack = AsyncExitStack()
+        self._extra = {n: record("reward", n) for n in reward.extra if n in self.weights}
         self.unknown_plans = 0
         self.guarded_plans = 0
         self.compared_plans = 0
@@ -144,7 +150,39 @@ class RewardWorker:
         if "leak" in self.weights:
             leaks_nothing = leak_reward(rollout.plan, problem.answer, problem.problem)
             found["leak"] = leaks_nothing if rollout.plan else 0.0
+        for name in self._extra:
+            found[name] = await self._extra_reward(name, rollout, grade.verdict)
         return {name: float("nan") if v is None else v for name, v in found.items()}
+
+    async def _extra_reward(self, name: str, rollout: Rollout, verdict: Verdict) -> float | None:
+        """Call a reward from outside; None and NaN: not known.
+
+        Raises:
+            RewardError: what it returns is neither None nor a number.
+        """
+        extension = self._extra[name]
+        attempt = Attempt(
+            problem=rollout.problem,
+            text=rollout.completion.text,
+            plan=rollout.plan,
+            teacher_plan=rollout.teacher_plan,
+            verdict=verdict,
+            finish_reason=rollout.completion.finish_reason,
+            num_tokens=len(rollout),
+            max_new_tokens=self._max_new_tokens,
+        )
+        asking = {"ask": self._asked} if "ask" in extension.needs else {}
+        value: Any = extension.load()(attempt, **asking)
+        if inspect.isawaitable(value):
+            value = await value
+        if value is not None and not isinstance(value, int | float | np.number):
+            raise RewardError(
+                f"the reward {name} returned {value!r} for problem {rollout.problem.id}: a number "
+                "is a reward, None says that there is none"
+            )
+        if value is not None and math.isinf(value):
+            raise RewardError(f"the reward {name} is infinite for problem {rollout.problem.id}")
+        return None if value is None else float(value)
 
     async def _plan_reward(self, rollout: Rollout) -> float | None:
         config, problem = self.reward.plan, rollout.problem
@@ -159,6 +197,9 @@ class RewardWorker:
         if refused is not None:
             self.guarded_plans += 1
             return 0.0
+        similarity = record("plan_similarity", config.kind)
+        if similarity.is_outside:
+            return float(similarity.load()(rollout.teacher_plan, rollout.plan))
         if config.kind == "steps":
             return step_similarity(rollout.teacher_plan, rollout.plan, metric=config.metric)
         if config.kind == "embedding" and self._embed is not None:

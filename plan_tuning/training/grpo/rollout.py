@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plan_tuning.config.grpo import ASKED_AS, GRPOConfig
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Problem
 from plan_tuning.students.generation.native_engine import generate
@@ -43,10 +43,12 @@ class Rollout:
         return self.completion.finish_reason == "length"
 
 
-def problem_prompt(student: Student, problem: Problem, prompt: PromptConfig) -> list[int]:
+def problem_prompt(
+    student: Student, problem: Problem, method: GRPOConfig, prompt: PromptConfig
+) -> list[int]:
     """Render what the policy is asked: the token ids of M1's prompt."""
     messages = student_messages(
-        problem.problem, method=ASKED_AS, prompt=prompt, style=problem.style
+        problem.problem, method=method.name, prompt=prompt, style=problem.style
     )
     return prompt_ids(student.tokenizer, messages)
 
@@ -78,7 +80,7 @@ def sample_groups(
     seen: Counter[str] = Counter()
     asked, prompts, keys = [], [], []
     for place, planned in enumerate(problems):
-        ids = problem_prompt(student, planned.problem, prompt)
+        ids = problem_prompt(student, planned.problem, method, prompt)
         name = planned.problem.id
         if stream is not None:
             name = f"{stream[place]}/{name}"

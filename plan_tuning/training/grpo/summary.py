@@ -58,7 +58,8 @@ def log_summary(
     """Log what a step is made of, and warn of settings that rarely mean what they say."""
     total = method.total_steps(len(problems))
     lengths = [
-        len(problem_prompt(student, planned.problem, prompt)) for planned in problems[:_LOOKED_AT]
+        len(problem_prompt(student, planned.problem, method, prompt))
+        for planned in problems[:_LOOKED_AT]
     ]
     mean = sum(lengths) / len(lengths)
     trained, forward_only = forward_passes(

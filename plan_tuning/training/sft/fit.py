@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plan_tuning import interruption
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.export import export_student
@@ -133,9 +134,10 @@ def train_student(
         )
         if resumed is not None:
             logger.info("training continues from %s", resumed)
-        trainer.fit(module, Steps(module, module.step_batches), loader, ckpt_path=resumed)
-        if best is not None and best.last_step != module.finished_steps:
-            trainer.validate(module, loader, verbose=False)
+        with interruption.kept():
+            trainer.fit(module, Steps(module, module.step_batches), loader, ckpt_path=resumed)
+            if best is not None and best.last_step != module.finished_steps:
+                trainer.validate(module, loader, verbose=False)
     if best is not None and config.select_best:
         best.restore(module)  # of averaged weights where there are any
     elif module.average is not None:

@@ -1,0 +1,17 @@
+"""The process of ``plan-tuning``: Ctrl-C counts from the first import on, which take a second."""
+
+from __future__ import annotations
+
+from plan_tuning import interruption
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    with interruption.reported():
+        from plan_tuning.main import main as run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Under which choices each key of the configuration is read; a key without a condition always is.
+
+``CONDITIONS`` is data: :mod:`plan_tuning.config.effects` leaves what is not read out of every
+fingerprint, and says to whoever typed it why it does nothing and which word would change that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from plan_tuning.config.job_parts import (
+    asks_teacher,
+    distils,
+    draws_problems,
+    has_executor,
+    is_tested,
+    is_trained,
+    reads_problems,
+    reads_world,
+    uses_corpus,
+    validates,
+)
+from plan_tuning.config.microworld import MicroworldConfig
+from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.run import Config
+from plan_tuning.config.training_conditions import TRAINING, Condition, filter_conditions
+
+_UNTRAINED = "method={job.method.name} trains no student in this job"
+_LEARN = "method=m1"
+_NO_CORPUS = "method={job.method.name} uses no teacher's trajectories in this job"
+_WORLD = tuple(f"data.{f.name}" for f in fields(MicroworldConfig))
+_VOCABULARY = ("num_names", "max_value", "max_operand")
+_DECODING = ("limit", "temperature", "num_samples", "benchmarks", "decontaminate", "engine")
+
+
+def _is_own_mix(job: Config) -> bool:
+    """Whether the problems are made here, or come from several sources."""
+    return job.data.is_microworld or isinstance(job.data, MixtureDataConfig)
+
+
+# Where several conditions of a key fail, the first one gives the reason.
+CONDITIONS: tuple[Condition, ...] = (
+    # data
+    Condition(
+        ("data.limit", "data.fraction", "data.split"),
+        reads_problems,
+        "this job reads no training problems",
+        "method=m1 corpus.path=null",
+    ),
+    Condition(
+        ("data.seed",),
+        draws_problems,
+        "all training problems are taken, or none is read",
+        "method=m1 data.fraction=0.5",
+    ),
+    Condition(
+        ("data.path", "data.revision"),
+        lambda job: reads_problems(job) or (is_tested(job) and job.data.name in job.benchmarks),
+        "this job reads no problems of that set",
+        "method=sft",
+    ),
+    Condition(
+        ("data.revision",),
+        lambda job: reads_problems(job) and job.data.path is None and not _is_own_mix(job),
+        "no training problems are loaded from the Hub under data.revision",
+        "data=gsm8k data.path=null",
+    ),
+    Condition(
+        ("data.world.family",), lambda _: False, "each source has its family", "data=microworld_b"
+    ),
+    Condition(
+        ("data.benchmarks",),
+        lambda job: is_tested(job) and not job.evaluation.benchmarks,
+        "evaluation.benchmarks names the test sets",
+        "evaluation.benchmarks=[]",
+    ),
+    Condition(
+        (*_WORLD, "data.world"),
+        reads_world,
+        "no problem of the micro-world is read",
+        "data=microworld",
+    ),
+    Condition(
+        ("data.mixing.temperature", "data.mixing.rows"),
+        lambda job: (
+            isinstance(job.data, MixtureDataConfig)
+            and is_trained(job)
+            and job.data.mixing.strategy == "tempered"
+        ),
+        "only the tempered strategy has it",
+        "data.mixing.strategy=tempered",
+    ),
+    Condition(
+        ("data.mixing.seed",),
+        lambda job: (
+            isinstance(job.data, MixtureDataConfig)
+            and is_trained(job)
+            and job.data.mixing.strategy != "concatenate"
+        ),
+        "concatenated sources are taken whole",
+        "data.mixing.strategy=equal_tokens",
+    ),
+    Condition(("data.mixing.strategy",), is_trained, _UNTRAINED, _LEARN),
+    # model, adapter
+    Condition(
+        ("model", "prompt", "student", "evaluation.plan"),
+        lambda job: set(job.stages) != {"distill"},
+        "stages=[distill] ends with the corpus",
+        "stages=[distill,train,evaluate]",
+    ),
+    Condition(
+        ("model.seed",),
+        lambda job: job.model.kind != "pretrained",
+        "pretrained weights are not drawn",
+        "model=tiny_qwen3",
+    ),
+    Condition(
+        ("model.revision",),
+        lambda job: job.model.kind == "pretrained",
+        "the weights are made here",
+        "model=path model.path=HUB_ID",
+    ),
+    Condition(
+        tuple(
+            f"model.world.{f.name}" for f in fields(MicroworldConfig) if f.name not in _VOCABULARY
+        ),
+        lambda _: False,
+        "the micro student's base depends on the vocabulary alone",
+        "data.KEY, which is that of the problems",
+    ),
+    Condition(("adapter",), is_trained, _UNTRAINED, _LEARN),
+    Condition(
+        tuple(f"adapter.{key}" for key in ("rank", "alpha", "dropout", "target_modules", "export")),
+        lambda job: job.adapter.name != "full",
+        "adapter=full trains the weights themselves",
+        "adapter=lora",
+    ),
+    # teacher, distillation, filter
+    Condition(("teacher",), asks_teacher, "this job asks no teacher", "method=m1"),
+    Condition(
+        ("teacher.scripted",),
+        lambda job: job.teacher.backend == "scripted",
+        "teacher.backend={job.teacher.backend} is no scripted teacher",
+        "teacher=scripted",
+    ),
+    Condition(
+        ("teacher.thinking",),
+        lambda job: job.teacher.backend != "scripted",
+        "the scripted teacher does not think",
+        "teacher=openai_compatible teacher.api_base=URL",
+    ),
+    Condition(("teacher.seeded",), distils, "this job distils nothing", "method=m1"),
+    Condition(("distillation",), distils, "this job distils nothing", "method=m1"),
+    Condition(
+        ("distillation.execute_threshold",),
+        lambda job: job.distillation.execution == "retained",
+        "distillation.execution=all executes every plan",
+        "distillation.execution=retained",
+    ),
+    Condition(
+        tuple(
+            f"distillation.max_{role}_tokens"
+            for role in ("constraints", "plan", "verify", "execute")
+        ),
+        lambda job: job.teacher.backend != "scripted",
+        "the scripted teacher's replies are as long as they are",
+        "teacher=openai_compatible teacher.api_base=URL",
+    ),
+    Condition(
+        ("filter",),
+        lambda job: is_trained(job) and job.method.needs_corpus,
+        _NO_CORPUS,
+        "method=m1",
+    ),
+    *filter_conditions("filter", lambda job: job.filter),
+    Condition(("corpus.path",), uses_corpus, _NO_CORPUS, "method=m1"),
+    # executor, evaluation
+    Condition(
+        ("executor",), has_executor, "only m2 has its plans executed by another call", "method=m2"
+    ),
+    Condition(
+        ("executor.model",),
+        lambda job: job.executor.name == "model",
+        "executor={job.executor.name} is no model of its own",
+        "executor=model",
+    ),
+    Condition(
+        ("executor.teacher",),
+        lambda job: job.executor.name == "teacher",
+        "executor={job.executor.name} is no teacher",
+        "executor=teacher",
+    ),
+    Condition(
+        tuple(f"evaluation.{key}" for key in _DECODING),
+        is_tested,
+        "nothing is evaluated",
+        "stages=[distill,train,evaluate]",
+    ),
+    Condition(
+        ("evaluation.max_new_tokens", "evaluation.stop"),
+        lambda job: is_tested(job) or validates(job),
+        "nothing is evaluated",
+        "stages=[distill,train,evaluate]",
+    ),
+    Condition(
+        ("evaluation.top_p", "evaluation.top_k", "evaluation.seed"),
+        lambda job: is_tested(job) and job.evaluation.temperature > 0,
+        "evaluation.temperature=0 is greedy: nothing is sampled",
+        "evaluation.temperature=0.7",
+    ),
+    Condition(
+        ("evaluation.max_plan_tokens", "evaluation.plan_stop"),
+        lambda job: (
+            job.method.name == "m2"
+            and (validates(job) or (is_tested(job) and job.evaluation.plan in ("own", "other")))
+        ),
+        "only m2's student writes a plan in a call of its own",
+        "method=m2 evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.server",),
+        lambda job: is_tested(job) and job.evaluation.engine == "server",
+        "evaluation.engine={job.evaluation.engine} asks no server",
+        "evaluation.engine=server",
+    ),
+    Condition(
+        ("seed",),
+        lambda job: is_trained(job) or (job.data.is_microworld and draws_problems(job)),
+        "nothing is trained or drawn by it",
+        "method=m1",
+    ),
+    *TRAINING,
+)

@@ -1,0 +1,116 @@
+"""Which parts of the program a job uses, from its configuration alone."""
+
+from __future__ import annotations
+
+from plan_tuning.config.data import MicroworldDataConfig
+from plan_tuning.config.extensions import record
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.mixture import MICRO_SOURCES, MixtureDataConfig
+from plan_tuning.config.run import Config
+from plan_tuning.config.training import TrainerConfig
+
+
+def is_tested(job: Config) -> bool:
+    """Whether anything is evaluated."""
+    return "evaluate" in job.stages
+
+
+def needs_student(job: Config) -> bool:
+    """Whether the student under test takes part; a swap of all plans can do without it."""
+    is_swap = job.method.has_two_calls and job.evaluation.plan in ("none", "teacher", "true")
+    return not is_swap or "student" in record("executor", job.executor.name).needs
+
+
+def is_trained(job: Config) -> bool:
+    """Whether a student takes part that these settings train, be it there already."""
+    takes_part = needs_student(job) if is_tested(job) else set(job.stages) != {"distill"}
+    return takes_part and job.method.is_trained and job.student.path is None
+
+
+def is_grpo(job: Config) -> bool:
+    """Whether a student takes part that GRPO trains."""
+    return isinstance(job.method, GRPOConfig) and is_trained(job)
+
+
+def trains_start(job: Config) -> bool:
+    """Whether GRPO begins from a student that these settings train."""
+    return is_grpo(job) and job.start.name in ("sft", "m1")
+
+
+def trainings(job: Config) -> list[TrainerConfig]:
+    """The supervised trainings of a job: its student's, or its start's."""
+    if is_grpo(job):
+        return [job.start_trainer] if trains_start(job) else []
+    return [job.trainer] if is_trained(job) else []
+
+
+def learns_rationales(job: Config) -> bool:
+    """Whether all training problems are learned, with their human solutions."""
+    if is_grpo(job):
+        return job.start.name == "sft" and job.method.problems == "all"
+    return is_trained(job) and not job.method.needs_corpus
+
+
+def uses_corpus(job: Config) -> bool:
+    """Whether trajectories are made or learned from."""
+    return set(job.stages) == {"distill"} or (is_trained(job) and job.method.needs_corpus)
+
+
+def distils(job: Config) -> bool:
+    """Whether a corpus of these settings goes in, of training problems or of a test set."""
+    is_own = uses_corpus(job) and job.corpus.path is None
+    evaluation = job.evaluation
+    return is_own or (
+        executes(job) and evaluation.plan == "teacher" and evaluation.plan_corpus is None
+    )
+
+
+def reads_problems(job: Config) -> bool:
+    """Whether the training problems are read."""
+    return (uses_corpus(job) and job.corpus.path is None) or learns_rationales(job)
+
+
+def reads_world(job: Config) -> bool:
+    """Whether a problem of the micro-world is read."""
+    tests_it = is_tested(job) and any(name.startswith("microworld") for name in job.benchmarks)
+    has_it = isinstance(job.data, MicroworldDataConfig) or (
+        isinstance(job.data, MixtureDataConfig) and bool({*job.data.sources} & {*MICRO_SOURCES})
+    )
+    return tests_it or (has_it and reads_problems(job))
+
+
+def draws_problems(job: Config) -> bool:
+    """Whether a seed decides which training problems there are."""
+    data = job.data
+    parts = data.parts().values() if isinstance(data, MixtureDataConfig) else [data]
+    is_made = any(isinstance(part, MicroworldDataConfig) for part in parts)
+    return reads_problems(job) and (is_made or data.limit is not None or data.fraction < 1.0)
+
+
+def executes(job: Config) -> bool:
+    """Whether plans are executed by a call of their own at test time."""
+    return job.method.has_two_calls and is_tested(job)
+
+
+def validates(job: Config) -> bool:
+    """Whether held-out problems are solved while something is trained."""
+    if isinstance(job.method, GRPOConfig) and is_grpo(job) and job.method.val_problems:
+        return True
+    return any(t.val_problems and t.val_fraction for t in trainings(job))
+
+
+def has_executor(job: Config) -> bool:
+    """Whether plans are executed at test time or in a validation."""
+    return job.method.has_two_calls and (is_tested(job) or validates(job))
+
+
+def asks_teacher(job: Config) -> bool:
+    """Whether the teacher of the corpus is asked for anything."""
+    judges = rewards_plans(job) and job.reward.uses_judge and job.reward.judge is None
+    executes = has_executor(job) and job.executor.name == "teacher"
+    return distils(job) or judges or (executes and job.executor.teacher is None)
+
+
+def rewards_plans(job: Config) -> bool:
+    """Whether plans earn something."""
+    return is_grpo(job) and job.reward.plan.weight > 0

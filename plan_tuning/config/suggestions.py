@@ -1,0 +1,191 @@
+"""A key or a choice that does not exist: which one of the whole configuration may be meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import ConfigCompositionException, MissingConfigException
+
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.command_line import split_word
+from plan_tuning.config.run import Config
+
+# Keys that were spelled otherwise; hashes hold the old names.
+RENAMED = {
+    **{
+        f"distillation.max_tokens_{role}": f"distillation.max_{role}_tokens"
+        for role in ("constraints", "plan", "verify", "execute")
+    },
+    "reward.plan.max_tokens": "reward.plan.max_reply_tokens",
+}
+# What other programs call it.
+OTHER_NAMES = {
+    "lr": ["trainer.learning_rate"],
+    "num_generations": ["method.group_size"],
+    "num_train_epochs": ["trainer.epochs"],
+    "max_seq_length": ["trainer.max_length"],
+    "per_device_train_batch_size": ["trainer.batch_size", "trainer.micro_batch_tokens"],
+    "max_completion_length": ["method.max_new_tokens", "evaluation.max_new_tokens"],
+    "kl_coef": ["method.beta"],
+}
+_SHOWN = 3
+_LEAST = 0.55  # of a likeness, 0 to 1, to be shown
+
+
+def known_keys(conf: Path) -> dict[str, str]:
+    """List the keys of all choices, each with the words that it needs, if it needs any.
+
+    Args:
+        conf: folder of the groups.
+    """
+    found = dict.fromkeys(_keys_of(Config, ""), "")
+    for group, nodes in ConfigStore.instance().repo.get("schema", {}).items():
+        for name, stored in nodes.items():
+            schema = f"/schema/{group}@_here_: {name.removesuffix('.yaml')}\n"
+            files = sorted((conf / group).glob("*.yaml"))
+            users = [p.stem for p in files if schema in p.read_text(encoding="utf-8")]
+            if not users:
+                continue
+            kind = stored.node._metadata.object_type
+            for key in _keys_of(kind, f"{group}."):
+                found.setdefault(key, f"{group}={users[0]}")
+    return found
+
+
+def _keys_of(kind: type, prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(kind)
+    for f in dataclasses.fields(kind):
+        key, hint = f"{prefix}{f.name}", hints[f.name]
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        inner = next((one for one in options if dataclasses.is_dataclass(one)), None)
+        if inner is None:
+            yield key
+        else:
+            yield from _keys_of(typing.cast(type, inner), f"{key}.")
+
+
+def choices(folders: Iterable[Path]) -> dict[str, list[str]]:
+    """List the choices of each group in folders like conf/."""
+    found: dict[str, list[str]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*/*.yaml")):
+            found.setdefault(path.parent.name, []).append(path.stem)
+    return found
+
+
+def nearest_keys(key: str, keys: Iterable[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Find the keys that a wrong one may mean, the likeliest first.
+
+    Args:
+        key: what there is not.
+        keys: what there is.
+        groups: choices by group; naming a choice is as good as naming its group.
+
+    >>> nearest_keys("lora_rank", ["adapter.rank", "seed"], {"adapter": ["full", "lora"]})
+    ['adapter.rank']
+    """
+    last = key.rpartition(".")[2]
+    given = OTHER_NAMES.get(last, [])
+    rated = sorted((-_likeness(key, one, groups), one.count("."), one) for one in keys)
+    near = [one for rate, _, one in rated if -rate >= _LEAST and one not in given]
+    return [*given, *near][:_SHOWN]
+
+
+def _likeness(key: str, known: str, groups: Mapping[str, Sequence[str]]) -> float:
+    words = set(re.split(r"[._]", key))
+    group, _, _ = known.partition(".")
+    last, own = known.rpartition(".")[2], key.rpartition(".")[2]
+    own_words = {word for word in re.split(r"[._]", own) if word not in groups.get(group, ())}
+    ratio = difflib.SequenceMatcher(
+        None, "_".join(sorted(own_words)) or own, "_".join(sorted(re.split(r"_", last)))
+    ).ratio()
+    if last.startswith(own) and group in words:  # the beginning of a word
+        ratio = max(ratio, 0.7)
+    is_near = bool(words & {*known.split(".")[:-1], *groups.get(group, ())})
+    return 0.8 * ratio + (0.2 if is_near else 0.0)
+
+
+def unknown_key(key: str, value: str, conf: Path, folders: Sequence[Path]) -> ConfigError:
+    """Say what a key that does not exist may mean.
+
+    Args:
+        key: what was given.
+        value: its value.
+        conf: the project's folder of groups.
+        folders: it and the user's own ones.
+    """
+    if key in RENAMED:
+        new = RENAMED[key]
+        return ConfigError(key, value, f"it is spelled {new}", f"{new}={value}")
+    known = known_keys(conf)
+    if needs := known.get(key):
+        return ConfigError(
+            key, value, f"a key of {needs}, which is not chosen", f"{needs} {key}={value}"
+        )
+    groups = choices(folders)
+    is_name = "." not in key
+    near = difflib.get_close_matches(key, groups, n=1) if is_name else []
+    found = [f"{name}={value}" for name in near]
+    for one in nearest_keys(key, known, groups):
+        found.append(" ".join(filter(None, (known.get(one, ""), f"{one}={value}"))))
+    example = ", or ".join(found[:_SHOWN]) or "plan-tuning --cfg job"
+    return ConfigError(key, value, "there is no such key", example)
+
+
+def unknown_choice(group: str, choice: str, known: Mapping[str, Sequence[str]]) -> ConfigError:
+    """Say what a choice that does not exist may mean: of its group, or of another one."""
+    own = list(known.get(group, ()))
+    near = [f"{group}={one}" for one in difflib.get_close_matches(choice, own, n=2, cutoff=0.5)]
+    others = [
+        f"{name}={choice}" for name, names in known.items() if choice in names and name != group
+    ]
+    for name, names in known.items():
+        if name != group and not near and not others:
+            others += [f"{name}={one}" for one in difflib.get_close_matches(choice, names, n=1)]
+    found = [*near, *others][:_SHOWN] or [f"{group}={one}" for one in own[:1]]
+    return ConfigError(group, choice, f"choose one of {', '.join(own)}", ", or ".join(found))
+
+
+def explained(
+    error: Exception, words: Sequence[str], conf: Path, folders: Sequence[Path]
+) -> ConfigError | None:
+    """Put an error of Hydra's in this project's words; None: Hydra's own say more.
+
+    Args:
+        error: why nothing could be composed.
+        words: of the command line.
+        conf: the project's folder of groups.
+        folders: it and the user's own ones.
+    """
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        known = {**choices(folders), group: list(error.options)}
+        return unknown_choice(group, choice, known)
+    if not isinstance(error, ConfigCompositionException):
+        return None
+    text = str(error)
+    if re.match(r"In 'model/\w+': Could not override '(trainer|evaluation)'", text):
+        chosen = dict(map(split_word, words)).get("model@executor.model", "…")
+        return ConfigError(
+            "model@executor.model",
+            chosen,
+            "this choice brings the trainer and the evaluation of a student; name its weights",
+            f"executor.model.kind=tiny executor.model.family={chosen.removeprefix('tiny_')} "
+            "executor.model.path=null",
+        )
+    unknown = re.match(r"Could not (?:override|delete from config\.) '([^'@/]+)'", text)
+    inside = re.search(r"^Key '[^']+' not in .*\n\s+full_key: (\S+)", text, re.MULTILINE)
+    match = unknown or inside
+    if match is None or match[1].startswith("hydra"):
+        return None
+    values = dict(map(split_word, words))
+    found = unknown_key(match[1], values.get(match[1], "…"), conf, folders)
+    where = text.partition(":")[0] if inside else ""
+    return ConfigError(f"{found} ({where})") if where else found
