@@ -230,21 +230,31 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     Raises:
         ValueError: a field without default is missing, or a key is unknown.
     """
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
+    known, required = _fields(kind)  # type: ignore[arg-type]
+    if not values.keys() <= known.keys():
+        unknown = sorted(set(values) - set(known))
         raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}")
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
+    if not required <= values.keys():
+        missing = [name for name in known if name in required and name not in values]
         raise ValueError(f"{kind.__name__} lacks {', '.join(missing)}")
-    hints = field_types(kind)  # type: ignore[arg-type]
-    return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
+    restored = {}
+    for name, value in values.items():
+        restore = known[name]
+        restored[name] = value if value is None or restore is None else restore(value)
+    return kind(**restored)
+
+
+Restore = Callable[[Any], Any]
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[Mapping[str, Restore | None], frozenset[str]]:
+    """Say how each field of a record is restored (None: it stays), and which have no default."""
+    hints = field_types(kind)
+    fields = dataclasses.fields(kind)
+    nothing = dataclasses.MISSING
+    required = {f.name for f in fields if f.default is nothing and f.default_factory is nothing}
+    return {f.name: _restore_of(hints[f.name]) for f in fields}, frozenset(required)
 
 
 @functools.cache
@@ -253,15 +263,12 @@ def field_types(kind: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _restore(hint: Any, value: Any) -> Any:
-    if value is None:
-        return None
+def _restore_of(hint: Any) -> Restore | None:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        inner = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        return _restore(inner, value)
+        return _restore_of(next(arg for arg in typing.get_args(hint) if arg is not type(None)))
     if origin is tuple:
-        return tuple(value)
+        return tuple
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return hint(value)
-    return value
+        return hint
+    return None

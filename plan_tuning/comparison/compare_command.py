@@ -32,6 +32,10 @@ def compare(
         str | None,
         typer.Option(help="Rows to compare with: a method, or key=value pairs joined by commas."),
     ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Write the figure of accuracies to this file too.", metavar="FILE.svg"),
+    ] = None,
     force: Annotated[
         bool,
         typer.Option(help="Replace a comparison that was made from files which are missing here."),
@@ -61,6 +65,13 @@ def compare(
     from plan_tuning.comparison.latex import Compact
     from plan_tuning.comparison.runs import ComparisonError
 
+    if figure is not None and figure.suffix != ".svg":
+        typer.echo(
+            f"error: --figure={figure}: figures are written as .svg, for example "
+            f"--figure {figure.with_suffix('.svg')}",
+            err=True,
+        )
+        raise typer.Exit(2)
     compact = None
     if latex is Latex.COMPACT:
         compact = Compact(_listed(benchmarks), _listed(columns))
@@ -72,9 +83,24 @@ def compare(
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    if figure is not None:
+        write_figure(comparison, figure)
     if wandb:
         command = log_to_wandb(comparison, out or folders[0], wandb_project)
         typer.echo(f"W&B run written offline; upload it with: {command}" if command else "logged")
+
+
+def write_figure(comparison: Comparison, path: Path) -> None:
+    """Write the figure of accuracies, the first one of the report page, as SVG."""
+    from plan_tuning.artifacts import write_atomic
+    from plan_tuning.comparison.figures import accuracy_figure
+
+    drawn = accuracy_figure(comparison.table)
+    if drawn is None:
+        typer.echo(f"error: no job has accuracies to draw, {path} is not written", err=True)
+        raise typer.Exit(2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, drawn.svg)
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -40,11 +40,17 @@ def new_canvas(
     return canvas, [axis for line in axes for axis in line]
 
 
-def svg_of(canvas: Canvas) -> str:
-    """Render a canvas; equal drawings give equal texts."""
+def svg_of(canvas: Canvas, *, letters: str = "path") -> str:
+    """Render a canvas; equal drawings give equal texts.
+
+    Args:
+        canvas: drawn.
+        letters: path: outlines, the same on every machine; none: text in the reader's own font,
+            half the size.
+    """
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "plan-tuning", "svg.fonttype": "path"}):
+    with matplotlib.rc_context({"svg.hashsalt": "plan-tuning", "svg.fonttype": letters}):
         text = io.StringIO()
         canvas.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

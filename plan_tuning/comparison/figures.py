@@ -34,7 +34,7 @@ def draw_figures(
         corpora: threshold curves by corpus.
         rates: leak rates by row label.
     """
-    rows = [row for row in table.rows if row.cells][:_MAX_ROWS]
+    rows = _shown(table)
     if not rows:
         return []
     drawn: list[Figure | None] = [_accuracy(table, rows)]
@@ -43,6 +43,16 @@ def draw_figures(
     drawn.append(_transfer(table, rows) if len(table.benchmarks) > 1 and len(rows) > 1 else None)
     drawn += [length_figure(table, rows, rates), curves_figure(table, rows)]
     return [figure for figure in drawn if figure is not None]
+
+
+def accuracy_figure(table: Table) -> Figure | None:
+    """Draw accuracy by choice for a file of its own, one panel a benchmark; None without any."""
+    rows = _shown(table)
+    return _accuracy(table, rows, letters="none") if rows else None
+
+
+def _shown(table: Table) -> list[Row]:
+    return [row for row in table.rows if row.cells][:_MAX_ROWS]
 
 
 def numeric_choices(table: Table) -> list[str]:
@@ -62,7 +72,7 @@ def _bars(cell: Cell) -> list[list[float]]:
     return [[100 * (cell.accuracy - cell.low)], [100 * (cell.high - cell.accuracy)]]
 
 
-def _accuracy(table: Table, rows: Sequence[Row]) -> Figure:
+def _accuracy(table: Table, rows: Sequence[Row], *, letters: str = "path") -> Figure:
     shown = table.benchmarks
     columns = min(len(shown), 4)
     lines = math.ceil(len(shown) / columns)
@@ -101,7 +111,7 @@ def _accuracy(table: Table, rows: Sequence[Row]) -> Figure:
         "Mean over seeds with its 95 % interval. Diamond and dashed line: baseline. White: one "
         "seed only, the interval is over problems."
     )
-    return Figure("accuracy", "Accuracy by choice", caption, svg_of(canvas))
+    return Figure("accuracy", "Accuracy by choice", caption, svg_of(canvas, letters=letters))
 
 
 def _numeric(table: Table, rows: Sequence[Row], key: str) -> Figure:

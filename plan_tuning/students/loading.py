@@ -18,6 +18,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.students import templates
 from plan_tuning.students.adapters import quiet_peft, wrap
+from plan_tuning.students.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ def load_student(
     Raises:
         StudentError: the folder does not exist or holds neither weights nor an adapter.
     """
+    if device == "cpu":
+        keep_freed_memory()
     folder = Path(folder_or_id)
     adapter = adapter or AdapterConfig()
     is_adapter = folder.is_dir() and (folder / ADAPTER_FILE).is_file()

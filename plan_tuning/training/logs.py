@@ -67,9 +67,9 @@ class CurveFile(Logger):
 
     def save(self) -> None:
         """Write the file."""
-        self._unsaved = 0
-        if not self._rows:
+        if not self._unsaved:  # Lightning asks after every step
             return
+        self._unsaved = 0
         names = sorted({key for row in self._rows for key in row} - {_STEP, "epoch"})
         epoch = ["epoch"] if any("epoch" in row for row in self._rows) else []
         text = io.StringIO()

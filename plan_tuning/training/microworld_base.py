@@ -26,12 +26,14 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from plan_tuning import interruption
 from plan_tuning.config.microworld import MicroBaseConfig
 from plan_tuning.config.model import MicroModelConfig
+from plan_tuning.students.memory import keep_freed_memory
 from plan_tuning.students.micro import (
     build_model,
     build_tokenizer,
     save_micro,
     world_vocabulary,
 )
+from plan_tuning.students.small_qwen3 import hidden_states
 from plan_tuning.tasks.microworld_documents import (
     LOOKUP_SHARES,
     MIXTURE_SHARES,
@@ -90,6 +92,7 @@ def train_base(
     trainer = _BaseTrainer(folder, config, progress=progress, max_steps=max_steps)
     # Vanishing gradients of a nearly perfect model would be slow to compute with. Put back behind
     # it, so that what is trained next in this process does not depend on who built the base.
+    keep_freed_memory()
     torch.set_flush_denormal(True)
     try:
         for phase in _PHASES:
@@ -194,11 +197,11 @@ class _BaseTrainer:
             group["lr"] = rate
         # Right padding lies behind every real token, so causal attention needs no mask; only the
         # learnt positions are projected to the vocabulary.
-        hidden = self.model.model(input_ids=input_ids[:, :-1]).last_hidden_state  # (B, T-1, H)
-        targets = labels[:, 1:]  # (B, T-1)
-        is_learnt = targets != IGNORE_INDEX
-        logits = self.model.lm_head(hidden[is_learnt])  # (learnt, V)
-        loss = torch.nn.functional.cross_entropy(logits, targets[is_learnt])
+        targets = labels[:, 1:].flatten()  # (B * (T-1),)
+        positions = (targets != IGNORE_INDEX).nonzero()[:, 0]
+        states = hidden_states(self.model, input_ids[:, :-1], positions)  # (learnt, H)
+        logits = self.model.lm_head(states)  # (learnt, V)
+        loss = torch.nn.functional.cross_entropy(logits, targets[positions])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRAD_NORM)

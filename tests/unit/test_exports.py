@@ -164,3 +164,23 @@ def test_what_cannot_be_compared_ends_with_two_and_writes_nothing(
     assert reply.exit_code == 2
     assert ("the rows are: sft; m1" if arguments else "outputs/mine") in reply.stderr
     assert not (folder / "comparison.md").exists()
+
+
+def test_compare_writes_the_figure_of_accuracies(tmp_path: Path) -> None:
+    folder = _main_result(tmp_path)
+    figure = tmp_path / "shown" / "main.svg"
+    ran = CliRunner().invoke(app, ["compare", str(folder), "--figure", str(figure)])
+    assert ran.exit_code == 0, ran.output
+    text = figure.read_text(encoding="utf-8")
+    assert text.startswith("<?xml")
+    assert "accuracy (%)</text>" in text
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert len(text) < len(report)
+
+
+def test_a_figure_of_another_kind_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = _main_result(tmp_path)
+    ran = CliRunner().invoke(app, ["compare", str(folder), "--figure", "main.jpg"])
+    assert ran.exit_code == 2
+    assert "--figure main.svg" in ran.output
+    assert not list(folder.glob("comparison.*"))

@@ -165,16 +165,15 @@ def micro_batches(
         overhead: what a pass costs beside its tokens, in tokens.
     """
     ordered = sorted(rows, key=len, reverse=True)
+    lengths = [len(row) for row in ordered]  # the length of a tensor takes a microsecond
     # costs[n]: of the first n rows, and where their last pass begins
     costs: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(ordered) + 1):
         first = end - 1
-        best = (costs[first][0] + len(ordered[first]) + overhead, first)
-        while first > 0 and len(ordered[first - 1]) * (end - first + 1) <= budget:
+        best = (costs[first][0] + lengths[first] + overhead, first)
+        while first > 0 and lengths[first - 1] * (end - first + 1) <= budget:
             first -= 1
-            best = min(
-                best, (costs[first][0] + len(ordered[first]) * (end - first) + overhead, first)
-            )
+            best = min(best, (costs[first][0] + lengths[first] * (end - first) + overhead, first))
         costs.append(best)
     batches: list[MicroBatch] = []
     end = len(ordered)
