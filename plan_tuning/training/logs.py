@@ -93,6 +93,8 @@ def _read(path: Path) -> list[dict[str, str]]:
 class CompletionLog:
     """Appends the completions of every n-th step; a resumed run drops what it will write again.
 
+    A file keeps the columns that it began with, also where an earlier version had fewer.
+
     Args:
         path: JSON lines, each with its ``step``.
         every_n_steps: 0: nothing is written.
@@ -111,6 +113,7 @@ class CompletionLog:
         self.path = path
         self._table = table
         self._every_n_steps = every_n_steps
+        self._columns: frozenset[str] | None = None  # of the rows that a resumed run found
         self._log_table = log_table
 
     def rewind(self, step: int) -> None:
@@ -119,6 +122,8 @@ class CompletionLog:
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and _step_of(line) < step]
             write_atomic(self.path, "".join(kept))
+            if kept:
+                self._columns = frozenset(json.loads(kept[0]))
 
     def is_due(self, step: int) -> bool:
         """Whether this step's completions are kept."""
@@ -126,6 +131,8 @@ class CompletionLog:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a step's rows, of all ranks."""
+        if self._columns is not None:
+            rows = [{k: v for k, v in row.items() if k in self._columns} for row in rows]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
