@@ -135,6 +135,7 @@ def test_a_seed_covers_the_micro_world() -> None:
         (["teacher.price=cheap"], r"teacher\.price=cheap"),
         (["trainer.strategy=deepspeed"], r"trainer\.strategy=deepspeed.*auto, ddp, fsdp"),
         (["trainer.strategy=fsdp"], r"trainer\.devices is 1"),
+        (["trainer=fsdp_bf16", "trainer.val_problems=4"], r"trainer\.val_problems=4.*strategy=ddp"),
         (["trainer=fsdp_bf16", "trainer.ema_decay=0.9"], r"trainer\.ema_decay=0\.9"),
         (["trainer=fsdp_bf16", "method=grpo"], r"fsdp.*strategy=ddp adapter=lora"),
         (["trainer=fsdp_bf16", "adapter=qlora"], r"four bits"),
