@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
 from plan_tuning.artifacts import storage_error
 from plan_tuning.comparison.compare_command import compare
@@ -40,6 +42,38 @@ def run() -> None:
             raise
         sys.stderr.write(f"error: {error or raised}\n")
         raise SystemExit(getattr(error or raised, "exit_code", 2)) from None
+
+
+def completions(line: str, subcommands: Sequence[str]) -> list[str] | None:
+    """Complete a command line of a subcommand.
+
+    Args:
+        line: what was typed so far, the command itself first.
+        subcommands: those that need not be imported to be known.
+
+    Returns:
+        What may stand at its end: subcommands or options. Nothing where a path or a text is due,
+        which the shell completes; None where the line is none of a subcommand.
+    """
+    words = line.split()[1:]
+    last = "" if not words or line[-1].isspace() else words.pop()
+    if not words or words[0] not in subcommands:
+        return None
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("plan-tuning", [], resilient_parsing=True)
+    while words and isinstance(command, TyperGroup):
+        following = command.get_command(context, words.pop(0))
+        if following is None:
+            return []
+        command = following
+    if isinstance(command, TyperGroup):
+        return [name for name in command.list_commands(context) if name.startswith(last)]
+    options = [p for p in command.get_params(context) if isinstance(p, TyperOption)]
+    takes_value = {name for o in options if not o.is_flag for name in o.opts}
+    if (words and words[-1] in takes_value) or not last.startswith("-"):
+        return []
+    shown = (name for option in options if not option.hidden for name in option.opts)
+    return [name for name in shown if name.startswith(last)]
 
 
 def check_words(words: Sequence[str]) -> None:

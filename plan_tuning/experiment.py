@@ -36,10 +36,10 @@ from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.interruption import Interrupted
-from plan_tuning.job.costs import print_stages
+from plan_tuning.job.dry_run import check_data
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.models import Models, check_machine
+from plan_tuning.job.models import Models, check_machine, say_what_loads
 from plan_tuning.job.result import (
     CURVES_FILE,
     DECONTAMINATED,
@@ -49,6 +49,7 @@ from plan_tuning.job.result import (
     cause_of,
     check_overwritten,
     corpus_facts,
+    ending,
     final_numbers,
     fingerprints,
     log_accuracies,
@@ -83,16 +84,14 @@ def run_job(config: Config, context: JobContext) -> float | None:
         ArtifactError: a stage that the job may not build has no artifact.
     """
     graph = job_graph(config)
-    if config.dry_run:
-        print_stages(config, graph)
-        return None
     check_overwritten(context.folder, graph.fingerprint)
     finished = read_result(context.folder, graph.fingerprint)
     if finished is not None and graph.is_done:
-        logger.info("already done: %s", context.folder / "result.json")
+        logger.info("already done. %s", ending(context, graph))
         return finished.objective
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
+        check_data(config, graph)
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
         if graph.student is not None and graph.merged:
@@ -104,10 +103,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         for place in range(len(graph.predictions)):
             job.evaluate(place)
     if context.sweep_name is None:  # a sweep's comparison does it for all of its jobs
-        from plan_tuning.comparison.evidence import keep_evidence
-        from plan_tuning.comparison.runs import read_run
+        from plan_tuning.comparison.evidence import keep_evidence_of_job
 
-        keep_evidence(context.folder, [read_run(context.folder)])
+        keep_evidence_of_job(context.folder)
     first = [stage.label for stage in graph.predictions[:1]]
     return job.outcome.metrics[first[0]].accuracy if first else None
 
@@ -141,6 +139,7 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
             logger.error("job failed: %s", error, exc_info=not is_told)
         raise error from (raised.__cause__ if error is raised else raised)
     log_accuracies(outcome)
+    logger.info("%s", ending(context, graph))
 
 
 def _tracked(
@@ -362,6 +361,8 @@ class Job:
         started = time.perf_counter()
         is_cached = stage.is_available
         if not is_cached:
+            if name != "distill":
+                say_what_loads()
             if name in STAGES and name not in self.config.stages:
                 raise ArtifactError(
                     f"stages={self.config.stages} does not list {name}, and {stage.folder} is not "

@@ -39,7 +39,9 @@ from plan_tuning.sweep.devices import check_processes, claim_card, launcher_fact
 from plan_tuning.sweep.external import Search
 from plan_tuning.sweep.overrides import check_overrides, ordered
 from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
+from plan_tuning.tracking import label_lines
 
+APP_NAME = "plan-tuning"  # hydra.job.name, unless a sweep names each of its jobs
 SUBCOMMANDS = ("compare", "grade", "corpus", "contamination")
 
 logger = logging.getLogger(__name__)
@@ -64,9 +66,16 @@ class Preflight(Callback):  # type: ignore[misc]
             check_processes(checked)
             from plan_tuning.job.graph import job_graph
 
-            job_graph(checked)
+            graph = job_graph(checked)
+            code = 0
+            if checked.dry_run:
+                from plan_tuning.job.dry_run import print_job
+
+                code = print_job(checked, graph)
         except ValueError as error:
             stop(error)
+        if checked.dry_run:
+            raise SystemExit(code)  # before Hydra makes the job's folder
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Begin a search where another sweeper than the project's own runs the jobs."""
@@ -114,6 +123,7 @@ def job(config: DictConfig) -> float | None:
     replace_what_cannot_be_shown()  # in a launcher's worker process
     settings = HydraConfig.get()
     is_sweep = settings.mode == RunMode.MULTIRUN
+    label_lines("" if settings.job.name == APP_NAME else settings.job.name)
     checked = typed(config)
     if not is_sweep and (idle := idle_words(checked, settings.overrides.task)):
         logger.warning("%s", idle_line(idle))
@@ -170,6 +180,26 @@ def help_text(folders: Sequence[Path] = ()) -> str:
     return Template(page.template).substitute(APP_CONFIG_GROUPS=listed, **shown)
 
 
+def _is_completed(words: Sequence[str]) -> bool:
+    """Answer a shell that completes a command line, as far as it is not Hydra's to complete."""
+    if not any(word.startswith("query=") for word in words):
+        return False
+    # Whatever cannot be completed is no text for somebody's prompt.
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for this process's life
+    line = os.environ.get("COMP_LINE", "")
+    typed = line.split()[1:]
+    if len(typed) == 1 and not line[-1].isspace():
+        found = [name for name in SUBCOMMANDS if name.startswith(typed[0])]
+        sys.stdout.write("".join(f"{name}\n" for name in found))
+        return bool(found) and typed[0] in SUBCOMMANDS
+    if not typed or typed[0] not in SUBCOMMANDS:
+        return False
+    from plan_tuning import cli
+
+    sys.stdout.write("".join(f"{word}\n" for word in cli.completions(line, SUBCOMMANDS) or ()))
+    return True
+
+
 def explain_composition(words: Sequence[str]) -> None:
     """End on a key or a choice that there is not with what may be meant, where Hydra advises `+`.
 
@@ -219,6 +249,8 @@ def replace_what_cannot_be_shown() -> None:
 
 def run(words: list[str]) -> None:
     """Run a subcommand, or Hydra's app."""
+    if any(word in ("-sc", "--shell-completion") for word in words) and _is_completed(words):
+        return
     if words and words[0] in SUBCOMMANDS:
         from plan_tuning import cli
 

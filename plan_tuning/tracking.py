@@ -1,7 +1,8 @@
 """Tracking: one W&B run per job, always finished; nothing at all with ``logger=csv``.
 
 A comparison never reads what is written here: it reads result.json. W&B is for looking at curves
-and tables while and after a job runs, offline by default.
+and tables while and after a job runs, offline by default. Beside it stands what a job shows of
+itself on a terminal, which it may share with other jobs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,30 @@ ARTIFACT_TYPES = {"corpora": ("corpus", "dataset"), "students": ("student", "mod
 _DATA_DIR = "WANDB_DATA_DIR"
 _STEP = "trainer/global_step"  # as Lightning calls it
 MAX_NAME, MAX_TAG = 128, 64  # what W&B takes
+
+_shared_terminal: list[str] = []  # label of this process's job, where others write there too
+
+
+def has_terminal() -> bool:
+    """Whether a bar may be drawn: on a terminal that this job has to itself."""
+    return sys.stderr.isatty() and not _shared_terminal
+
+
+def label_lines(label: str) -> None:
+    """Write a job's label into its lines on the terminal, which other jobs write to as well.
+
+    Args:
+        label: what tells the job from the others; empty: it runs alone.
+    """
+    _shared_terminal[:] = [label] if label else []
+    if not label:
+        return
+    line = f"%(asctime)s [{label.replace('%', '%%')}] %(levelname)s %(message)s"
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(
+            handler, logging.FileHandler
+        ):
+            handler.setFormatter(logging.Formatter(line, "%H:%M:%S"))
 
 
 # Curves of two runs lie over each other only where both count in optimizer steps.

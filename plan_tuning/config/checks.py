@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 
 class ConfigError(ValueError):
@@ -61,3 +62,14 @@ def require_rate(key: str, value: float, example: str) -> None:
         ConfigError: it is outside.
     """
     require(0.0 <= value <= 1.0, key, value, "a fraction between 0 and 1", example)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check of a job came to, in one line; with an error the job cannot work."""
+
+    kind: str  # ok, note, error
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 
 from plan_tuning.config.checks import require, require_choice, require_positive
@@ -9,6 +10,27 @@ from plan_tuning.config.extensions import check_extension
 from plan_tuning.config.microworld import MicroworldConfig
 
 SPLITS = ("train", "test")
+OWN_STYLES = ("math", "gsm8k", "olympiadbench", "aime", "strategyqa")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass
+class KeyNames:
+    """Which field of a row is what; a file may lack the last three."""
+
+    problem: str = "problem"
+    answer: str = "answer"
+    solution: str = "solution"
+    id: str = "id"
+    difficulty: str = "difficulty"
+
+
+@dataclass
+class RowForm:
+    """How a row of one's own is read: its fields, and how its answers are graded."""
+
+    style: str = "math"
+    keys: KeyNames = field(default_factory=KeyNames)
 
 
 @dataclass
@@ -43,6 +65,11 @@ class DataConfig:
         """Whether the problems are made offline."""
         return False
 
+    @property
+    def form(self) -> RowForm:
+        """How rows of a set that is none of the published ones are read."""
+        return RowForm()
+
 
 @dataclass
 class MicroworldDataConfig(DataConfig, MicroworldConfig):
@@ -61,3 +88,38 @@ class MicroworldDataConfig(DataConfig, MicroworldConfig):
     def world(self) -> MicroworldConfig:
         """The knobs that determine the world's problems, without those of ``data``."""
         return MicroworldConfig(**{f.name: getattr(self, f.name) for f in fields(MicroworldConfig)})
+
+
+@dataclass
+class OwnDataConfig(DataConfig):
+    """Problems of one's own, from a file or a folder: rows of problem and answer."""
+
+    style: str = "math"  # how answers are graded, see OWN_STYLES
+    keys: KeyNames = field(default_factory=KeyNames)
+
+    def __post_init__(self) -> None:
+        """Check ranges; the set itself is its default benchmark."""
+        super().__post_init__()
+        require_choice("data.style", self.style, OWN_STYLES)
+        require(
+            self.name == "???" or bool(_NAME.fullmatch(self.name)),
+            "data.name",
+            self.name,
+            "letters, digits, '_', '-' and '.': it names the set in metrics and tables",
+            "data.name=mine",
+        )
+        names = list(vars(self.keys).values())
+        require(
+            all(names) and len(set(names)) == len(names),
+            "data.keys",
+            vars(self.keys),
+            "five different names of fields",
+            "data.keys.problem=question data.keys.answer=final_answer",
+        )
+        if not self.benchmarks:
+            self.benchmarks = [self.name]
+
+    @property
+    def form(self) -> RowForm:
+        """How its rows are read, and those of test files that are none of the published sets."""
+        return RowForm(self.style, self.keys)

@@ -177,6 +177,10 @@ BUILT_IN = (
     Extension("data", "aime2025", _SETS, "AIME2025"),
     Extension("data", "strategyqa", _SETS, "STRATEGYQA"),
     Extension(
+        "data", "jsonl", "plan_tuning.tasks.schemas", "own",
+        schema="plan_tuning.config.data:OwnDataConfig",
+    ),
+    Extension(
         "data", "microworld", "plan_tuning.tasks.microworld_problems", "load_microworld",
         schema="plan_tuning.config.data:MicroworldDataConfig", needs=("world",),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
@@ -43,7 +45,7 @@ def typed(config: DictConfig) -> Config:
             error.full_key or "configuration",
             "???",
             str(error.msg or error).splitlines()[0],
-            "plan-tuning --cfg job",
+            f"{error.full_key}=VALUE" if error.full_key else "plan-tuning --cfg job",
         ) from error
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")
@@ -164,6 +166,9 @@ def check_outputs(config: Config) -> None:
     folder = Path(config.paths.outputs)
     probe = folder / ".writable"
     try:
+        if config.dry_run:
+            _check_writable(folder.absolute())
+            return
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"\0" * _PROBE_BYTES)  # a full disk takes an empty file
     except OSError as error:
@@ -176,3 +181,16 @@ def check_outputs(config: Config) -> None:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """Look whether a folder could be made and written, and leave nothing behind.
+
+    Raises:
+        OSError: it could not.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))

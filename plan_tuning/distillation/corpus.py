@@ -300,7 +300,7 @@ def _name_thoughts(path: Path, holding: int, count: int) -> None:
     logger.warning(
         "%d of %d trajectories of %s hold the teacher's thoughts, and whoever is trained on them "
         "learns to think aloud. Rebuild the corpus without them from the stored replies, for "
-        "nothing: plan-tuning corpus rebuild --corpus %s --outputs %s",
+        "nothing: plan-tuning corpus rebuild %s --outputs %s",
         holding,
         count,
         folder,

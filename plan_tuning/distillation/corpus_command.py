@@ -15,7 +15,15 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 Corpus = Annotated[
     str | None,
-    typer.Option(help="Fingerprint or folder of the corpus; by default the newest.", metavar="ID"),
+    typer.Argument(
+        help="Folder or fingerprint of a corpus, or a folder of results whose corpus is meant: of "
+        "a job, of a sweep, or the root, where it is the newest.",
+        metavar="[DIR]",
+        show_default="the newest of --outputs",
+    ),
+]
+CorpusOption = Annotated[
+    str | None, typer.Option("--corpus", help="The same as DIR.", metavar="DIR", hidden=True)
 ]
 Outputs = Annotated[Path, typer.Option(help="Root of all results (paths.outputs).")]
 FilterName = Annotated[
@@ -36,7 +44,7 @@ _THRESHOLD = 80
 
 
 @app.command()
-def status(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
+def status(corpus: Corpus = None, option: CorpusOption = None, outputs: Outputs = _OUTPUTS) -> None:
     """Show a corpus: its funnel, what filters keep, what it cost; and the store of paid calls."""
     from rich.console import Console
 
@@ -44,6 +52,7 @@ def status(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
     from plan_tuning.distillation.panels import find_corpus, status_table, store_table
     from plan_tuning.teachers.store import FILE_NAME, CallStore
 
+    corpus, outputs = _named(corpus, option, outputs)
     console = Console()
     store = outputs / "calls" / FILE_NAME
     if store.is_file() and os.access(store.parent, os.W_OK):
@@ -59,6 +68,7 @@ def status(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
 def show(
     problem_id: Annotated[str, typer.Argument(help="The problem's id.", metavar="PROBLEM_ID")],
     corpus: Corpus = None,
+    option: CorpusOption = None,
     outputs: Outputs = _OUTPUTS,
     prompts: Annotated[
         bool, typer.Option("--prompts", help="Show the stored requests as well.")
@@ -71,6 +81,7 @@ def show(
     from plan_tuning.distillation.panels import call_panels, find_corpus, trajectory_panels
     from plan_tuning.teachers.store import FILE_NAME, CallStore
 
+    corpus, outputs = _named(corpus, option, outputs)
     console = Console()
     rows = read_trajectories(find_corpus(corpus, outputs))
     for panel in trajectory_panels(rows, problem_id):
@@ -85,6 +96,7 @@ def show(
 @app.command()
 def refilter(
     corpus: Corpus = None,
+    option: CorpusOption = None,
     outputs: Outputs = _OUTPUTS,
     name: FilterName = "two_stage",
     plan_score_threshold: Threshold = _THRESHOLD,
@@ -99,6 +111,7 @@ def refilter(
     from plan_tuning.distillation.filters import filter_trajectories
     from plan_tuning.distillation.panels import filter_table, find_corpus
 
+    corpus, outputs = _named(corpus, option, outputs)
     config = _filter(name, plan_score_threshold, selection, drop_leaks, max_rows)
     rows = read_trajectories(find_corpus(corpus, outputs))
     Console().print(filter_table(rows, filter_trajectories(rows, config), config))
@@ -108,6 +121,7 @@ def refilter(
 def export(
     target: Annotated[Path, typer.Argument(help="File to write: .jsonl or .parquet.")],
     corpus: Corpus = None,
+    option: CorpusOption = None,
     outputs: Outputs = _OUTPUTS,
     name: Annotated[
         str | None,
@@ -127,6 +141,7 @@ def export(
     from plan_tuning.distillation.filters import filter_trajectories
     from plan_tuning.distillation.panels import find_corpus
 
+    corpus, outputs = _named(corpus, option, outputs)
     folder = find_corpus(corpus, outputs)
     rows = read_trajectories(folder)
     if name is not None:
@@ -143,22 +158,43 @@ def export(
 
 
 @app.command()
-def rebuild(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
+def rebuild(
+    corpus: Corpus = None, option: CorpusOption = None, outputs: Outputs = _OUTPUTS
+) -> None:
     """Make a corpus anew from its stored replies, without the teacher's thoughts; asks nobody."""
     from plan_tuning.distillation.panels import find_corpus
     from plan_tuning.distillation.rebuild import rebuild_corpus
 
+    corpus, outputs = _named(corpus, option, outputs)
     folder = rebuild_corpus(find_corpus(corpus, outputs), outputs)
     typer.echo(f"the corpus without thoughts is in {folder}. Use it: corpus.path={folder}")
 
 
 @app.command()
-def card(corpus: Corpus = None, outputs: Outputs = _OUTPUTS) -> None:
+def card(corpus: Corpus = None, option: CorpusOption = None, outputs: Outputs = _OUTPUTS) -> None:
     """Print a corpus's dataset card."""
     from plan_tuning.distillation.card import CARD
     from plan_tuning.distillation.panels import find_corpus
 
+    corpus, outputs = _named(corpus, option, outputs)
     typer.echo((find_corpus(corpus, outputs) / CARD).read_text(encoding="utf-8"))
+
+
+def _named(corpus: str | None, option: str | None, outputs: Path) -> tuple[str | None, Path]:
+    """Take the corpus from its place or from the option; a root of results is both at once."""
+    from plan_tuning.config.checks import require
+
+    require(
+        corpus is None or option is None,
+        "--corpus",
+        option,
+        f"one corpus, and {corpus} is named already",
+        f"plan-tuning corpus status {corpus}",
+    )
+    name = corpus or option
+    if name is not None and (Path(name) / "artifacts").is_dir():
+        return None, Path(name)
+    return name, outputs
 
 
 def _filter(

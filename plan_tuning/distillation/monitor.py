@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from plan_tuning.distillation.funnel import FUNNEL, Tally
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.pricing import shown_usd
+from plan_tuning.tracking import has_terminal
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -40,7 +40,7 @@ class Monitor:
         self._started = self._last = time.monotonic()
 
     def __enter__(self) -> Monitor:
-        if self._is_shown and sys.stderr.isatty():
+        if self._is_shown and has_terminal():
             from rich.console import Console
             from rich.live import Live
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import TRAJECTORIES, CorpusError
 from plan_tuning.distillation.filters import FilterResult
 from plan_tuning.distillation.funnel import FUNNEL, Checks
+from plan_tuning.job_record import RESULT_FILE
 from plan_tuning.records import Trajectory
 from plan_tuning.teachers.pricing import shown_usd
 from plan_tuning.teachers.store import CallStore
@@ -22,14 +24,21 @@ _SHOWN_IDS = 5
 
 
 def find_corpus(name: str | None, outputs: Path) -> Path:
-    """Find a corpus by folder or fingerprint (its beginning will do); without a name, the newest.
+    """Find a corpus.
+
+    Args:
+        name: its folder or fingerprint (its beginning will do); a folder of a job or of a sweep
+            that rests on it. None: the newest.
+        outputs: root of results; fingerprints are looked up there.
 
     Raises:
-        CorpusError: there is none, or several fingerprints begin like that.
+        CorpusError: there is none, or several are meant.
     """
-    root = outputs / "artifacts" / "corpora"
     if name is not None and (Path(name) / TRAJECTORIES).is_file():
         return Path(name)
+    root = outputs / "artifacts" / "corpora"
+    if name is not None and Path(name).is_dir():
+        return _corpus_of_results(Path(name))
     finished = [folder for folder in root.glob("*") if is_complete(folder)] if root.is_dir() else []
     if name is not None:
         finished = [folder for folder in finished if folder.name.startswith(name)]
@@ -37,14 +46,36 @@ def find_corpus(name: str | None, outputs: Path) -> Path:
         wanted = f"corpus {name!r}" if name is not None else "corpus"
         raise CorpusError(
             f"there is no finished {wanted} in {root}. Make one, for example: "
-            f"plan-tuning 'stages=[distill]' paths.outputs={outputs}; or give --outputs or --corpus"
+            f"plan-tuning 'stages=[distill]' paths.outputs={outputs}; or give the folder of one"
         )
     if name is not None and len(finished) > 1:
         raise CorpusError(
-            f"--corpus {name}: several corpora begin like that: "
+            f"{name}: several corpora begin like that: "
             f"{', '.join(sorted(folder.name for folder in finished))}"
         )
     return max(finished, key=lambda folder: (folder / TRAJECTORIES).stat().st_mtime)
+
+
+def _corpus_of_results(folder: Path) -> Path:
+    """Find the one corpus that a job, or all jobs of a sweep, rest on.
+
+    Raises:
+        CorpusError: there is no result, none names a corpus, or they name several.
+    """
+    found: set[Path] = set()
+    for file in [*folder.glob(RESULT_FILE), *folder.glob(f"*/{RESULT_FILE}")]:
+        facts = json.loads(file.read_text(encoding="utf-8")).get("corpus") or {}
+        if facts.get("path"):
+            found.add((file.parent / facts["path"]).resolve())
+    if len(found) == 1:
+        return found.pop()
+    if not found:
+        raise CorpusError(
+            f"{folder} is neither a corpus nor a folder of results that rest on one; for example: "
+            "plan-tuning corpus status multirun_outputs"
+        )
+    listed = "".join(f"\n  {path}" for path in sorted(found))
+    raise CorpusError(f"{folder} rests on {len(found)} corpora; name one of them:{listed}")
 
 
 def status_table(folder: Path, manifest: Mapping[str, Any]) -> RenderableType:

@@ -52,7 +52,7 @@ def rebuild_corpus(source: Path, outputs: Path) -> Path:
         CorpusError: the folder is no finished corpus.
     """
     if not is_complete(source):
-        raise CorpusError(f"{source} is no finished corpus: give the folder of one by --corpus")
+        raise CorpusError(f"{source} is no finished corpus: give the folder of one")
     manifest = read_manifest(source)
     spec = {"corpus": manifest["fingerprint"], "is_without_thoughts": True}
 

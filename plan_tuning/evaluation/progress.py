@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from plan_tuning.evaluation.writers import Progress
+from plan_tuning.tracking import has_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def shown(benchmark: str, *, is_wanted: bool) -> Iterator[Progress | None]:
     """
     if not is_wanted:
         yield None
-    elif sys.stderr.isatty():
+    elif has_terminal():
         with _bar(benchmark) as tell:
             yield tell
     else:

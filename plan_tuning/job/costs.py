@@ -20,11 +20,9 @@ from plan_tuning.distillation.estimate import (
     count_executions,
     count_judgements,
     count_missing_calls,
-    dry_run,
-    render_estimate,
 )
 from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.inputs import count_benchmark, count_problems, load_problems, source_parts
+from plan_tuning.job.inputs import count_benchmark, count_problems, source_parts
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,6 @@ class Expense:
     def calls(self) -> int:
         """Calls at the most."""
         return sum(estimate.calls for estimate in self.estimates)
-
-
-def print_stages(config: Config, graph: JobGraph) -> None:
-    """Show what the job would do (``dry_run=true``): stages, teacher calls, price, prompts."""
-    from rich.console import Console
-
-    console = Console()
-    for stage in graph.stages:
-        state = "done" if stage.is_done else "to build"
-        console.print(
-            f"{stage.kind:<11} {stage.fingerprint} {state:<8} {stage.label}", highlight=False
-        )
-    if graph.corpus is not None and not graph.corpus.is_done and config.uses_teacher:
-        problems = load_problems(config)
-        estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
-        console.print(render_estimate(estimate, config.teacher))
-    if config.uses_judge:
-        console.print(teacher_line([(config, graph)]), soft_wrap=True)
 
 
 def teacher_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str:

@@ -143,7 +143,7 @@ def question_spec(entry: str, config: Config) -> dict[str, Any]:
         world, _ = benchmark_world(benchmark, world_of(config))
         source: dict[str, Any] = {"world": hashed_values(world)}
     else:
-        source = source_spec(benchmark, "test", path, None)
+        source = source_spec(benchmark, "test", path, None, config.data.form)
     spec: dict[str, Any] = {
         "benchmark": benchmark,
         "source": source,

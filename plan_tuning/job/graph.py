@@ -41,6 +41,7 @@ from plan_tuning.job.eval_spec import (
 )
 from plan_tuning.job.train_spec import (
     base_spec,
+    check_own_name,
     distillation_spec,
     has_start,
     merge_spec,
@@ -119,6 +120,7 @@ def job_graph(config: Config) -> JobGraph:
     Raises:
         ConfigError: a path that the configuration names does not exist.
     """
+    check_own_name(config.data)
     is_evaluated = "evaluate" in config.stages
     if is_evaluated:
         check_swap(config)

@@ -78,7 +78,7 @@ def count_benchmark(entry: str, config: Config) -> int:
     elif path is None and "test" in benchmark_named(name).num_rows:
         size = benchmark_named(name).num_rows["test"]
     else:
-        size = len(load(name, split="test", path=path))
+        size = len(load(name, split="test", path=path, form=config.data.form))
     return size if config.evaluation.limit is None else min(size, config.evaluation.limit)
 
 
@@ -97,7 +97,9 @@ def _load(data: DataConfig) -> list[Problem]:
     if isinstance(data, MicroworldDataConfig):
         limit = count_problems(data)
         return load_microworld(data.world(), data.split, limit=limit, seed=data.seed)
-    problems = load(data.name, split=data.split, path=data.path, revision=data.revision)
+    problems = load(
+        data.name, split=data.split, path=data.path, revision=data.revision, form=data.form
+    )
     return subset(problems, fraction=data.fraction, limit=data.limit, seed=data.seed)
 
 
@@ -126,7 +128,7 @@ def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> lis
     if name.startswith(MICRO_PREFIX):
         problems = load_microworld(*benchmark_world(name, world_of(config)))
     else:
-        problems = load(name, split="test", path=path)
+        problems = load(name, split="test", path=path, form=config.data.form)
     tag = domain_tag(name, config) if is_tagged else ""
     return [
         replace(problem, problem=tagged(problem.problem, tag))

@@ -6,10 +6,12 @@ Each is loaded when it is first asked for, so a job whose stages are finished lo
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from plan_tuning.evaluation.writers import AskAll, Writer
     from plan_tuning.grading.grader import Grader
     from plan_tuning.students.loading import Student
+
+logger = logging.getLogger(__name__)
 
 
 def check_machine(config: Config, graph: JobGraph) -> str:
@@ -61,6 +65,7 @@ def device_of(trainer: TrainerConfig) -> str:
     """
     if trainer.accelerator == "cpu":
         return "cpu"
+    say_what_loads()
     import torch
 
     has_cuda = torch.cuda.is_available()
@@ -72,6 +77,13 @@ def device_of(trainer: TrainerConfig) -> str:
             "trainer=cpu_small",
         )
     return "cuda" if has_cuda else "cpu"
+
+
+@cache
+def say_what_loads() -> None:
+    """Say once what a fresh process is silent about."""
+    if "pytorch_lightning" not in sys.modules:
+        logger.info("loading torch, transformers and Lightning: 10 to 20 s, once a process")
 
 
 def prepare_torch(trainer: TrainerConfig) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,6 +139,29 @@ def log_accuracies(outcome: Outcome) -> None:
         shares = (found.accuracy, found.low, found.high)
         figures = (math.nan if share is None else 100 * share for share in shares)
         logger.info("%s: accuracy %.1f %% [%.1f, %.1f] of %d", name, *figures, found.n)
+
+
+def ending(context: JobContext, graph: JobGraph) -> str:
+    """Say in one line where everything is that a job has left."""
+    result = context.folder / RESULT_FILE
+    places = [f"result: {_shown(result)}"]
+    if graph.student is not None:
+        places.append(f"student: {_shown(graph.student.folder)}")
+    elif graph.predictions:
+        places.append(f"predictions: {_shown(graph.predictions[0].folder)}")
+    elif graph.corpus is not None:
+        places.append(f"corpus: {_shown(graph.corpus.folder)}")
+    if context.sweep_name is not None:
+        places.append(f"report, when the sweep ends: {_shown(context.folder.parent)}/report.html")
+    elif graph.predictions:
+        places.append(f"report: plan-tuning compare {shlex.quote(_shown(context.folder))}")
+    return "; ".join(places)
+
+
+def _shown(path: Path) -> str:
+    """Write a path as short as it can be pasted from here."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else path)
 
 
 def job_choices(choices: Mapping[str, Any]) -> dict[str, Any]:

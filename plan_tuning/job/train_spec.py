@@ -24,8 +24,8 @@ from plan_tuning.artifacts import (
     read_manifest,
 )
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.data import DataConfig, MicroworldDataConfig
-from plan_tuning.config.extensions import extension_spec
+from plan_tuning.config.data import DataConfig, MicroworldDataConfig, OwnDataConfig
+from plan_tuning.config.extensions import extension_spec, find
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.grpo import UNTRAINED, GRPOConfig
 from plan_tuning.config.merge import MergeConfig
@@ -70,10 +70,28 @@ def problems_spec(data: DataConfig) -> dict[str, Any]:
         raise ConfigError(
             "data.path",
             data.path,
-            f"an existing folder with {data.split}.jsonl or {data.split}.parquet, or one file",
-            f"data={data.name} data.path=FOLDER",
+            f"an existing folder with {data.split}.jsonl, .parquet, .json or .csv, or one file",
+            "data.path=FOLDER",
         )
-    return spec | {"source": source_spec(data.name, data.split, data.path, data.revision)}
+    source = source_spec(data.name, data.split, data.path, data.revision, data.form)
+    return spec | {"source": source}
+
+
+def check_own_name(data: DataConfig) -> None:
+    """Refuse to call a set of one's own as a published one, whose rows are read otherwise.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if isinstance(data, OwnDataConfig) and (
+        find("data", data.name) is not None or data.name.startswith(MICRO_PREFIX)
+    ):
+        raise ConfigError(
+            "data.name",
+            data.name,
+            "a name of your own: this one is a published set's, which data= chooses",
+            "data.name=mine",
+        )
 
 
 def distillation_spec(problems: Mapping[str, Any], config: Config) -> dict[str, Any]:

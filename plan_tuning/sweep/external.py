@@ -43,7 +43,7 @@ class Search:
             ConfigError: the shared configuration cannot work.
             SystemExit: ``dry_run=true``.
         """
-        from plan_tuning.job.costs import print_stages
+        from plan_tuning.job.dry_run import print_job
         from plan_tuning.job.graph import job_graph
 
         check_processes(config, launcher)
@@ -51,8 +51,7 @@ class Search:
         check_outputs(config)
         if config.dry_run:
             sys.stdout.write(f"Search {folder}: {trials} jobs around this one\n")
-            print_stages(config, graph)
-            raise SystemExit(0)
+            raise SystemExit(print_job(config, graph))
         self._folder = folder
 
     def end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -36,6 +37,9 @@ _EXAMPLES = {
     "paths.outputs": "paths.outputs=/tmp/plan_tuning",
     "dry_run": "dry_run=true",
 }
+_LABEL = 48  # characters of a job's label at the most
+_FOLDERS = re.compile(r"[^=,\s\[\]]*/")  # of a path; its last part tells enough
+_NOT_SHOWN = re.compile(r"[^A-Za-z0-9_.,=+@ -]+")  # what Hydra's grammar would want quoted
 _PIPED_WIDTH = 80  # columns, where nobody's terminal says
 _STAGES = ("base", "corpus", "start", "student")
 
@@ -126,6 +130,19 @@ def common_words(jobs: Sequence[Job]) -> list[str]:
     if len(jobs) < 2:
         return []
     return [word for word in _shown(jobs[0]) if all(word in job.overrides for job in jobs)]
+
+
+def labels(jobs: Sequence[Job]) -> dict[str, str]:
+    """Name jobs that run side by side by what tells them apart, for their lines: name -> label."""
+    common = common_words(jobs)
+    found: dict[str, str] = {}
+    for job in jobs:
+        words = " ".join(word for word in _shown(job) if word not in common)
+        short = _NOT_SHOWN.sub("_", _FOLDERS.sub("", words))
+        found[job.name] = short if len(short) <= _LABEL else f"{short[: _LABEL - 1]}…"
+    if len(set(found.values())) < len(found):  # cut where they differ
+        return {name: f"{index} {label}" for index, (name, label) in enumerate(found.items())}
+    return {name: label or name for name, label in found.items()}
 
 
 def _shown(job: Job) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
@@ -29,10 +29,19 @@ class WorkerDiedError(RuntimeError):
 
 
 class Survivor:
-    """Launches jobs through a launcher and outlives the death of its workers."""
+    """Launches jobs through a launcher and outlives the death of its workers.
 
-    def __init__(self, launcher: Launcher, folder: Path) -> None:
+    Args:
+        launcher: Hydra's.
+        folder: of the sweep.
+        labels: of jobs that run side by side, by their names.
+    """
+
+    def __init__(
+        self, launcher: Launcher, folder: Path, labels: Mapping[str, str] | None = None
+    ) -> None:
         self.returns: list[JobReturn] = []
+        self._labels = labels or {}
         self._launcher = launcher
         self._folder = folder
 
@@ -66,7 +75,7 @@ class Survivor:
 
     def _launch(self, jobs: Sequence[Job], first_index: int) -> BaseException | None:
         """Launch jobs; return what happened to the launcher, not to the jobs."""
-        batch = [list(job.overrides) for job in jobs]
+        batch = [[*job.overrides, *self._label(job)] for job in jobs]
         try:
             self.returns += self._launcher.launch(batch, initial_job_idx=first_index)
         except worker_faults() as fault:
@@ -74,6 +83,11 @@ class Survivor:
             return fault
         interruption.check()
         return None
+
+    def _label(self, job: Job) -> list[str]:
+        """Tell a worker how its lines are marked; see main.job."""
+        label = self._labels.get(job.name)
+        return [] if label is None else [f'hydra.job.name="{label}"']
 
     def _record(self, job: Job, fault: BaseException) -> None:
         """Leave a failed result where the job itself could not."""

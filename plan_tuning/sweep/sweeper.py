@@ -33,6 +33,7 @@ from plan_tuning.sweep.jobs import (
     check_names,
     check_overwriting,
     check_swept,
+    labels,
     print_jobs,
     print_sync_command,
     same_line,
@@ -117,14 +118,19 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         """Run the sweep.
 
         Raises:
-            SystemExit: a job's configuration cannot work and nothing was started (exit code 2);
-                jobs failed (1, or their common exit code); the comparison failed (1).
+            SystemExit: a job's configuration cannot work and nothing was started, or a dry run
+                found that a job cannot work (exit code 2); jobs failed (1, or their common exit
+                code); the comparison failed (1).
             Interrupted: the user stopped the sweep.
         """
         jobs = self.jobs(arguments)
         folder = Path(self.config.hydra.sweep.dir)
         print_jobs(jobs, folder)
         if jobs[0].config.dry_run:
+            from plan_tuning.job.dry_run import print_findings
+
+            if code := print_findings((job.config, job.graph) for job in jobs):
+                raise SystemExit(code)
             return []
         try:
             return self._run(jobs, folder)
@@ -139,7 +145,8 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         left = [job for job in jobs if not job.is_finished(folder)]
         if len(left) < len(jobs):
             logger.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
-        survivor = Survivor(self.launcher, folder)
+        is_parallel = "joblib" in str(self.config.hydra.launcher._target_).lower()
+        survivor = Survivor(self.launcher, folder, labels(jobs) if is_parallel else None)
         try:
             size = self.max_batch_size or max(1, len(left))
             for start in range(0, len(left), size):

@@ -1,9 +1,9 @@
 """Data set on disk or on the Hub -> problems: every benchmark and training set, read and checked.
 
 ``load`` returns problems; ``read`` also says which rows were left out and why. A set comes from a
-path (JSONL, JSON or parquet, in the set's own published schema or as id/problem/answer/solution
-rows) or from the Hub at a pinned revision. What each set's rows mean stands in
-:mod:`plan_tuning.tasks.schemas`.
+path (in the set's own published schema or as id/problem/answer/solution rows) or from the Hub at a
+pinned revision. A name that is none of theirs is a set of the user's own, which has a path. What
+the rows mean stands in :mod:`plan_tuning.tasks.schemas`.
 """
 
 from __future__ import annotations
@@ -11,23 +11,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.artifacts import file_fingerprint
+from plan_tuning.artifacts import file_fingerprint, hashed_values
+from plan_tuning.config.data import RowForm
 from plan_tuning.config.extensions import extension_spec, find, records
 from plan_tuning.grading.equivalence import gold_defect
 from plan_tuning.records import Problem
-from plan_tuning.tasks.json_rows import DataError, json_lines, read_json
+from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.published_sets import Benchmark, HubSource
+from plan_tuning.tasks.row_files import file_of, rows_of_file
 from plan_tuning.tasks.schemas import RowError
+from plan_tuning.tasks.schemas import own as own_row
 
 logger = logging.getLogger(__name__)
 
 # Bump when a reader turns the same rows into other problems: the spec of its data changes with it.
 READER_VERSION = 1
 
-_SUFFIXES = (".jsonl", ".parquet", ".json")
+# A field that only the published rows of a set have; rows without one may be anybody's.
+_PUBLISHED_FIELDS: Mapping[str, frozenset[str]] = {
+    "gsm8k": frozenset({"question"}),
+    "math": frozenset({"level", "type", "subject", "unique_id"}),
+    "math_7500": frozenset({"level", "type"}),
+    "math500": frozenset({"level", "subject", "unique_id"}),
+    "strategyqa": frozenset({"qid", "question", "facts", "decomposition"}),
+}
+_OWN = "data=jsonl data.name=mine data.path=FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +49,54 @@ class Reading:
     problems: list[Problem]
     left_out: dict[str, list[str]]  # reason -> ids
     spec: dict[str, Any]  # see :func:`source_spec`
+    note: str = ""  # what whoever gave the file may not have meant
 
 
 def load(
-    name: str, *, split: str, path: str | None = None, revision: str | None = None
+    name: str,
+    *,
+    split: str,
+    path: str | None = None,
+    revision: str | None = None,
+    form: RowForm | None = None,
 ) -> list[Problem]:
     """Read the problems of a data set; see :func:`read`."""
-    return read(name, split=split, path=path, revision=revision).problems
+    reading = read(name, split=split, path=path, revision=revision, form=form)
+    if reading.note:
+        logger.warning("%s", reading.note)
+    return reading.problems
 
 
-def read(name: str, *, split: str, path: str | None = None, revision: str | None = None) -> Reading:
+def read(
+    name: str,
+    *,
+    split: str,
+    path: str | None = None,
+    revision: str | None = None,
+    form: RowForm | None = None,
+) -> Reading:
     """Read a data set and say which rows were left out.
 
     Left out are rows whose gold answer cannot be graded and rows that repeat the text and answer of
     an earlier one; both are logged by id.
 
     Args:
-        name: a record of the kind ``data``; a reader of rows from outside needs a path.
+        name: a record of the kind ``data``; a reader of rows from outside needs a
+            path. With a path any other name is one's own, see ``form``.
         split: train or test; with a path to one file it only names the ids.
-        path: a folder with ``<split>.jsonl``, ``.parquet`` or ``.json``, or one such file; None
-            reads from the Hub.
+        path: a folder with ``<split>.jsonl``, ``.parquet``, ``.json`` or ``.csv``, or one such
+            file; None reads from the Hub.
         revision: another commit of the Hub's repository than the pinned one.
+        form: of the rows of a set that is no record; None: the default one.
 
     Raises:
         DataError: unknown set or split, absent or empty file, a row that cannot be read, or no
             access to the Hub.
     """
-    benchmark = benchmark_named(name)
+    benchmark = _benchmark(name, path, form)
     if path is not None:
-        file = _file_of(benchmark, split, Path(path))
-        rows: Iterable[tuple[int, Any]] = _rows_of_file(file)
+        file = file_of(name, split, Path(path))
+        rows: Iterable[tuple[int, Any]] = rows_of_file(file)
         where = str(file)
     else:
         source = _source_of(benchmark, split, revision)
@@ -77,7 +107,8 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
     left_out: dict[str, list[str]] = {}
     seen_ids: dict[str, int] = {}
     seen_texts: set[tuple[str, str]] = set()
-    num_rows = 0
+    num_rows, marks = 0, _PUBLISHED_FIELDS.get(name, frozenset())
+    is_published = not marks
     for number, row in rows:
         try:
             if not isinstance(row, Mapping):
@@ -85,7 +116,15 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
             problem = benchmark.read_row(row, f"{name}-{split}-{number - 1}", name)
         except RowError as error:
             field_part = f", field {error.field!r}" if error.field else ""
-            raise DataError(f"{where}, row {number}{field_part}: {error}") from error
+            raise DataError(
+                f"{where}, row {number}{field_part}: {error}"
+                + (
+                    f". Problems of your own: {_OWN}"
+                    if path and find("data", name) is not None
+                    else ""
+                )
+            ) from error
+        is_published = is_published or not marks.isdisjoint(row)
         if _squeezed(problem.problem) in excluded:
             continue
         num_rows += 1
@@ -107,22 +146,34 @@ def read(name: str, *, split: str, path: str | None = None, revision: str | None
     if num_rows == 0:
         raise DataError(f"{where} holds no rows: give a file with one problem per row")
     _report(where, name, split, num_rows, left_out, benchmark)
-    return Reading(problems, left_out, source_spec(name, split, path, revision))
+    note = ""
+    if not is_published and num_rows != benchmark.num_rows.get(split):
+        note = (
+            f"{where}: these rows have none of {name}'s own fields; they are read, graded and "
+            f"reported as {name}. If they are problems of your own: {_OWN}"
+        )
+    return Reading(problems, left_out, source_spec(name, split, path, revision, form), note)
 
 
 def source_spec(
-    name: str, split: str, path: str | None = None, revision: str | None = None
+    name: str,
+    split: str,
+    path: str | None = None,
+    revision: str | None = None,
+    form: RowForm | None = None,
 ) -> dict[str, Any]:
     """Name what determines the rows, without reading them: a file's fingerprint or a Hub revision.
 
     Raises:
         DataError: unknown set or split, or an absent file.
     """
-    benchmark = benchmark_named(name)
+    benchmark = _benchmark(name, path, form)
     spec: dict[str, Any] = {"name": name, "split": split, "reader": READER_VERSION}
     spec |= extension_spec("data", name)
+    if find("data", name) is None:
+        spec["form"] = hashed_values(form or RowForm())
     if path is not None:
-        return spec | {"digest": file_fingerprint(_file_of(benchmark, split, Path(path)))}
+        return spec | {"digest": file_fingerprint(file_of(name, split, Path(path)))}
     source = _source_of(benchmark, split, revision)
     spec |= {"repository": source.repository, "revision": source.revision}
     without = benchmark.without.get(split)
@@ -138,27 +189,27 @@ def benchmark_named(name: str) -> Benchmark:
     found = find("data", name)
     if found is None or found.needs:  # what is made or mixed is no set to read
         known = ", ".join(one.name for one in records("data") if not one.needs)
-        raise DataError(f"there is no benchmark {name!r}: choose one of {known}, for example gsm8k")
+        raise DataError(
+            f"there is no benchmark {name!r}: choose one of {known}, for example gsm8k, or say "
+            f"where your own lies: {_OWN}, 'evaluation.benchmarks=[\"{name}=FILE\"]'"
+        )
     loaded = found.load()
     return loaded if isinstance(loaded, Benchmark) else Benchmark(name, loaded, {}, {})
 
 
-def _file_of(benchmark: Benchmark, split: str, path: Path) -> Path:
-    if path.is_dir():
-        for suffix in _SUFFIXES:
-            if (path / f"{split}{suffix}").is_file():
-                return path / f"{split}{suffix}"
-        raise DataError(
-            f"{path} holds no {split}.jsonl, {split}.parquet or {split}.json for {benchmark.name}: "
-            f"name the file itself, for example {path}/rows.jsonl"
-        )
-    if not path.is_file():
-        raise DataError(
-            f"{path} does not exist: give {benchmark.name} a folder with {split}.jsonl, or one file"
-        )
-    if path.suffix not in _SUFFIXES:
-        raise DataError(f"{path}: {path.suffix or 'no suffix'} is none of {', '.join(_SUFFIXES)}")
-    return path
+def rationale_advice(method: str) -> str:
+    """Say what a method does without that learns the human rationale."""
+    return (
+        f"method={method} needs a `solution` in each row: add it to the data (data=jsonl names "
+        "another field by data.keys.solution=FIELD), or learn from a teacher: method=m1"
+    )
+
+
+def _benchmark(name: str, path: str | None, form: RowForm | None) -> Benchmark:
+    """Look a published set up, or make one of the user's own, which is known by its path."""
+    if path is None or find("data", name) is not None:
+        return benchmark_named(name)
+    return Benchmark(name, partial(own_row, form=form or RowForm()), {}, {})
 
 
 def _source_of(benchmark: Benchmark, split: str, revision: str | None) -> HubSource:
@@ -171,30 +222,6 @@ def _source_of(benchmark: Benchmark, split: str, revision: str | None) -> HubSou
     if revision is None:
         return source
     return HubSource(source.repository, revision, source.splits, source.configs)
-
-
-def _rows_of_file(file: Path) -> Iterator[tuple[int, Any]]:
-    if file.suffix == ".parquet":
-        yield from _rows_of_parquet(file)
-        return
-    if file.suffix == ".jsonl":
-        yield from json_lines(file)
-        return
-    rows = read_json(file)
-    if not isinstance(rows, list):
-        raise DataError(f"{file} holds {type(rows).__name__}, expected a list of rows")
-    yield from enumerate(rows, start=1)
-
-
-def _rows_of_parquet(file: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is not a parquet file ({error})") from error
-    yield from enumerate(table.to_pylist(), start=1)
 
 
 def _rows_of_hub(source: HubSource, name: str) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from plan_tuning.config.data import RowForm
 from plan_tuning.grading.answers import extract
 from plan_tuning.records import Problem
 
@@ -152,15 +153,7 @@ def aime(row: Row, default_id: str, source: str) -> Problem:
 
 def strategyqa(row: Row, default_id: str, source: str) -> Problem:
     """Read StrategyQA: a yes/no question, its facts and a human decomposition (a gold plan)."""
-    value = row.get("answer")
-    if isinstance(value, bool):
-        answer = "yes" if value else "no"
-    else:
-        answer = {"true": "yes", "false": "no"}.get(
-            _text(row, "answer").lower(), _text(row, "answer").lower()
-        )
-    if answer not in ("yes", "no"):
-        raise RowError("answer", f"is {value!r}, expected true, false, yes or no")
+    answer = _yes_or_no(row, "answer")
     facts = row.get("facts")
     solution = _text(row, "solution", required=False)
     if not solution and facts:
@@ -174,6 +167,44 @@ def strategyqa(row: Row, default_id: str, source: str) -> Problem:
         style="strategyqa",
         metadata=_rest(row),
     )
+
+
+def own(row: Row, default_id: str, source: str, *, form: RowForm) -> Problem:
+    """Read a row of a user's own set: each field by the name that ``data.keys`` gives it."""
+    keys = form.keys
+    for key in ("problem", "answer"):
+        name = getattr(keys, key)
+        if row.get(name) is None:
+            present = ", ".join(sorted(map(str, row))) or "none"
+            raise RowError(
+                name,
+                f"is absent (fields of the row: {present}). If another field is the {key}: "
+                f"data=jsonl data.keys.{key}=FIELD",
+            )
+    is_yes_or_no = form.style == "strategyqa"
+    answer = _yes_or_no(row, keys.answer) if is_yes_or_no else _text(row, keys.answer)
+    used = _KNOWN | set(vars(keys).values())
+    return Problem(
+        id=_text(row, keys.id, required=False) or default_id,
+        problem=_text(row, keys.problem),
+        answer=answer,
+        solution=_text(row, keys.solution, required=False),
+        source=source,
+        style=form.style,
+        difficulty=_text(row, keys.difficulty, required=False),
+        metadata={key: value for key, value in _rest(row).items() if key not in used},
+    )
+
+
+def _yes_or_no(row: Row, name: str) -> str:
+    value = row.get(name)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = _text(row, name).lower()
+    answer = {"true": "yes", "false": "no"}.get(text, text)
+    if answer not in ("yes", "no"):
+        raise RowError(name, f"is {value!r}, expected true, false, yes or no")
+    return answer
 
 
 def _text(row: Row, *names: str, required: bool = True, allow_empty: bool = False) -> str:

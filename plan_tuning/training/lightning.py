@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,10 @@ from plan_tuning import interruption
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
+from plan_tuning.tracking import has_terminal
 from plan_tuning.training.distributed import ShardedStrategy
 from plan_tuning.training.logs import LogTable
+from plan_tuning.training.progress_lines import ProgressLines
 
 # What Lightning says about things that are meant; everything else stays visible.
 _QUIET = (
@@ -136,7 +137,10 @@ def build_trainer(
         max_steps: optimizer steps; -1: the module stops the trainer.
         validate_every_n_steps: 0: there is no held-out loader.
     """
-    has_bar = config.progress and sys.stderr.isatty()
+    has_bar = config.progress and has_terminal()
+    shown: list[pl.Callback] = [pl.callbacks.RichProgressBar()] if has_bar else []
+    if config.progress and not has_bar:
+        shown.append(ProgressLines())
     return pl.Trainer(
         accelerator={"cuda": "gpu"}.get(config.accelerator, config.accelerator),
         devices=config.devices,
@@ -145,7 +149,7 @@ def build_trainer(
         max_steps=max_steps,
         max_epochs=-1,
         logger=list(run.loggers) or False,
-        callbacks=[Stopping(), *callbacks, *([pl.callbacks.RichProgressBar()] if has_bar else [])],
+        callbacks=[Stopping(), *callbacks, *shown],
         enable_checkpointing=False,
         enable_progress_bar=has_bar,
         enable_model_summary=False,

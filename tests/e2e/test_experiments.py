@@ -47,15 +47,17 @@ def test_a_twin_runs_to_its_comparison(name: str, plan_tuning: Run, shared_outpu
     )
 
 
-def test_the_jobs_of_a_paid_sweep_are_listed_without_a_key_and_make_nothing(
+def test_the_dry_run_of_a_paid_sweep_names_the_missing_key_and_makes_nothing(
     plan_tuning: Run, tmp_path: Path
 ) -> None:
     listed = plan_tuning("experiment=main", "dry_run=true")
-    assert listed.returncode == 0, listed.stderr
+    assert listed.returncode == 2, "without a key and a budget no job could work"
+    assert "export GEMINI_API_KEY=" in listed.stdout
+    assert "teacher.budget_usd=5" in listed.stdout
     assert "20 jobs" in listed.stdout
     assert "311,568" in listed.stdout
     assert "USD" in listed.stdout
-    assert not list((tmp_path / "multirun_outputs").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_micro_filtering_ends_in_a_table_against_the_paper(

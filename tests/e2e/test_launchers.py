@@ -48,6 +48,9 @@ def test_two_workers_find_the_same_numbers_as_one(plan_tuning: Run, tmp_path: Pa
     assert len(digests(tmp_path / "two", "same")) == 3
     assert set(built(tmp_path / "one")) == set(built(tmp_path / "two"))
     # jobs that waited for another's base or corpus say so instead of building it again
+    for label in ("[method=sft filter=none]", "[method=m1 filter=two_stage]"):
+        assert f"{label} INFO result: two/same/" in two.stdout, "whose line it is"
+    assert "[" not in next((tmp_path / "two" / "same").glob("*/run.log")).read_text()[:20]
     shared = [key for key in built(tmp_path / "two") if key.split("/")[1] in ("bases", "corpora")]
     assert len(shared) == 2
 

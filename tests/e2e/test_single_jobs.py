@@ -22,13 +22,16 @@ def test_stage_by_stage(plan_tuning: Run, tmp_path: Path) -> None:
     listed = plan_tuning(*FAST, "dry_run=true")
     assert listed.returncode == 0, listed.stderr
     assert "to build" in listed.stdout
-    assert not built(outputs)
+    assert not list(tmp_path.iterdir()), "a dry run leaves nothing behind"
     expected = [{"corpora"}, {"corpora", "bases", "students"},
                 {"corpora", "bases", "students", "predictions"}]  # fmt: skip
     for stage, kinds in zip(("distill", "train", "evaluate"), expected, strict=True):
         ran = plan_tuning(*FAST, f"stages=[{stage}]")
         assert ran.returncode == 0, ran.stderr
         assert {key.split("/")[1] for key in built(outputs)} == kinds
+        last = ran.stdout.splitlines()[-1]
+        assert "result: multirun_outputs/single/" in last
+        assert f"{ {'distill': 'corpus'}.get(stage, 'student') }: multirun_outputs/art" in last
     done = results(outputs / "single")
     assert [row["objective"] is None for row in done].count(False) == 1
     (kept,) = (outputs / "single").glob("*/evidence/predictions")

@@ -53,12 +53,14 @@ def corpus(outputs: Path) -> Invoke:
     return invoke
 
 
-def test_status_shows_funnel_filters_and_store(corpus: Invoke) -> None:
+def test_status_shows_funnel_filters_and_store(corpus: Invoke, outputs: Path) -> None:
     result = corpus("status")
     assert result.exit_code == 0, result.output
     for word in (KEY, "two_stage", "candidates", "calls.sqlite", "AUC"):
         assert word in result.output
-    assert corpus("status", "--corpus", KEY[:5]).output == result.output
+    folder = outputs / "artifacts" / "corpora" / KEY
+    for words in ([KEY[:5]], [str(folder)], [str(outputs)], ["--corpus", KEY[:5]]):
+        assert corpus("status", *words).output == result.output
 
 
 def test_show_explains_a_problem(corpus: Invoke, outputs: Path) -> None:
@@ -103,7 +105,24 @@ def test_card_is_printed(corpus: Invoke) -> None:
     assert "microworld: made by plan-tuning" in card
 
 
+def test_a_folder_of_results_names_its_corpus(
+    corpus: Invoke, outputs: Path, tmp_path: Path
+) -> None:
+    place = outputs / "artifacts" / "corpora" / KEY
+    for job, facts in (("m1", {"path": str(place)}), ("sft", None)):
+        (tmp_path / "mine" / job).mkdir(parents=True)
+        text = json.dumps({"corpus": facts})
+        (tmp_path / "mine" / job / "result.json").write_text(text, encoding="utf-8")
+    whole = corpus("card").output
+    assert corpus("card", str(tmp_path / "mine")).output == whole
+    assert corpus("card", str(tmp_path / "mine" / "m1")).output == whole
+    bare = corpus("card", str(tmp_path / "mine" / "sft"))
+    assert "neither a corpus nor a folder of results" in str(bare.exception)
+    twice = corpus("card", str(place), "--corpus", KEY)
+    assert "is named already" in str(twice.exception)
+
+
 def test_an_absent_corpus_is_one_clear_line(corpus: Invoke, tmp_path: Path) -> None:
-    result = corpus("status", "--corpus", "ffff")
+    result = corpus("status", "ffff")
     assert "there is no finished corpus 'ffff'" in str(result.exception)
     assert "plan-tuning 'stages=[distill]'" in str(result.exception)

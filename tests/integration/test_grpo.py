@@ -218,6 +218,10 @@ def test_what_was_drawn_and_replaced_is_counted_and_not_learned_from(
         assert found["train/reward/total"] == pytest.approx(
             sum(2 * row["reward_correct"] for row in of_step) / len(of_step), abs=1e-6
         )
+        assert [row["reward_total"] for row in of_step] == pytest.approx(
+            [2 * row["reward_correct"] for row in of_step], abs=1e-5
+        )
+        assert all(row["text"] for row in of_step), "what was written, and not only what was read"
         assert found["train/kept_groups"] == 4
         assert not any(row["is_learned"] or row["advantage"] for row in dead)
         assert found["tokens/rollout"] == sum(row["tokens"] for row in of_step)

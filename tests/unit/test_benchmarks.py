@@ -173,7 +173,8 @@ def test_wrong_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> 
         ("rows.json", b"{}", "holds dict, expected a list of rows"),
         ("rows.json", b"[", "is not JSON"),
         ("rows.parquet", b"PAR", "is not a parquet file"),
-        ("rows.csv", b"a,b", r"\.csv is none of \.jsonl"),
+        ("rows.csv", b'a,b\n"1,2', "is not CSV"),
+        ("rows.txt", b"a,b", r"\.txt is none of \.jsonl"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

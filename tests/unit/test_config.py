@@ -30,6 +30,8 @@ def test_every_choice_composes(choice: str) -> None:
     extra = COMPANIONS.get(group, [])
     if choice in ("data=microworld", "model=micro", "teacher=scripted"):
         extra = []
+    if choice == "data=jsonl":
+        extra = [*extra, "data.name=jsonl"]
     if choice == "start=path":
         extra = ["start.path=somewhere"]
     if choice == "merge=linear":

@@ -160,20 +160,33 @@ def subtract_kl(experience: Sequence[Experience], beta: float) -> None:
             one.token_advantages = one.token_advantages - beta * cost
 
 
-def completion_rows(step: int, experience: Sequence[Experience]) -> list[dict[str, Any]]:
-    """Describe a step's completions: problem, plan, answer, rewards, advantage, finish."""
-    return [_row(step, one, one.rollout) for one in experience]
+def completion_rows(
+    step: int, experience: Sequence[Experience], weights: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Describe a step's completions: problem, text, plan, answer, rewards, advantage, finish.
+
+    Args:
+        step: of the training.
+        experience: of one rank.
+        weights: of the parts of the reward; their sum is ``reward_total``, None where a part is
+            unknown.
+    """
+    return [_row(step, one, one.rollout, weights) for one in experience]
 
 
-def _row(step: int, one: Experience, rollout: Rollout) -> dict[str, Any]:
+def _row(
+    step: int, one: Experience, rollout: Rollout, weights: Mapping[str, float]
+) -> dict[str, Any]:
+    total = sum(weight * one.rewards[name] for name, weight in weights.items())
     rewards = {
         f"reward_{name}": None if math.isnan(value) else round(value, 6)
-        for name, value in one.rewards.items()
+        for name, value in {**one.rewards, "total": total}.items()
     }
     return {
         "step": step,
         "problem_id": rollout.problem.id,
         "sample": rollout.sample,
+        "text": rollout.completion.text,
         "plan": rollout.plan,
         "teacher_plan": rollout.teacher_plan,
         "answer": parse_output(split_thoughts(rollout.completion.text).text),

@@ -29,6 +29,7 @@ from plan_tuning.training.grpo.experience import (
     assign_advantages,
     completion_rows,
     dead_groups,
+    reward_weights,
     subtract_kl,
 )
 from plan_tuning.training.grpo.metrics import (
@@ -153,7 +154,8 @@ class GRPOModule(pl.LightningModule):
         self.dead_rates.append(metrics["dead_rate"])
         self._report(experience, metrics, statistics, timer, seconds)
         if self.log_of_completions.is_due(step):
-            ranks = self.ranks.gather(completion_rows(step, experience))
+            weights = reward_weights(self.reward, self.method)
+            ranks = self.ranks.gather(completion_rows(step, experience, weights))
             if self.global_rank == 0:
                 self.log_of_completions.add([row for share in ranks for row in share])
         self.state.has_begun = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,14 +15,16 @@ from plan_tuning.config.training import MethodConfig, PromptConfig
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import advice, filter_trajectories
 from plan_tuning.records import Problem, Trajectory
+from plan_tuning.tasks.benchmarks import rationale_advice
 from plan_tuning.tasks.mixture import Item, count_tokens, levels, mix, tagged
 from plan_tuning.text.formats import FormatError, render_completion, student_messages
 from plan_tuning.training.sft.batches import RowError, TrainingRow
 
-_NO_RATIONALE = (
-    "The problems have no human rationales, which this method learns: choose a data set that has "
-    "them, or a method that learns from a teacher, for example method=sft_teacher_cot"
-)
+logger = logging.getLogger(__name__)
+
+# Reasons of rows that are left out, beside those of the filter.
+_NO_RATIONALE = "no_human_rationale"
+_PART_MISSING = "part_missing"
 
 
 def training_rows(
@@ -58,7 +61,7 @@ def training_rows(
         for problem in problems:
             if problem.solution.strip():
                 pairs.append((problem, write(problem, solution=problem.solution)))
-        reasons = {"no_human_rationale": len(problems) - len(pairs)}
+        reasons = {_NO_RATIONALE: len(problems) - len(pairs)}
     else:
         result = filter_trajectories(
             read_trajectories(corpus), chosen, needs_execution=method.learns_execution
@@ -68,17 +71,43 @@ def training_rows(
             try:
                 row = write(kept, plan=kept.plan, execution=kept.execution, solution=kept.solution)
             except FormatError:  # the teacher never wrote the part that this method learns
-                reasons["part_missing"] = reasons.get("part_missing", 0) + 1
+                reasons[_PART_MISSING] = reasons.get(_PART_MISSING, 0) + 1
                 continue
             pairs.append((kept, row))
     if not pairs:
+        is_bare = method.name == "sft" and _PART_MISSING in reasons
         raise RowError(
             f"no row is left for method={method.name} filter={chosen.name}: {reasons}. "
-            + (_NO_RATIONALE if corpus is None else advice(read_trajectories(corpus)))
+            + (
+                rationale_advice(method.name)
+                if corpus is None or is_bare
+                else advice(read_trajectories(corpus))
+            )
         )
+    if reasons.get(_NO_RATIONALE):
+        logger.warning(
+            "%d of %d problems have no `solution` and are left out: it is what method=%s learns",
+            reasons[_NO_RATIONALE],
+            len(problems),
+            method.name,
+        )
+    if mixture is not None and corpus is None:
+        _check_sources(pairs, mixture, method.name)
     rows, by_source = _mixed(pairs, mixture, order)
     selection = {"rows": len(rows), "reasons": {k: v for k, v in reasons.items() if v}}
     return rows, selection | ({} if mixture is None else {"by_source": by_source})
+
+
+def _check_sources(
+    pairs: Sequence[tuple[Problem | Trajectory, TrainingRow]],
+    mixture: MixtureDataConfig,
+    method: str,
+) -> None:
+    """Refuse a mixture with a source that holds nothing which the method learns."""
+    given = {source.source for source, _ in pairs}
+    bare = [name for name in mixture.sources if name not in given]
+    if bare:
+        raise RowError(f"no row of {', '.join(bare)} has a rationale: {rationale_advice(method)}")
 
 
 def _mixed(
