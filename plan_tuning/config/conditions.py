@@ -211,7 +211,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(
         ("evaluation.max_plan_tokens", "evaluation.plan_stop"),
         lambda job: (
-            job.method.name == "m2"
+            job.method.has_two_calls
             and (validates(job) or (is_tested(job) and job.evaluation.plan in ("own", "other")))
         ),
         "only m2's student writes a plan in a call of its own",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from plan_tuning.config.data import MicroworldDataConfig
-from plan_tuning.config.extensions import record
-from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.extensions import Extension, find, record
+from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
 from plan_tuning.config.mixture import MICRO_SOURCES, MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import TrainerConfig
@@ -24,7 +24,8 @@ def needs_student(job: Config) -> bool:
 def is_trained(job: Config) -> bool:
     """Whether a student takes part that these settings train, be it there already."""
     takes_part = needs_student(job) if is_tested(job) else set(job.stages) != {"distill"}
-    return takes_part and job.method.is_trained and job.student.path is None
+    is_given = job.student.path is not None or job.merge.is_merged
+    return takes_part and job.method.is_trained and not is_given
 
 
 def is_grpo(job: Config) -> bool:
@@ -34,7 +35,7 @@ def is_grpo(job: Config) -> bool:
 
 def trains_start(job: Config) -> bool:
     """Whether GRPO begins from a student that these settings train."""
-    return is_grpo(job) and job.start.name in ("sft", "m1")
+    return is_grpo(job) and job.start.name not in (UNTRAINED, GIVEN)
 
 
 def trainings(job: Config) -> list[TrainerConfig]:
@@ -44,10 +45,22 @@ def trainings(job: Config) -> list[TrainerConfig]:
     return [job.trainer] if is_trained(job) else []
 
 
+def taught_by(job: Config) -> Extension | None:
+    """The method whose rows are learned from: the job's, or that of GRPO's start."""
+    found = find("method", job.start.name if is_grpo(job) else job.method.name)
+    return found if found is not None and found.is_supervised else None
+
+
+def may_learn_rationales(job: Config) -> bool:
+    """Whether all problems can be learned, without a corpus, or those that a filter keeps."""
+    method = taught_by(job)
+    return method is not None and "corpus" not in method.needs
+
+
 def learns_rationales(job: Config) -> bool:
     """Whether all training problems are learned, with their human solutions."""
     if is_grpo(job):
-        return job.start.name == "sft" and job.method.problems == "all"
+        return trains_start(job) and may_learn_rationales(job) and job.method.problems == "all"
     return is_trained(job) and not job.method.needs_corpus
 
 

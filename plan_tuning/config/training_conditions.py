@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from plan_tuning.config.extensions import find
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.job_parts import is_grpo, is_trained, rewards_plans, trainings, trains_start
+from plan_tuning.config.job_parts import (
+    is_grpo,
+    is_trained,
+    may_learn_rationales,
+    rewards_plans,
+    taught_by,
+    trainings,
+    trains_start,
+)
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import TrainerConfig
 
@@ -40,9 +49,14 @@ def _of_grpo(is_read: Callable[[GRPOConfig], bool]) -> IsRead:
     return lambda job: isinstance(job.method, GRPOConfig) and is_read(job.method)
 
 
-def _weighs(*methods: str) -> IsRead:
+def _weighs(key: str) -> IsRead:
     """Whether a loss weight is read: by the method, or by that of the start."""
-    return lambda job: (job.start.name if is_grpo(job) else job.method.name) in methods
+
+    def is_read(job: Config) -> bool:
+        method = taught_by(job)
+        return method is not None and key in method.loss_weights
+
+    return is_read
 
 
 def _training_conditions(prefix: str) -> list[Condition]:
@@ -106,22 +120,31 @@ def _training_conditions(prefix: str) -> list[Condition]:
 def filter_conditions(prefix: str, chosen: Callable[[Config], FilterConfig]) -> list[Condition]:
     """Of the knobs of ``filter``, or of those of ``start.filter``."""
     choice = "filter" if prefix == "filter" else "filter@start.filter"
+
+    def is_outside(job: Config) -> bool:  # its function may read any of them
+        found = find("filter", chosen(job).name)
+        return found is not None and found.is_outside
+
     return [
         Condition(
             (f"{prefix}.plan_score_threshold",),
-            lambda job: chosen(job).plan,
+            lambda job: chosen(job).plan or is_outside(job),
             f"{prefix}.plan=false: plans are kept whatever their score",
             f"{choice}=two_stage",
         ),
         Condition(
             (f"{prefix}.diverse_below",),
-            lambda job: chosen(job).selection == "diverse",
+            lambda job: chosen(job).selection == "diverse" or is_outside(job),
             "plans are compared for a diverse selection only",
             f"{prefix}.selection=diverse",
         ),
         Condition(
             (f"{prefix}.seed",),
-            lambda job: chosen(job).max_rows is not None or chosen(job).selection == "random",
+            lambda job: (
+                is_outside(job)
+                or chosen(job).max_rows is not None
+                or chosen(job).selection == "random"
+            ),
             "the filter draws nothing",
             f"{prefix}.selection=random",
         ),
@@ -136,19 +159,19 @@ TRAINING: tuple[Condition, ...] = (
     # method
     Condition(
         ("method.plan_weight",),
-        _all_of(is_trained, _weighs("m1", "m2")),
+        _all_of(is_trained, _weighs("plan_weight")),
         "nobody learns a plan by it",
         "method=m1",
     ),
     Condition(
         ("method.solution_weight",),
-        _all_of(is_trained, _weighs("sft", "sft_teacher_cot", "m1")),
+        _all_of(is_trained, _weighs("solution_weight")),
         "nobody learns a solution by it",
         "method=m1",
     ),
     Condition(
         ("method.problems",),
-        _all_of(is_trained, _weighs("sft")),
+        _all_of(is_trained, may_learn_rationales),
         "only sft has the choice",
         "method=sft",
     ),
@@ -245,7 +268,7 @@ TRAINING: tuple[Condition, ...] = (
     Condition(
         ("start.filter",),
         lambda job: (
-            job.start.name == "m1" or (job.start.name == "sft" and job.method.problems == "kept")
+            trains_start(job) and (not may_learn_rationales(job) or job.method.problems == "kept")
         ),
         "start={job.start.name} is trained on no trajectories",
         "start=m1",

@@ -206,7 +206,10 @@ def filter_spec(config: Config) -> dict[str, Any]:
         spec["max_rows"] = chosen.max_rows
     if chosen.max_rows is not None or chosen.selection == "random":
         spec["seed"] = chosen.seed
-    return spec | extension_spec("filter", chosen.name, chosen, FilterConfig)
+    outside = extension_spec("filter", chosen.name, chosen, FilterConfig)
+    if outside:  # its function may read any knob
+        spec |= {key: value for key, value in hashed_values(chosen).items() if key != "name"}
+    return spec | outside
 
 
 def _adapter_spec(config: Config) -> dict[str, Any]:

@@ -120,8 +120,8 @@ def mine(tensors, shares):
 
 
 def shown(language: str) -> str:
-    """The file of a language that README shows in full: the reward's."""
-    (text,) = re.findall(rf"```{language}\n(.*?)```", EXTEND, re.DOTALL)
+    """The first file of a language that README shows in full: the reward's."""
+    text, *_ = re.findall(rf"```{language}\n(.*?)```", EXTEND, re.DOTALL)
     return str(text)
 
 
