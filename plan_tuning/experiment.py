@@ -113,7 +113,6 @@ def run_job(config: Config, context: JobContext) -> float | None:
 @contextmanager
 def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[Job]:
     """Follow a job in W&B and leave its result.json, of a completed job or of a failed one."""
-    started = time.perf_counter()
     outcome = Outcome()
     result: JobResult | None = None
     gc.freeze()  # modules outlive every job: looking through them takes a third of a second
@@ -124,15 +123,13 @@ def _recorded(config: Config, graph: JobGraph, context: JobContext) -> Iterator[
                 yield job
                 del job.models  # the next job of this process gets the memory
                 gc.collect()
-            wall_s = time.perf_counter() - started
-            result = write_result(config, graph, context, outcome, wall_s=wall_s)
+            result = write_result(config, graph, context, outcome)
             tracker.log_results(final_numbers(result))
     except BaseException as raised:
         error = cause_of(raised, Path(config.paths.outputs))
         if result is None:  # else all is done, and only its report to W&B failed
-            wall_s = time.perf_counter() - started
             try:
-                write_result(config, graph, context, outcome, wall_s=wall_s, error=error)
+                write_result(config, graph, context, outcome, error=error)
             except OSError as failure:  # a full disk, which the error itself may be about
                 logger.warning("the job's end is not recorded: %s", failure)
         is_told = isinstance(error, ValueError | Interrupted)  # one line; a fault shows where it is

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +73,7 @@ class Outcome:
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
     device: str = "cpu"
+    started: float = field(default_factory=time.perf_counter)  # of the job, in seconds
 
     def add_cost(self, usd: float | None) -> None:
         """Account what was paid; with one price unknown the sum is."""
@@ -233,7 +235,6 @@ def write_result(
     context: JobContext,
     outcome: Outcome,
     *,
-    wall_s: float,
     error: BaseException | None = None,
 ) -> JobResult:
     """Write result.json, of a completed job or of a failed one, and return its content."""
@@ -266,7 +267,7 @@ def write_result(
         curves=CURVES_FILE if (folder / CURVES_FILE).is_file() else None,
         device=outcome.device,
         stages=outcome.stages,
-        wall_s=round(wall_s, 3),
+        wall_s=round(time.perf_counter() - outcome.started, 3),
         teacher_calls=outcome.teacher_calls,
         cost_usd=outcome.cost_usd,
         **provenance(),

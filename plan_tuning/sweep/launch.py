@@ -101,7 +101,7 @@ class Survivor:
             overrides=job.overrides,
             choices=job.choices,
         )
-        write_result(job.config, job.graph, context, Outcome(), wall_s=0.0, error=error)
+        write_result(job.config, job.graph, context, Outcome(), error=error)
         logger.error("%s: %s", job.name, error)
         failed = JobReturn(overrides=list(job.overrides), status=JobStatus.FAILED)
         failed._return_value = error
