@@ -31,9 +31,13 @@ from plan_tuning.config.command_line import check_double_keys
 from plan_tuning.config.effects import idle_line, idle_words
 from plan_tuning.config.explanation import explanations
 from plan_tuning.config.outside import choices_of, config_folders, load_folder
-from plan_tuning.config.registration import add_experiments, register, resource_folder
+from plan_tuning.config.registration import (
+    add_experiments,
+    explained,
+    register,
+    resource_folder,
+)
 from plan_tuning.config.run import SweeperConfig
-from plan_tuning.config.suggestions import explained
 from plan_tuning.config.typed import check_outputs, typed
 from plan_tuning.sweep.devices import check_processes, claim_card, launcher_facts
 from plan_tuning.sweep.external import Search

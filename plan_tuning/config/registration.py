@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,13 +13,17 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.command_line import split_word
 from plan_tuning.config.extensions import GROUPS, KINDS, records
 from plan_tuning.config.model import MicroModelConfig
 from plan_tuning.config.run import Config, SweeperConfig
+from plan_tuning.config.suggestions import choices, known_keys, unknown_choice, unknown_key
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SLUG_BYTES = 100
@@ -147,3 +151,54 @@ def register() -> None:
     Plugins.instance().register(ExperimentSearchPath)
     OmegaConf.register_new_resolver("job_slug", job_slug, replace=True)
     OmegaConf.register_new_resolver("parallel_jobs", parallel_jobs, replace=True)
+
+
+def schemas() -> dict[str, list[tuple[str, type]]]:
+    """The registered schemas of groups whose choices differ in their keys, by group."""
+    stored = ConfigStore.instance().repo.get("schema", {})
+    return {
+        group: [
+            (name.removesuffix(".yaml"), kind)
+            for name, node in nodes.items()
+            if (kind := OmegaConf.get_type(node.node)) is not None
+        ]
+        for group, nodes in stored.items()
+    }
+
+
+def explained(
+    error: Exception, words: Sequence[str], conf: Path, folders: Sequence[Path]
+) -> ConfigError | None:
+    """Put an error of Hydra's in this project's words; None: Hydra's own say more.
+
+    Args:
+        error: why nothing could be composed.
+        words: of the command line.
+        conf: the project's folder of groups.
+        folders: it and the user's own ones.
+    """
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        known = {**choices(folders), group: list(error.options)}
+        return unknown_choice(group, choice, known)
+    if not isinstance(error, ConfigCompositionException):
+        return None
+    text = str(error)
+    if re.match(r"In 'model/\w+': Could not override '(trainer|evaluation)'", text):
+        chosen = dict(map(split_word, words)).get("model@executor.model", "…")
+        return ConfigError(
+            "model@executor.model",
+            chosen,
+            "this choice brings the trainer and the evaluation of a student; name its weights",
+            f"executor.model.kind=tiny executor.model.family={chosen.removeprefix('tiny_')} "
+            "executor.model.path=null",
+        )
+    unknown = re.match(r"Could not (?:override|delete from config\.) '([^'@/]+)'", text)
+    inside = re.search(r"^Key '[^']+' not in .*\n\s+full_key: (\S+)", text, re.MULTILINE)
+    match = unknown or inside
+    if match is None or match[1].startswith("hydra"):
+        return None
+    values = dict(map(split_word, words))
+    found = unknown_key(match[1], values.get(match[1], "…"), known_keys(conf, schemas()), folders)
+    where = text.partition(":")[0] if inside else ""
+    return ConfigError(f"{found} ({where})") if where else found

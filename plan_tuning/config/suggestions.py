@@ -10,11 +10,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException, MissingConfigException
-
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.command_line import split_word
 from plan_tuning.config.run import Config
 
 # Keys that were spelled otherwise; hashes hold the old names.
@@ -39,22 +35,24 @@ _SHOWN = 3
 _LEAST = 0.55  # of a likeness, 0 to 1, to be shown
 
 
-def known_keys(conf: Path) -> dict[str, str]:
+Schemas = Mapping[str, Sequence[tuple[str, type]]]
+"""Of groups whose choices differ in their keys: the schemas of each, by name."""
+
+
+def known_keys(conf: Path, schemas: Schemas) -> dict[str, str]:
     """List the keys of all choices, each with the words that it needs, if it needs any.
 
     Args:
         conf: folder of the groups.
+        schemas: beside the configuration's own.
     """
     found = dict.fromkeys(_keys_of(Config, ""), "")
-    for group, nodes in ConfigStore.instance().repo.get("schema", {}).items():
-        for name, stored in nodes.items():
-            schema = f"/schema/{group}@_here_: {name.removesuffix('.yaml')}\n"
+    for group, named in schemas.items():
+        for name, kind in named:
+            schema = f"/schema/{group}@_here_: {name}\n"
             files = sorted((conf / group).glob("*.yaml"))
             users = [p.stem for p in files if schema in p.read_text(encoding="utf-8")]
-            if not users:
-                continue
-            kind = stored.node._metadata.object_type
-            for key in _keys_of(kind, f"{group}."):
+            for key in _keys_of(kind, f"{group}.") if users else ():
                 found.setdefault(key, f"{group}={users[0]}")
     return found
 
@@ -112,19 +110,20 @@ def _likeness(key: str, known: str, groups: Mapping[str, Sequence[str]]) -> floa
     return 0.8 * ratio + (0.2 if is_near else 0.0)
 
 
-def unknown_key(key: str, value: str, conf: Path, folders: Sequence[Path]) -> ConfigError:
+def unknown_key(
+    key: str, value: str, known: Mapping[str, str], folders: Sequence[Path]
+) -> ConfigError:
     """Say what a key that does not exist may mean.
 
     Args:
         key: what was given.
         value: its value.
-        conf: the project's folder of groups.
-        folders: it and the user's own ones.
+        known: the keys that there are, see :func:`known_keys`.
+        folders: those of the groups, the user's own ones too.
     """
     if key in RENAMED:
         new = RENAMED[key]
         return ConfigError(key, value, f"it is spelled {new}", f"{new}={value}")
-    known = known_keys(conf)
     if needs := known.get(key):
         return ConfigError(
             key, value, f"a key of {needs}, which is not chosen", f"{needs} {key}={value}"
@@ -151,41 +150,3 @@ def unknown_choice(group: str, choice: str, known: Mapping[str, Sequence[str]]) 
             others += [f"{name}={one}" for one in difflib.get_close_matches(choice, names, n=1)]
     found = [*near, *others][:_SHOWN] or [f"{group}={one}" for one in own[:1]]
     return ConfigError(group, choice, f"choose one of {', '.join(own)}", ", or ".join(found))
-
-
-def explained(
-    error: Exception, words: Sequence[str], conf: Path, folders: Sequence[Path]
-) -> ConfigError | None:
-    """Put an error of Hydra's in this project's words; None: Hydra's own say more.
-
-    Args:
-        error: why nothing could be composed.
-        words: of the command line.
-        conf: the project's folder of groups.
-        folders: it and the user's own ones.
-    """
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        known = {**choices(folders), group: list(error.options)}
-        return unknown_choice(group, choice, known)
-    if not isinstance(error, ConfigCompositionException):
-        return None
-    text = str(error)
-    if re.match(r"In 'model/\w+': Could not override '(trainer|evaluation)'", text):
-        chosen = dict(map(split_word, words)).get("model@executor.model", "…")
-        return ConfigError(
-            "model@executor.model",
-            chosen,
-            "this choice brings the trainer and the evaluation of a student; name its weights",
-            f"executor.model.kind=tiny executor.model.family={chosen.removeprefix('tiny_')} "
-            "executor.model.path=null",
-        )
-    unknown = re.match(r"Could not (?:override|delete from config\.) '([^'@/]+)'", text)
-    inside = re.search(r"^Key '[^']+' not in .*\n\s+full_key: (\S+)", text, re.MULTILINE)
-    match = unknown or inside
-    if match is None or match[1].startswith("hydra"):
-        return None
-    values = dict(map(split_word, words))
-    found = unknown_key(match[1], values.get(match[1], "…"), conf, folders)
-    where = text.partition(":")[0] if inside else ""
-    return ConfigError(f"{found} ({where})") if where else found

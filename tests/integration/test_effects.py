@@ -73,7 +73,7 @@ def with_value(node: Any, key: str, value: Any) -> Any:
 def others(f: dataclasses.Field[Any], value: Any) -> Iterator[Any]:
     """Values that the key may take instead."""
     kind = str(f.type)
-    if "dict" in kind:  # its keys are what modules from outside bring
+    if isinstance(value, dict):
         return
     if isinstance(value, bool):
         yield not value

@@ -13,7 +13,7 @@ from composition import composed, jobs_of
 from typer.testing import CliRunner
 
 from plan_tuning.cli import app
-from plan_tuning.config.registration import ExperimentSearchPath, add_experiments
+from plan_tuning.config.registration import ExperimentSearchPath, add_experiments, schemas
 from plan_tuning.config.suggestions import known_keys
 from plan_tuning.main import SUBCOMMANDS
 
@@ -64,7 +64,7 @@ def knobs() -> list[str]:
 
 def test_every_knob_of_the_table_exists() -> None:
     assert len(knobs()) >= 20
-    known = known_keys(ROOT / "conf")
+    known = known_keys(ROOT / "conf", schemas())
     assert [key for key in knobs() if key not in known] == []
 
 

@@ -12,7 +12,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from plan_tuning.artifacts import hashed_values
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.explanation import explanations
-from plan_tuning.config.suggestions import RENAMED, explained, known_keys
+from plan_tuning.config.registration import explained, schemas
+from plan_tuning.config.suggestions import RENAMED, known_keys
 from plan_tuning.config.teacher import DistillationConfig
 
 
@@ -54,7 +55,7 @@ def test_the_nearest_of_the_whole_configuration(word: str, meant: str) -> None:
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_an_old_spelling_names_the_new_one(old: str, new: str) -> None:
     assert answer(f"{old}=9").endswith(f"it is spelled {new}. Try for example: {new}=9")
-    assert new in known_keys(CONF)
+    assert new in known_keys(CONF, schemas())
 
 
 def test_limits_are_hashed_by_their_first_names() -> None:
@@ -105,7 +106,7 @@ def test_help_explains_ones_own_choices(tmp_path: Path) -> None:
 
 
 def test_every_key_that_is_known_can_be_set() -> None:
-    keys = known_keys(CONF)
+    keys = known_keys(CONF, schemas())
     assert keys["method.group_size"] == "method=grpo"
     assert keys["data.mixing.strategy"].startswith("data=")
     assert keys["trainer.epochs"] == ""
