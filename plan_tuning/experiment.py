@@ -103,10 +103,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         for place in range(len(graph.predictions)):
             job.evaluate(place)
     if context.sweep_name is None:  # a sweep's comparison does it for all of its jobs
-        from plan_tuning.comparison.evidence import keep_evidence
-        from plan_tuning.comparison.runs import read_run
+        from plan_tuning.comparison.evidence import keep_evidence_of_job
 
-        keep_evidence(context.folder, [read_run(context.folder)])
+        keep_evidence_of_job(context.folder)
     first = [stage.label for stage in graph.predictions[:1]]
     return job.outcome.metrics[first[0]].accuracy if first else None
 

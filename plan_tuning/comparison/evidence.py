@@ -35,6 +35,7 @@ from plan_tuning.comparison.runs import (
     corpus_path,
     evidence_file,
     original_predictions,
+    read_run,
 )
 from plan_tuning.tasks.regrading import REGRADED_FILE
 
@@ -61,6 +62,11 @@ def keep_evidence(folder: Path, runs: Sequence[Run]) -> None:
         if corpus is not None and target is not None and _is_wanted(corpus, target, folder):
             _write_corpus(target, corpus)
             _write_judged(target, corpus)
+
+
+def keep_evidence_of_job(folder: Path) -> None:
+    """Do it for a job outside a sweep."""
+    keep_evidence(folder, [read_run(folder)])
 
 
 def _is_wanted(source: Path, target: Path, folder: Path) -> bool:
