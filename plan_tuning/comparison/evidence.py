@@ -65,11 +65,7 @@ def keep_evidence(folder: Path, runs: Sequence[Run]) -> None:
 
 
 def keep_evidence_of_job(folder: Path) -> None:
-<<<<<<< HEAD
-    """Do the same for a job outside a sweep, whose folder this is."""
-=======
     """Do it for a job outside a sweep."""
->>>>>>> refs/heads/userb
     keep_evidence(folder, [read_run(folder)])
 
 
