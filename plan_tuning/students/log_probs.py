@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from plan_tuning.students.small_qwen3 import hidden_states
-
 CHUNK_TOKENS = 1024
 CHUNK_LOGITS = 2**24  # tokens x vocabulary that are held at once: 64 MiB in float32
 
@@ -43,7 +41,6 @@ def token_log_probs(
     chunk_tokens: int | None = None,
     with_entropy: bool = False,
     with_top: bool = False,
-    written_out: bool = False,
 ) -> TokenLogProbs:
     """Compute the log-probabilities of tokens that follow in texts padded on the right.
 
@@ -58,17 +55,13 @@ def token_log_probs(
             logits where that is more.
         with_entropy: also return the entropy; it carries no gradient.
         with_top: also return whether each token is the most probable one.
-        written_out: go through :mod:`plan_tuning.students.small_qwen3`, where it can stand in.
 
     Returns:
         All in float32.
     """
-    if written_out:
-        states = hidden_states(causal_lm, input_ids, positions)  # (N, H)
-    else:
-        extra = {} if position_ids is None else {"position_ids": position_ids}
-        output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
-        states = output.last_hidden_state.flatten(0, 1)[positions]
+    extra = {} if position_ids is None else {"position_ids": position_ids}
+    output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
+    states = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
     size = chunk_tokens or max(CHUNK_TOKENS, tokens_of_logits(causal_lm, CHUNK_LOGITS))
     return log_probs_of_states(
         causal_lm,

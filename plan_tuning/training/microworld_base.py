@@ -33,7 +33,6 @@ from plan_tuning.students.micro import (
     save_micro,
     world_vocabulary,
 )
-from plan_tuning.students.small_qwen3 import hidden_states
 from plan_tuning.tasks.microworld_documents import (
     LOOKUP_SHARES,
     MIXTURE_SHARES,
@@ -197,11 +196,11 @@ class _BaseTrainer:
             group["lr"] = rate
         # Right padding lies behind every real token, so causal attention needs no mask; only the
         # learnt positions are projected to the vocabulary.
-        targets = labels[:, 1:].flatten()  # (B * (T-1),)
-        positions = (targets != IGNORE_INDEX).nonzero()[:, 0]
-        states = hidden_states(self.model, input_ids[:, :-1], positions)  # (learnt, H)
-        logits = self.model.lm_head(states)  # (learnt, V)
-        loss = torch.nn.functional.cross_entropy(logits, targets[positions])
+        hidden = self.model.model(input_ids=input_ids[:, :-1]).last_hidden_state  # (B, T-1, H)
+        targets = labels[:, 1:]  # (B, T-1)
+        is_learnt = targets != IGNORE_INDEX
+        logits = self.model.lm_head(hidden[is_learnt])  # (learnt, V)
+        loss = torch.nn.functional.cross_entropy(logits, targets[is_learnt])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRAD_NORM)

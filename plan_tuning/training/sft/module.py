@@ -16,7 +16,6 @@ import torch
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection, token_log_probs
-from plan_tuning.students.small_qwen3 import is_small_qwen3
 from plan_tuning.training.checkpoints import Checkpoints, keep_trained, require_trained
 from plan_tuning.training.distributed import Ranks, whole
 from plan_tuning.training.lightning import TrainingError
@@ -79,10 +78,6 @@ class SFTModule(pl.LightningModule):
         self._validation: list[torch.Tensor] = []
         self._hook: Any = None
         self._lengths: torch.Tensor | None = None  # of the rows in the pass under way
-        # Rounds otherwise than transformers' forward pass: a training ends as it has begun.
-        self.is_written_out = is_small_qwen3(student.causal_lm) and not (
-            trainer.packing or trainer.neftune_alpha or trainer.devices > 1
-        )
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = WeightAverage(trained, trainer.ema_decay) if trainer.ema_decay > 0 else None
 
@@ -226,7 +221,6 @@ class SFTModule(pl.LightningModule):
             micro.targets,
             position_ids=micro.position_ids,
             with_top=with_top,
-            written_out=self.is_written_out,
         )
         if with_top:
             counts = counts_by_kind(found, micro.kinds)
@@ -337,7 +331,6 @@ class SFTModule(pl.LightningModule):
             "finished_steps": self.finished_steps,
             "tokens": self.tokens,
             "seconds": self.seconds,
-            "is_written_out": self.is_written_out,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
         }
         if self.average is not None:
@@ -355,7 +348,6 @@ class SFTModule(pl.LightningModule):
         self.tokens = int(state["tokens"])
         self.seconds = float(state["seconds"])
         self.losses = state["losses"].tolist()
-        self.is_written_out = bool(state.get("is_written_out", False))
         if self.average is not None:
             self.average.load_state_dict(checkpoint.get("average", {}))
 
