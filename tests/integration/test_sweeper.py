@@ -311,10 +311,11 @@ def test_a_finished_result_of_other_settings_is_not_replaced(
     (job,) = jobs_of(tmp_path, "method=sft", "sweep_name=mine")
     path = tmp_path / "mine" / job.name / "result.json"
     path.parent.mkdir(parents=True)
+    earlier = {"schema": 1, "sweep": "mine"}
     for status, key in (("completed", job.graph.fingerprint), ("failed", "other")):
-        path.write_text(json.dumps({"status": status, "key": key, "sweep": "mine"}))
+        path.write_text(json.dumps({**earlier, "status": status, "key": key}))
         assert len(jobs_of(tmp_path, "method=sft", "sweep_name=mine")) == 1
-    path.write_text(json.dumps({"status": "completed", "key": "other", "sweep": "mine"}))
+    path.write_text(json.dumps({**earlier, "status": "completed", "key": "other"}))
     with pytest.raises(SystemExit) as stopped:
         jobs_of(tmp_path, "method=sft", "sweep_name=mine")
     assert stopped.value.code == 2

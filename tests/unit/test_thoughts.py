@@ -70,5 +70,5 @@ def test_problems_without_rationales_are_not_blamed_on_a_filter() -> None:
             problems=[Problem("p", "What is 2 + 3?", "5")],
             corpus=None,
         )
-    assert "human rationales" in str(caught.value)
+    assert "method=sft needs a `solution` in each row" in str(caught.value)
     assert "oosen" not in str(caught.value)
