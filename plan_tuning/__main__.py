@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from plan_tuning import interruption
 
+with interruption.reported():
+    from plan_tuning.main import main
 
-def main() -> None:
-    """Entry point of the console script."""
-    with interruption.reported():
-        from plan_tuning.main import main as run
-
-        run()
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from string import Template
@@ -207,38 +207,23 @@ def _is_completed(words: Sequence[str]) -> bool:
 def explain_composition(words: Sequence[str]) -> None:
     """End on a key or a choice that there is not with what may be meant, where Hydra advises `+`.
 
-    Hydra reports what goes wrong before a job through one function, which is wrapped here.
+    Hydra composes every configuration, of a job or of a sweep, by one method, which is wrapped.
     """
-    from hydra._internal import utils
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-    report = utils.run_and_report
+    compose = ConfigLoaderImpl.load_configuration
 
-    def explaining(call: Callable[[], Any]) -> Any:
-        def explained_call() -> Any:
-            try:
-                return call()
-            except (ConfigCompositionException, MissingConfigException) as error:
-                conf = resource_folder("conf")
-                own = config_folders(words)
-                found = explained(error, words, conf, [conf, *own])
-                if found is None:
-                    raise
-                stop(found)
+    def explaining(*arguments: Any, **named: Any) -> Any:
+        try:
+            return compose(*arguments, **named)
+        except (ConfigCompositionException, MissingConfigException) as error:
+            conf = resource_folder("conf")
+            found = explained(error, words, conf, [conf, *config_folders(words)])
+            if found is None:
+                raise
+            stop(found)
 
-        return report(explained_call)
-
-    utils.run_and_report = explaining
-
-
-def main() -> None:
-    """Entry point of the console script.
-
-    Raises:
-        SystemExit: with the code of what went wrong; 130 where the user stopped it.
-    """
-    replace_what_cannot_be_shown()
-    with interruption.reported():
-        run(sys.argv[1:])
+    ConfigLoaderImpl.load_configuration = explaining
 
 
 def replace_what_cannot_be_shown() -> None:
@@ -251,42 +236,49 @@ def replace_what_cannot_be_shown() -> None:
             stream.reconfigure(errors="replace")
 
 
-def run(words: list[str]) -> None:
-    """Run a subcommand, or Hydra's app."""
-    if any(word in ("-sc", "--shell-completion") for word in words) and _is_completed(words):
-        return
-    if words and words[0] in SUBCOMMANDS:
-        from plan_tuning import cli
+def main() -> None:
+    """Entry point of the console script: a subcommand, or Hydra's app.
 
-        cli.run()
-        return
-    folders = config_folders(words)
-    if "--help" in words or "-h" in words:
-        folders = [resource_folder("conf"), *config_folders(words)]
+    Raises:
+        SystemExit: with the code of what went wrong; 130 where the user stopped it.
+    """
+    replace_what_cannot_be_shown()
+    words = sys.argv[1:]
+    with interruption.reported():
+        if any(word in ("-sc", "--shell-completion") for word in words) and _is_completed(words):
+            return
+        if words and words[0] in SUBCOMMANDS:
+            from plan_tuning import cli
+
+            cli.run()
+            return
+        folders = config_folders(words)
+        if "--help" in words or "-h" in words:
+            folders = [resource_folder("conf"), *config_folders(words)]
+            try:
+                pages = explanations(words, folders)
+            except ValueError as error:
+                stop(error)
+            sys.stdout.write("\n\n".join(pages or [help_text(folders[1:])]) + "\n")
+            return
         try:
-            pages = explanations(words, folders)
+            for folder in folders:
+                load_folder(folder)
+            register()
+            sys.argv[1:] = ordered(words)
+            check_overrides(sys.argv[1:], SUBCOMMANDS)
         except ValueError as error:
             stop(error)
-        sys.stdout.write("\n\n".join(pages or [help_text(folders[1:])]) + "\n")
-        return
-    try:
-        for folder in folders:
-            load_folder(folder)
-        register()
-        sys.argv[1:] = ordered(words)
-        check_overrides(sys.argv[1:], SUBCOMMANDS)
-    except ValueError as error:
-        stop(error)
-    add_experiments(folders)
-    explain_composition(words)
-    logging.raiseExceptions = False  # a log that cannot be written is no fault of a job
-    app = hydra.main(
-        version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"
-    )(job)
-    try:
-        app()
-    finally:
-        search.end()
+        add_experiments(folders)
+        explain_composition(words)
+        logging.raiseExceptions = False  # a log that cannot be written is no fault of a job
+        app = hydra.main(
+            version_base="1.3", config_path=str(resource_folder("conf")), config_name="config"
+        )(job)
+        try:
+            app()
+        finally:
+            search.end()
 
 
 if __name__ == "__main__":

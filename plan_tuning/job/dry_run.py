@@ -211,7 +211,7 @@ def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
         yield from _teacher("teacher", config.teacher)
     if config.uses_judge and _is_trained(graph) and config.judge is not config.teacher:
         yield from _teacher("reward.judge", config.judge)
-    is_asked = config.method.name == "m2" and config.executor.name == "teacher"
+    is_asked = config.method.has_two_calls and config.executor.name == "teacher"
     if is_asked and graph.predictions and not graph.is_done:
         yield from _teacher("executor.teacher", config.executor_teacher)
     server = config.evaluation.server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from plan_tuning.config.grpo import GRPOConfig
 
 from ..integration.teacher_server import gsm8k, known_to, load_server
 from .conftest import Run, command, results
@@ -136,11 +133,9 @@ def test_kill_9_and_the_same_command_goes_on(
 ) -> None:
     words = [
         "method=grpo", "start=base", "reward=answer", "reward.length_weight=1",
-        "filter=none", "debug=fast", "seed=0", "logger=csv", "trainer.checkpoint_every_n_steps=1",
+        "filter=none", "debug=fast", "seed=0", "logger=csv", "method.checkpoint_every_n_steps=1",
         "method.learning_rate=1e-3", "method.prompts_per_step=8", "stages=[distill,train]",
     ]  # fmt: skip
-    if any(f.name == "checkpoint_every_n_steps" for f in dataclasses.fields(GRPOConfig)):
-        words.append("method.checkpoint_every_n_steps=1")
     whole = plan_tuning(*words, "paths.outputs=whole")
     assert whole.returncode == 0, whole.stderr
 

@@ -226,7 +226,8 @@ def test_a_failing_comparison_hides_nothing_of_the_sweep(plan_tuning: Run, tmp_p
         "evaluation.benchmarks=[microworld]",
     )  # fmt: skip
     assert ran.returncode == 1
-    assert "the comparison failed, the jobs' results are kept" in ran.stdout + ran.stderr
+    assert "the comparison failed (" in ran.stdout + ran.stderr
+    assert "the jobs' results are kept; again: plan-tuning compare" in ran.stdout + ran.stderr
     assert [row["status"] for row in results(blocker.parent)] == ["completed"]
 
 

@@ -75,7 +75,7 @@ def training_rows(
                 continue
             pairs.append((kept, row))
     if not pairs:
-        is_bare = method.name == "sft" and _PART_MISSING in reasons
+        is_bare = method.record.learns == ("solution",) and _PART_MISSING in reasons
         raise RowError(
             f"no row is left for method={method.name} filter={chosen.name}: {reasons}. "
             + (
