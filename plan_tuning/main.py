@@ -75,6 +75,8 @@ class Preflight(Callback):  # type: ignore[misc]
             if checked.dry_run:
                 from plan_tuning.job.dry_run import print_job
 
+                if idle := idle_words(checked, config.hydra.overrides.task):
+                    sys.stdout.write(f"{idle_line(idle)}\n")
                 code = print_job(checked, graph)
         except ValueError as error:
             stop(error)

@@ -7,6 +7,7 @@ missing is shown and counted.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,10 @@ from plan_tuning.comparison.table_text import (
     reward_table,
 )
 from plan_tuning.comparison.tables import build_table
+
+logger = logging.getLogger(__name__)
+
+COMPACT_FILE = "comparison_compact.tex"
 
 
 def compare(
@@ -121,7 +126,9 @@ def write(
         "report.html": report_page(comparison, title=f"Comparison of {folder.resolve().name}"),
     }
     if compact is not None:
-        texts["comparison_compact.tex"] = to_compact_latex(comparison.table, compact)
+        texts[COMPACT_FILE] = to_compact_latex(comparison.table, compact)
+    elif (folder / COMPACT_FILE).is_file():
+        logger.warning("%s is of an earlier comparison; again: --latex compact", COMPACT_FILE)
     write_together({folder / name: text for name, text in texts.items()})
     return [folder / name for name in texts]
 

@@ -70,6 +70,11 @@ class DataConfig:
         """How rows of a set that is none of the published ones are read."""
         return RowForm()
 
+    @property
+    def words(self) -> str:
+        """How it is chosen on a command line."""
+        return f"data={self.name}"
+
 
 @dataclass
 class MicroworldDataConfig(DataConfig, MicroworldConfig):
@@ -118,6 +123,11 @@ class OwnDataConfig(DataConfig):
         )
         if not self.benchmarks:
             self.benchmarks = [self.name]
+
+    @property
+    def words(self) -> str:
+        """How it is chosen on a command line."""
+        return f"data=jsonl data.name={self.name} data.path={self.path}"
 
     @property
     def form(self) -> RowForm:

@@ -159,14 +159,14 @@ class Config:
                 "model",
                 self.model.name,
                 f"the micro student knows the micro-world's words only, not {self.data.name}'s",
-                f"data={self.data.name} model=tiny_qwen3",
+                f"{self.data.words} model=tiny_qwen3",
             )
         if self.teacher.backend == "scripted" and not is_micro_data and self.uses_teacher:
             raise ConfigError(
                 "teacher",
                 "scripted",
                 f"the scripted teacher can only solve the micro-world, not {self.data.name}",
-                f"data={self.data.name} teacher=openai_compatible "
+                f"{self.data.words} teacher=openai_compatible "
                 "teacher.api_base=http://127.0.0.1:8000/v1",
             )
         if self.uses_judge and self.judge.backend == "scripted" and not is_micro_data:

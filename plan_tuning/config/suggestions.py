@@ -32,6 +32,7 @@ OTHER_NAMES = {
     "kl_coef": ["method.beta"],
 }
 _SHOWN = 3
+_ELSEWHERE = 0.75  # how alike a choice of another group has to be
 _LEAST = 0.55  # of a likeness, 0 to 1, to be shown
 
 
@@ -147,6 +148,8 @@ def unknown_choice(group: str, choice: str, known: Mapping[str, Sequence[str]]) 
     ]
     for name, names in known.items():
         if name != group and not near and not others:
-            others += [f"{name}={one}" for one in difflib.get_close_matches(choice, names, n=1)]
-    found = [*near, *others][:_SHOWN] or [f"{group}={one}" for one in own[:1]]
+            matches = difflib.get_close_matches(choice, names, n=1, cutoff=_ELSEWHERE)
+            others += [f"{name}={one}" for one in matches]
+    mine = f"plan-tuning --config-dir FOLDER {group}={choice}, where {choice}.yaml is your own"
+    found = [*near, *others][:_SHOWN] or [*(f"{group}={one}" for one in own[:1]), mine]
     return ConfigError(group, choice, f"choose one of {', '.join(own)}", ", or ".join(found))

@@ -178,8 +178,8 @@ def own(row: Row, default_id: str, source: str, *, form: RowForm) -> Problem:
             present = ", ".join(sorted(map(str, row))) or "none"
             raise RowError(
                 name,
-                f"is absent (fields of the row: {present}). If another field is the {key}: "
-                f"data=jsonl data.keys.{key}=FIELD",
+                f"is {'null' if name in row else 'absent'} (fields of the row: {present}). "
+                f"If another field is the {key}: data=jsonl data.keys.{key}=FIELD",
             )
     is_yes_or_no = form.style == "strategyqa"
     answer = _yes_or_no(row, keys.answer) if is_yes_or_no else _text(row, keys.answer)
@@ -220,7 +220,8 @@ def _text(row: Row, *names: str, required: bool = True, allow_empty: bool = Fals
         raise RowError(name, "is empty")
     if required:
         present = ", ".join(sorted(map(str, row))) or "none"
-        raise RowError(names[0], f"is absent (fields of the row: {present})")
+        state = "null" if names[0] in row else "absent"
+        raise RowError(names[0], f"is {state} (fields of the row: {present})")
     return ""
 
 
