@@ -19,8 +19,9 @@ FAST = ("method=m2", "debug=fast", "logger=csv")
 
 def test_stage_by_stage(plan_tuning: Run, tmp_path: Path) -> None:
     outputs = tmp_path / "multirun_outputs"
-    listed = plan_tuning(*FAST, "dry_run=true")
+    listed = plan_tuning(*FAST, "dry_run=true", "adapter.rank=4")
     assert listed.returncode == 0, listed.stderr
+    assert "adapter.rank=4" in listed.stdout, "a word that nothing reads is named"
     assert "to build" in listed.stdout
     assert not list(tmp_path.iterdir()), "a dry run leaves nothing behind"
     expected = [{"corpora"}, {"corpora", "bases", "students"},

@@ -145,6 +145,7 @@ def test_parquet_and_json_give_the_same_problems(tmp_path: Path) -> None:
     [
         ([{"answer": "1"}], r"test\.jsonl, row 1, field 'problem': is absent"),
         ([{"problem": "p"}], r"test\.jsonl, row 1, field 'answer': is absent"),
+        ([{"problem": "p", "answer": None}], r"row 1, field 'answer': is null"),
         ([{"problem": "p", "answer": "1"}, [1]], r"row 2: is list, expected an object"),
         ([{"problem": {"a": 1}, "answer": "1"}], r"row 1, field 'problem': is dict, expected text"),
         ([{"problem": " ", "answer": "1"}], r"row 1, field 'problem': is empty"),

@@ -181,3 +181,11 @@ def test_sft_without_rationales_says_what_it_needs() -> None:
 
 def test_a_set_of_ones_own_is_its_own_benchmark() -> None:
     assert OwnDataConfig(name="mine").benchmarks == ["mine"]
+
+
+def test_advice_repeats_the_words_that_chose_the_set(tmp_path: Path) -> None:
+    words = ["data=jsonl", "data.name=mine", f"data.path={tmp_path}"]
+    with pytest.raises(
+        ConfigError, match=rf"data=jsonl data\.name=mine data\.path={tmp_path} model="
+    ):
+        config_of(*words, "model=micro")

@@ -73,6 +73,12 @@ def test_a_mistake_in_a_file_of_ones_own_is_named_with_the_file(tmp_path: Path) 
     assert "method/mine" in found
 
 
+def test_a_choice_that_resembles_none_may_be_ones_own() -> None:
+    found = answer("reward=mine")
+    assert "--config-dir FOLDER reward=mine" in found
+    assert "merge=linear" not in found
+
+
 def test_a_students_preset_is_no_executor() -> None:
     found = answer("data=gsm8k", "model=qwen3_4b", "executor=model",
                    "model@executor.model=tiny_llama")  # fmt: skip
