@@ -30,10 +30,73 @@ def write_card(
     problems: Sequence[Problem],
     distillation: DistillationConfig,
 ) -> None:
-    """Write the card, whose header tells ``datasets.load_dataset`` where the tables are."""
+    """Write the card of a distilled corpus."""
+    teacher = facts["teacher"]
+    origin = (
+        f"Made by plan-tuning (arXiv 2507.07495) with the teacher `{teacher['model']}`"
+        + (f" ({teacher['label']})" if teacher["label"] else "")
+        + f": {distillation.num_candidates} plans for each problem, scored by a Plan Verifier, "
+        "executed, and compared with the gold answer. Every candidate is a row of `trajectories`; "
+        "no filter is applied."
+    )
+    cost = [
+        "",
+        "## Cost",
+        "",
+        f"- {facts['calls']['bought']} calls asked for in the run that finished it, "
+        f"{facts['calls']['cached']} answered from the store",
+        f"- all replies that it rests on, whenever they were bought: "
+        f"{shown_usd(facts['cost_usd']['corpus'])}",
+        f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
+    ]
+    left_out = [f"- calls that failed to the end and are left out: {facts['calls']['left_out']}"]
+    terms = "- the teacher's texts: see the terms of its provider"
+    title = "Plans of a teacher, verified and executed"
+    _write(folder, facts, problems, [title, origin, terms], left_out, cost)
+
+
+def write_import_card(folder: Path, facts: Mapping[str, Any], problems: Sequence[Problem]) -> None:
+    """Write the card of an imported corpus."""
+    imported = facts["imported"]
+    origin = (
+        f"Imported by plan-tuning from {imported['rows']} rows of `{imported['from']}`: at most "
+        f"{imported['most_candidates']} plans for a problem; executions, where there are any, are "
+        "compared with the gold answer. Every candidate is a row of `trajectories`; no filter is "
+        "applied."
+    )
+    if imported["split"] == "test":
+        origin += " The problems are test problems: nothing is ever trained on them."
+    left_out = [
+        f"- rows that are left out: {count} ({reason})"
+        for reason, count in imported["left_out"].items()
+    ]
+    terms = f"- plans, executions and scores: see whoever published `{imported['from']}`"
+    title = "Imported plans, executed and graded"
+    _write(folder, facts, problems, [title, origin, terms], left_out, [])
+
+
+def _write(
+    folder: Path,
+    facts: Mapping[str, Any],
+    problems: Sequence[Problem],
+    words: Sequence[str],
+    left_out: Sequence[str],
+    cost: Sequence[str],
+) -> None:
+    """Write a card, whose header tells ``datasets.load_dataset`` where the tables are.
+
+    Args:
+        folder: of the corpus.
+        facts: of the corpus.
+        problems: of the corpus.
+        words: title, where the rows come from, and the terms of their texts.
+        left_out: lines on what is left out.
+        cost: lines on what was paid.
+    """
+    title, origin, terms = words
     sources = sorted({problem.source for problem in problems if problem.source})
     header = {
-        "pretty_name": "Plans of a teacher, verified and executed",
+        "pretty_name": title,
         "task_categories": ["text-generation"],
         "tags": ["plan-tuning", "reasoning", *sources],
         "configs": [
@@ -41,20 +104,15 @@ def write_card(
             {"config_name": "problems", "data_files": "problems.parquet"},
         ],
     }
-    teacher = facts["teacher"]
     funnel = facts["funnel"]
     lines = [
         "---",
         yaml.safe_dump(header, sort_keys=False).strip(),
         "---",
         "",
-        "# Plans of a teacher, verified and executed",
+        f"# {title}",
         "",
-        f"Made by plan-tuning (arXiv 2507.07495) with the teacher `{teacher['model']}`"
-        + (f" ({teacher['label']})" if teacher["label"] else "")
-        + f": {distillation.num_candidates} plans for each problem, scored by a Plan Verifier, "
-        "executed, and compared with the gold answer. Every candidate is a row of `trajectories`; "
-        "no filter is applied.",
+        origin,
         "",
         "## Funnel",
         "",
@@ -74,7 +132,7 @@ def write_card(
         "",
         "## Quality",
         "",
-        f"- calls that failed to the end and are left out: {facts['calls']['left_out']}",
+        *left_out,
         f"- plan score against right execution, AUC: {_shown(facts['score_auc'])}",
         f"- verifier replies: {_counts(facts['score_status'])}; the authors' released parser reads "
         f"{facts['released_parser_differs']} of them differently",
@@ -82,19 +140,12 @@ def write_card(
         f"- plans, all: {_counts(facts['plans_before'])}",
         f"- plans, after the two-stage filter: {_counts(facts['plans_after'])}",
         f"- diversity of a problem's plans: {_counts(facts['diversity'])}",
-        "",
-        "## Cost",
-        "",
-        f"- {facts['calls']['bought']} calls asked for in the run that finished it, "
-        f"{facts['calls']['cached']} answered from the store",
-        f"- all replies that it rests on, whenever they were bought: "
-        f"{shown_usd(facts['cost_usd']['corpus'])}",
-        f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
+        *cost,
         "",
         "## Sources",
         "",
         *(f"- {source}: {_LICENCES.get(source, 'see its publisher')}" for source in sources),
-        "- the teacher's texts: see the terms of its provider",
+        terms,
         "",
         "```python",
         "from datasets import load_dataset",

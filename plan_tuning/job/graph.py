@@ -209,7 +209,7 @@ def _corpus_stage(config: Config) -> Stage:
             "corpus.path",
             config.corpus.path,
             "these are plans for test problems, and nothing is ever trained on those",
-            "method=m2 evaluation.plan=teacher evaluation.plan_corpus=FOLDER",
+            f"method=m2 evaluation.plan=teacher evaluation.plan_corpus={config.corpus.path}",
         )
     return given
 
