@@ -119,7 +119,7 @@ class Trajectory:
     score_status: str = "missing"  # parsed, unparsed, out_of_range, missing
     score_text: str = ""  # the verifier's whole reply
     execution: str = ""
-    execution_status: str = "missing"  # missing: not executed
+    execution_status: str = "missing"  # missing: not executed; absent: imported without one
     execution_answer: str = ""  # final answer that the grader extracted
     verdict: Verdict | None = None  # of execution_answer against the gold answer
     duplicate_of: int | None = None  # an earlier candidate with the same plan: its calls are shared

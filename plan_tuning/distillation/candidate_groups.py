@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from plan_tuning.distillation.synthesis import mark_duplicates
@@ -116,18 +116,6 @@ class CandidateGroups:
         for key, problem in self._problems.items():
             rows = [_trajectory(problem, i, row) for i, row in enumerate(self._candidates[key])]
             yield mark_duplicates(rows)
-
-
-def is_wanted(row: Row, where: Mapping[str, str]) -> bool:
-    """Whether a row has these values in these columns.
-
-    Raises:
-        ColumnError: it lacks one of the columns.
-    """
-    for column in where:
-        if column not in row:
-            raise ColumnError(column, "is absent")
-    return all(str(row[column]) == value for column, value in where.items())
 
 
 def _trajectory(problem: Problem, candidate: int, given: GivenTrajectory) -> Trajectory:

@@ -26,6 +26,7 @@ STANDARD_FILTERS = (
 
 USABLE = "ok"
 MISSING = "missing"
+ABSENT = "absent"  # the execution of a row that was imported without one
 _EXECUTED = ("ok", "truncated")
 
 
@@ -68,8 +69,10 @@ def filter_trajectories(
 
     Raises:
         FilterError: a candidate that passes so far was never executed, and its execution is to be
-            learnt or its answer to be checked.
+            learnt or its answer to be checked; so too where the rows were imported without any.
     """
+    if config.answer or needs_execution:
+        _check_executions(rows, config)
     groups: dict[str, list[Trajectory]] = {}
     for row in rows:
         groups.setdefault(row.problem_id, []).append(row)
@@ -168,6 +171,8 @@ def rejection(
         if config.answer or needs_execution:
             raise FilterError(_not_executed(row, config))
         return _further_rejection(row, config)
+    if row.execution_status == ABSENT and not (config.answer or needs_execution):
+        return _further_rejection(row, config)
     if row.execution_status not in _EXECUTED or (
         needs_execution and row.execution_status != USABLE
     ):
@@ -184,6 +189,20 @@ def _further_rejection(row: Trajectory, config: FilterConfig) -> str | None:
         return None
     reason: str | None = extension.load()(row, config)
     return reason
+
+
+def _check_executions(rows: Sequence[Trajectory], config: FilterConfig) -> None:
+    """Refuse rows of which not one was imported with an execution."""
+    usable = [row for row in rows if row.plan_status == USABLE and row.plan]
+    if usable and all(row.execution_status == ABSENT for row in usable):
+        asks = (
+            f"filter={config.name} checks answers" if config.answer else "this method learns them"
+        )
+        raise FilterError(
+            f"these plans were imported without executions, and {asks}. Import the file again with "
+            "--execution-key COLUMN, or train on the plans alone: method=m2 filter=none, or "
+            "filter=plan_only where the plans have scores"
+        )
 
 
 def _not_executed(row: Trajectory, config: FilterConfig) -> str:

@@ -15,7 +15,7 @@ import typer
 from plan_tuning.config.data import OWN_STYLES
 
 if TYPE_CHECKING:
-    from plan_tuning.distillation.corpus_import import CorpusImport
+    from plan_tuning.distillation.trajectory_file import TrajectoryFile
 
 
 def _column(text: str, default: str) -> Any:
@@ -89,8 +89,9 @@ def import_file(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
     from plan_tuning.artifacts import read_manifest
-    from plan_tuning.distillation.corpus_import import CorpusImport, import_corpus
+    from plan_tuning.distillation.corpus_import import import_corpus
     from plan_tuning.distillation.panels import status_table
+    from plan_tuning.distillation.trajectory_file import TrajectoryFile
     from plan_tuning.distillation.trajectory_rows import Columns, RowReading
 
     keys = {
@@ -108,7 +109,7 @@ def import_file(
     if problems is not None:  # the set has the answers, and by an id the problem as well
         named = {"answer": None, **({} if id_key is None else {"problem": None}), **named}
     columns = Columns(**named)
-    given = CorpusImport(
+    given = TrajectoryFile(
         source,
         RowReading(shape, columns, style),
         split=split,
@@ -150,7 +151,7 @@ def _values(where: Sequence[str]) -> dict[str, str]:
     return {entry.partition("=")[0]: entry.partition("=")[2] for entry in where}
 
 
-def _use(given: CorpusImport, folder: Path, facts: Mapping[str, Any]) -> str:
+def _use(given: TrajectoryFile, folder: Path, facts: Mapping[str, Any]) -> str:
     """Write a command that uses a corpus for what it holds."""
     name, path = given.joined or (given.set_name, "TEST_FILE")
     benchmark = name if path is None else f"{name}={path}"

@@ -1,7 +1,8 @@
 """Row of somebody's file -> what it says of one problem: its plan, execution and score.
 
 Pure functions, one a shape. ``flat``: a column each. ``chat``: messages of one user and one
-assistant, whose turn holds ``<plan>…</plan>`` and what follows from it. Thoughts are cut off, as
+assistant, whose turn holds ``<plan>…</plan>`` and what follows from it. ``socratic``: an answer of
+lines ``sub-question ** step``, as GSM8K's configuration of that name has. Thoughts are cut off, as
 those of a teacher are.
 """
 
@@ -14,9 +15,17 @@ from typing import Any
 
 from plan_tuning.config.checks import require, require_choice
 from plan_tuning.config.data import OWN_STYLES
+from plan_tuning.distillation.filters import ABSENT
 from plan_tuning.distillation.synthesis import MISSING, OK, TRUNCATED
 from plan_tuning.records import Problem
-from plan_tuning.text.formats import parse_output
+from plan_tuning.tasks.socratic import (
+    SEPARATOR,
+    SocraticError,
+    numbered,
+    read_socratic,
+    without_annotations,
+)
+from plan_tuning.text.formats import boxed, parse_output
 from plan_tuning.text.parsing import HIGHEST, LOWEST, PARSED, Score, parse_plan, parse_score
 from plan_tuning.text.thoughts import split_thoughts
 
@@ -26,8 +35,10 @@ AUTO = "auto"  # the first row tells the shape
 EMPTY = "empty"
 _OPENED, _CLOSED = "<plan>", "</plan>"
 _INPUT, _INPUT_END = "<input>", "</input>"
-_SPEAKERS = {"human": "user", "gpt": "assistant"}  # of ShareGPT's form
+_SHAREGPT = "conversations"  # of messages with "from" and "value"
+_SPEAKERS = {"human": "user", "gpt": "assistant"}
 _YES_OR_NO = {"true": "yes", "false": "no"}
+_WORDS = ("problem", "plan", "execution", "solution")  # what no number can be
 _NO_SCORE = Score(None, MISSING)
 
 
@@ -74,14 +85,21 @@ class RowReading:
         """Check the choices."""
         require_choice("--shape", self.shape, (AUTO, *SHAPES))
         require_choice("--style", self.style, OWN_STYLES)
-        names = [name for name in vars(self.columns).values() if name is not None]
+        named = list(self.columns_read.values())
         require(
-            all(name.strip() for name in names) and len(set(names)) == len(names),
-            "--…-key",
-            ", ".join(names),
+            all(name.strip() for name in named) and len(set(named)) == len(named),
+            "--*-key",
+            ", ".join(named),
             "a column of its own for each part",
             "--problem-key question --answer-key final_answer --plan-key plan",
         )
+
+    @property
+    def columns_read(self) -> dict[str, str]:
+        """The columns that are read in this shape, by what they hold."""
+        unread = _UNREAD.get(self.shape, ("messages",))
+        named = vars(self.columns).items()
+        return {role: name for role, name in named if name is not None and role not in unread}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +112,10 @@ class GivenTrajectory:
     score: Score = _NO_SCORE
     score_text: str = ""
     execution: str = ""
-    execution_status: str = MISSING
+    execution_status: str = ABSENT
+
+
+_UNREAD = {"chat": ("problem", "plan"), "socratic": ("plan", "messages")}
 
 
 def read_row(row: Row, reading: RowReading, source: str) -> GivenTrajectory:
@@ -112,20 +133,52 @@ def read_row(row: Row, reading: RowReading, source: str) -> GivenTrajectory:
 
 
 def told_by(row: Row, reading: RowReading) -> RowReading:
-    """Settle a shape that the first row of the file is to tell.
+    r"""Settle a shape that the first row of the file is to tell.
 
     >>> told_by({"messages": []}, RowReading()).shape, told_by({"plan": ""}, RowReading()).shape
     ('chat', 'flat')
+    >>> told_by({"question": "", "answer": "Left? ** 5-2=3\n#### 3"}, RowReading()).shape
+    'socratic'
     """
-    if reading.shape != AUTO:
-        return reading
-    columns = reading.columns
-    is_chat = columns.messages in row and columns.plan not in row
-    return replace(reading, shape="chat" if is_chat else "flat")
+    columns, shape, style = reading.columns, reading.shape, reading.style
+    answer = row.get(columns.answer or "")
+    talk = next((name for name in (columns.messages, _SHAREGPT) if name in row), None)
+    if shape == AUTO and columns.plan in row:
+        shape = "flat"
+    elif shape == AUTO and talk is not None:
+        shape = "chat"
+    elif shape == AUTO:
+        is_socratic = isinstance(answer, str) and SEPARATOR in answer and "####" in answer
+        shape = "socratic" if is_socratic else "flat"
+    if shape == "chat" and talk is not None:
+        columns = replace(columns, messages=talk)
+    if shape == "socratic":
+        style = "gsm8k"
+        if columns.problem not in row and "question" in row:
+            columns = replace(columns, problem="question")
+    return RowReading(shape, columns, style)
+
+
+def check_columns(present: Row, reading: RowReading) -> None:
+    """Refuse columns that no row of the file has; a row of its own may lack one, as sparse rows do.
+
+    Args:
+        present: every column of the file.
+        reading: with a settled shape.
+
+    Raises:
+        ColumnError: one is absent.
+    """
+    for role, column in reading.columns_read.items():
+        if column not in present:
+            raise ColumnError(column, "is absent", role)
 
 
 def _flat(row: Row, reading: RowReading, source: str) -> GivenTrajectory:
     columns = reading.columns
+    steps = row.get(columns.plan)
+    if isinstance(steps, list) and all(isinstance(step, str) for step in steps):
+        row = {**row, columns.plan: numbered(steps)}
     plan, status = _plan(_text(row, columns.plan, "plan", may_be_empty=True))
     given = GivenTrajectory(_problem(row, reading, source), plan, status)
     if columns.execution is not None:
@@ -149,9 +202,25 @@ def _chat(row: Row, reading: RowReading, source: str) -> GivenTrajectory:
     return _scored(given, row, columns)
 
 
+def _socratic(row: Row, reading: RowReading, source: str) -> GivenTrajectory:
+    columns = reading.columns
+    column = columns.answer or Columns().answer or ""
+    text = _text(row, column, "answer")
+    try:
+        read = read_socratic(text)
+    except SocraticError as error:
+        raise ColumnError(column, "is not of the socratic form", "answer") from error
+    problem = _problem(row, reading, source)
+    problem = replace(problem, answer=read.number, solution=read.rationale)
+    given = GivenTrajectory(problem, read.plan, OK)
+    if read.rationale.strip():
+        given = _executed(given, boxed(read.rationale, read.number))
+    return _scored(given, row, columns)
+
+
 def _turns(row: Row, column: str) -> tuple[str, str]:
     """Take what the user asks and what the assistant says; a system's words are left out."""
-    messages = _value(row, column, "messages")
+    messages = row.get(column)
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise ColumnError(column, "is no list of messages", "messages")
     turns: list[tuple[str, str]] = []
@@ -198,8 +267,8 @@ def _scored(given: GivenTrajectory, row: Row, columns: Columns) -> GivenTrajecto
     """
     if columns.score is None:
         return given
-    value = _value(row, columns.score, "score")
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    value = row.get(columns.score)
+    if _is_nothing(value):
         return given
     number = _number(value)
     if number is None and isinstance(value, str):
@@ -232,7 +301,7 @@ def _problem(row: Row, reading: RowReading, source: str, *, question: str | None
     answer = _text(row, columns.answer, "answer", may_be_empty=True).strip()
     if style == "gsm8k" and "####" in answer:  # as GSM8K itself writes it
         rationale, _, answer = answer.rpartition("####")
-        solution = solution or rationale
+        solution = solution or without_annotations(rationale)
     if style == "strategyqa":
         answer = _YES_OR_NO.get(answer.lower(), answer.lower())
     return Problem(
@@ -250,28 +319,25 @@ def _text(row: Row, column: str | None, role: str, *, may_be_empty: bool = False
     """Take a text; nothing where no column holds it.
 
     Raises:
-        ColumnError: the column is absent, holds no text, or is blank though it must not be.
+        ColumnError: it is no text, or blank though it must not be.
     """
     if column is None:
         return ""
-    value = _value(row, column, role)
-    if value is None:
-        value = ""
-    if not isinstance(value, str | int | float):
-        raise ColumnError(column, f"holds {type(value).__name__} instead of a text", role)
-    text = str(value)
-    if not text.strip() and not may_be_empty:
+    value = row.get(column)
+    if _is_nothing(value) or not str(value).strip():
+        if may_be_empty:
+            return ""
         raise ColumnError(column, "is empty", role)
-    return text
+    if not isinstance(value, str if role in _WORDS else str | int | float):
+        raise ColumnError(column, f"holds {type(value).__name__} instead of a text", role)
+    return str(value)
 
 
-def _value(row: Row, column: str, role: str) -> Any:
-    if column not in row:
-        raise ColumnError(column, "is absent", role)
-    return row[column]
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 Shape = Callable[[Row, RowReading, str], GivenTrajectory]
 
-SHAPES: Mapping[str, Shape] = {"flat": _flat, "chat": _chat}
+SHAPES: Mapping[str, Shape] = {"flat": _flat, "chat": _chat, "socratic": _socratic}
 """How a row is read, by the name of its shape."""

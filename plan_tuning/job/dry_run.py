@@ -21,7 +21,9 @@ from plan_tuning.config.data import DataConfig, KeyNames, MicroworldDataConfig, 
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.distillation.corpus import TRAJECTORIES, read_trajectories
 from plan_tuning.distillation.estimate import dry_run, render_estimate
+from plan_tuning.distillation.filters import advice, filter_trajectories
 from plan_tuning.job.costs import teacher_line
 from plan_tuning.job.eval_spec import benchmark_of
 from plan_tuning.job.graph import JobGraph
@@ -32,6 +34,7 @@ from plan_tuning.job.inputs import (
     source_parts,
 )
 from plan_tuning.job.train_spec import start_config
+from plan_tuning.records import Trajectory
 from plan_tuning.tasks.benchmarks import Reading, rationale_advice, read
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
@@ -113,7 +116,7 @@ def findings(jobs: Iterable[Job]) -> list[Finding]:
     listed = list(jobs)
     found: dict[Finding, None] = {}
     for config, graph in listed:
-        for check in (_data, _model, _teachers):
+        for check in (_data, _corpus, _model, _teachers):
             found.update(dict.fromkeys(check(config, graph)))
     found.update(dict.fromkeys(_disk(listed)))
     return list(found)
@@ -141,6 +144,33 @@ def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
         name, path = benchmark_of(entry, config)
         if not stage.is_done and not name.startswith(MICRO_PREFIX):
             yield from _set(name, "test", path, config.data.form)
+
+
+def _corpus(config: Config, graph: JobGraph) -> Iterator[Finding]:
+    """Filter a corpus that was given, where a student is still to learn from it."""
+    stage = graph.corpus
+    if stage is None or not stage.is_external or not _is_trained(graph):
+        return
+    needs_execution = config.method.learns_execution
+    try:
+        rows = _trajectories(stage.folder / TRAJECTORIES)
+        result = filter_trajectories(rows, config.filter, needs_execution=needs_execution)
+    except (ValueError, OSError) as error:
+        yield Finding("error", str(error))
+        return
+    text = (
+        f"{stage.folder}: filter={config.filter.name} keeps {len(result.kept)} of {len(rows)} "
+        f"trajectories, of {result.kept_problems} of {result.problems} problems"
+    )
+    if result.kept:
+        yield Finding("ok", text)
+    else:
+        yield Finding("error", f"{text} ({result.reasons}). {advice(rows)}")
+
+
+@cache
+def _trajectories(file: Path) -> list[Trajectory]:
+    return read_trajectories(file)
 
 
 def _set(
