@@ -131,6 +131,7 @@ def _trajectory(problem: Problem, candidate: int, given: GivenTrajectory) -> Tra
         score_status=given.score.status,
         score_text=given.score_text,
         execution=given.execution,
+        annotated_execution=given.annotated_execution,
         execution_status=given.execution_status,
         source=problem.source,
         difficulty=problem.difficulty,

@@ -15,11 +15,12 @@ from typing import Any
 
 from plan_tuning.artifacts import build, fingerprint_of, folder_of, hashed_values
 from plan_tuning.config.data import RowForm
+from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.distillation.candidate_groups import CandidateGroups, JoinedProblems
-from plan_tuning.distillation.card import write_import_card
+from plan_tuning.distillation.card import write_card
 from plan_tuning.distillation.corpus import PROBLEMS, TRAJECTORIES
-from plan_tuning.distillation.filters import ABSENT
+from plan_tuning.distillation.filters import ABSENT, RECOMPUTE, STANDARD_FILTERS, UNSCORED
 from plan_tuning.distillation.funnel import Tally
 from plan_tuning.distillation.parquet import write_records
 from plan_tuning.distillation.synthesis import OK
@@ -40,6 +41,7 @@ from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Trajectory
 from plan_tuning.tasks.benchmarks import read
 from plan_tuning.tasks.json_rows import DataError
+from plan_tuning.tasks.published_tests import known_test_problems
 from plan_tuning.tasks.regrading import VERSIONS
 
 logger = logging.getLogger(__name__)
@@ -175,7 +177,7 @@ def _make(
     started = time.perf_counter()
     problems = collected.problems
     candidates = _graded(collected.candidates, problems, grading, progress)
-    tally = Tally(len(problems))
+    tally = Tally(len(problems), _filters(candidates))
     for group in candidates:
         tally.add(group)
     rows_of_all = (row for group in candidates for row in group)
@@ -192,8 +194,21 @@ def _make(
         },
         "import_s": round(time.perf_counter() - started, 3),
     }
-    write_import_card(folder, facts, problems)
+    known = known_test_problems(problem.problem for problem in problems)
+    if known:
+        facts["test_problems"] = known
+    write_card(folder, facts, problems)
     return facts
+
+
+def _filters(groups: Sequence[tuple[Trajectory, ...]]) -> tuple[FilterConfig, ...]:
+    """The filters that ask for nothing which the rows lack."""
+    rows = [row for group in groups for row in group]
+    has_scores = any(row.score_status != UNSCORED for row in rows)
+    chosen = [config for config in STANDARD_FILTERS if has_scores or not config.plan]
+    if any(row.annotated_execution for row in rows):
+        chosen.insert(0 if has_scores else len(chosen), RECOMPUTE)
+    return tuple(chosen)
 
 
 def _graded(

@@ -93,6 +93,7 @@ def import_file(
     from plan_tuning.distillation.panels import status_table
     from plan_tuning.distillation.trajectory_file import TrajectoryFile
     from plan_tuning.distillation.trajectory_rows import Columns, RowReading
+    from plan_tuning.tasks.published_tests import name_test_problems
 
     keys = {
         "problem": problem_key,
@@ -134,6 +135,12 @@ def import_file(
     Console().print(status_table(folder, manifest))
     if not is_new:
         typer.echo("imported before: nothing was done again")
+    known = manifest["facts"].get("test_problems", {})
+    if known and given.split == "train":
+        typer.echo(
+            f"note: among these are {name_test_problems(known)}. Whoever is trained on them is "
+            "refused on that benchmark; for plan swaps alone, import them with --split test"
+        )
     typer.echo(f"use it: {_use(given, folder, manifest['facts'])}")
 
 
@@ -161,7 +168,7 @@ def _use(given: TrajectoryFile, folder: Path, facts: Mapping[str, Any]) -> str:
         swap = ["method=m2", "evaluation.plan=teacher", f"evaluation.plan_corpus={folder.name}"]
         return shlex.join([*words, *swap, tested])
     order = ("two_stage", "answer_only", "plan_only")
-    kept = next((one for one in order if facts["kept_problems"][one]), "none")
+    kept = next((one for one in order if facts["kept_problems"].get(one)), "none")
     method = "m1" if facts["funnel"].get("executed") else "m2"
     chosen = [f"corpus.path={folder}", f"method={method}", f"filter={kept}"]
     return shlex.join([*words, *chosen, tested])

@@ -15,7 +15,7 @@ from typing import Any
 
 from plan_tuning.config.checks import require, require_choice
 from plan_tuning.config.data import OWN_STYLES
-from plan_tuning.distillation.filters import ABSENT
+from plan_tuning.distillation.filters import ABSENT, UNSCORED
 from plan_tuning.distillation.synthesis import MISSING, OK, TRUNCATED
 from plan_tuning.records import Problem
 from plan_tuning.tasks.socratic import (
@@ -39,7 +39,7 @@ _SHAREGPT = "conversations"  # of messages with "from" and "value"
 _SPEAKERS = {"human": "user", "gpt": "assistant"}
 _YES_OR_NO = {"true": "yes", "false": "no"}
 _WORDS = ("problem", "plan", "execution", "solution")  # what no number can be
-_NO_SCORE = Score(None, MISSING)
+_NO_SCORE = Score(None, UNSCORED)
 
 
 class ColumnError(ValueError):
@@ -112,6 +112,7 @@ class GivenTrajectory:
     score: Score = _NO_SCORE
     score_text: str = ""
     execution: str = ""
+    annotated_execution: str | None = None  # with its equations as <<a=b>>, of the socratic shape
     execution_status: str = ABSENT
 
 
@@ -215,6 +216,7 @@ def _socratic(row: Row, reading: RowReading, source: str) -> GivenTrajectory:
     given = GivenTrajectory(problem, read.plan, OK)
     if read.rationale.strip():
         given = _executed(given, boxed(read.rationale, read.number))
+        given = replace(given, annotated_execution=read.annotated)
     return _scored(given, row, columns)
 
 
@@ -269,7 +271,7 @@ def _scored(given: GivenTrajectory, row: Row, columns: Columns) -> GivenTrajecto
         return given
     value = row.get(columns.score)
     if _is_nothing(value):
-        return given
+        return replace(given, score=Score(None, MISSING))
     number = _number(value)
     if number is None and isinstance(value, str):
         return replace(given, score=parse_score(value), score_text=value)
