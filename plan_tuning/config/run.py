@@ -214,14 +214,19 @@ class Config:
                 f"the problems of {', '.join(micro)} are made and bring no plans",
                 f"data=gsm8k_socratic data.path=FILE {key}=dataset",
             )
-        is_filtered = self.method.needs_corpus and "train" in self.stages
-        if is_filtered and not self.teacher.is_asked and self.filter.plan:
-            raise ConfigError(
-                "filter",
-                self.filter.name,
-                "a filter without scores: plans that come with their data set have none",
-                UNSCORED_ADVICE,
-            )
+        if self.teacher.is_asked or "train" not in self.stages or not self.method.needs_corpus:
+            return
+        filters = {"filter": self.filter}
+        if isinstance(self.method, GRPOConfig) and self.start.learns_trajectories:
+            filters["filter@start.filter"] = self.start.filter
+        for key, chosen in filters.items():
+            if chosen.plan:
+                raise ConfigError(
+                    key,
+                    chosen.name,
+                    "a filter without scores: plans that come with their data set have none",
+                    UNSCORED_ADVICE.replace("filter=", f"{key}="),
+                )
 
     def _check_roles(self) -> None:
         if (

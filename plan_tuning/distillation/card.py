@@ -36,6 +36,7 @@ def write_card(
     sources = sorted({problem.source for problem in problems if problem.source})
     teacher = facts["teacher"]
     is_given = teacher["kind"] == "dataset"
+    served = ", ".join(facts["served_models"]) or "all from the store"
     title = f"Plans of a {'data set, graded' if is_given else 'teacher, verified and executed'}"
     header = {
         "pretty_name": title,
@@ -78,15 +79,12 @@ def write_card(
         *_test_problems(facts),
         "## Quality",
         "",
-        f"- calls that failed to the end and are left out: {facts['calls']['left_out']}",
-        f"- plan score against right execution, AUC: {_shown(facts['score_auc'])}",
-        f"- verifier replies: {_counts(facts['score_status'])}; the authors' released parser reads "
-        f"{facts['released_parser_differs']} of them differently",
+        *([] if is_given else _verifier(facts)),
         f"- verdicts on executions: {_counts(facts['verdicts'])}",
         f"- plans, all: {_counts(facts['plans_before'])}",
         f"- plans, after the {'last of these filters' if is_given else 'two-stage filter'}: "
         f"{_counts(facts['plans_after'])}",
-        f"- diversity of a problem's plans: {_counts(facts['diversity'])}",
+        *([] if is_given else [f"- diversity of a problem's plans: {_counts(facts['diversity'])}"]),
         "",
         "## Cost",
         "",
@@ -94,7 +92,7 @@ def write_card(
         f"{facts['calls']['cached']} answered from the store",
         f"- all replies that it rests on, whenever they were bought: "
         f"{shown_usd(facts['cost_usd']['corpus'])}",
-        f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
+        *([] if is_given else [f"- models that answered: {served}"]),
         "",
         "## Sources",
         "",
@@ -142,6 +140,16 @@ def _test_problems(facts: Mapping[str, Any]) -> list[str]:
         "that is trained on this corpus is trained on test problems, and no figure on that "
         "benchmark says anything of it.",
         "",
+    ]
+
+
+def _verifier(facts: Mapping[str, Any]) -> list[str]:
+    """What the Plan Verifier's replies are worth."""
+    return [
+        f"- calls that failed to the end and are left out: {facts['calls']['left_out']}",
+        f"- plan score against right execution, AUC: {_shown(facts['score_auc'])}",
+        f"- verifier replies: {_counts(facts['score_status'])}; the authors' released parser reads "
+        f"{facts['released_parser_differs']} of them differently",
     ]
 
 
