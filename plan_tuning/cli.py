@@ -26,7 +26,7 @@ app = typer.Typer(
 app.command()(compare)
 app.command()(grade)
 app.command()(contamination)
-app.add_typer(corpus, name="corpus", help="Look at, filter and export a corpus of trajectories.")
+app.add_typer(corpus, name="corpus", help="Import, look at, filter and export trajectories.")
 
 
 def run() -> None:

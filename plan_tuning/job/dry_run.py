@@ -24,6 +24,7 @@ from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
 from plan_tuning.job.costs import teacher_line
 from plan_tuning.job.eval_spec import benchmark_of
+from plan_tuning.job.given_corpus import check_selection
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import (
     count_benchmark,
@@ -132,7 +133,7 @@ def _makes_corpus(graph: JobGraph) -> bool:
 
 
 def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Read the training problems and the test sets that are still needed."""
+    """Read the training problems or a given corpus, and the test sets that are still needed."""
     is_trained = _is_trained(graph)
     if _makes_corpus(graph) or (graph.corpus is None and is_trained):
         for name, part in source_parts(config.data).items():
@@ -140,6 +141,8 @@ def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
                 yield from _set(name, part.split, part.path, part.form, part)
                 if is_trained:
                     yield from _rationales(config, graph, name, part)
+    if is_trained and graph.corpus is not None and graph.corpus.is_external:
+        yield check_selection(graph.corpus.folder, config)
     for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
         name, path = benchmark_of(entry, config)
         if stage.is_done or name.startswith(MICRO_PREFIX):
