@@ -181,6 +181,7 @@ BUILT_IN = (
     Extension("data", "aime2024", _SETS, "AIME2024"),
     Extension("data", "aime2025", _SETS, "AIME2025"),
     Extension("data", "strategyqa", _SETS, "STRATEGYQA"),
+    Extension("data", "gsm8k_socratic", _SETS, "GSM8K_SOCRATIC"),
     Extension(
         "data", "jsonl", "plan_tuning.tasks.schemas", "own",
         schema="plan_tuning.config.data:OwnDataConfig",

@@ -13,6 +13,7 @@ from plan_tuning.config.evaluation import PLAN_CONDITIONS
 from plan_tuning.config.extensions import record
 from plan_tuning.evaluation.predictions import other_problems
 from plan_tuning.records import Prediction, Problem
+from plan_tuning.tasks.dataset_plans import dataset_plan
 from plan_tuning.tasks.microworld_text import execution_text, parse_plan, parse_problem, steps_of
 from plan_tuning.text.formats import MICROWORLD, boxed
 from plan_tuning.text.plan_edits import shuffled, with_number_swapped, with_step_dropped
@@ -35,12 +36,15 @@ class Conditions:
 def reference_execution(problem: Problem) -> str:
     """Write the execution that a plan's worth is measured by; empty where the data has none.
 
-    In the micro-world it is that of the true plan, without a mistake; elsewhere the data set's own
-    solution, in the form in which a student learns it.
+    In the micro-world it is that of the true plan, without a mistake; elsewhere the execution of the
+    data set's own plan or its solution, in the form in which a student learns it.
     """
     if problem.style == MICROWORLD and problem.true_plan:
         story = parse_problem(problem.problem)
         return execution_text(steps_of(story, parse_plan(problem.true_plan)))
+    given = dataset_plan(problem)
+    if given is not None and given.execution:
+        return given.execution
     return boxed(problem.solution.strip(), problem.answer) if problem.solution.strip() else ""
 
 
@@ -67,6 +71,8 @@ def conditions(
     if record("method", method).writes_plan:
         found["own"] = _of(own, ids)
     found["teacher"] = _of(teacher or {}, ids)
+    given = {problem.id: dataset_plan(problem) for problem in problems}
+    found["dataset"] = {name: plan.plan for name, plan in given.items() if plan is not None}
     found["true"] = {p.id: p.true_plan for p in problems if p.true_plan.strip()}
     subject = next((name for name in ("own", *GIVEN) if found.get(name)), "")
     if subject:
