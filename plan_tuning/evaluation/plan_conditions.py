@@ -36,8 +36,8 @@ class Conditions:
 def reference_execution(problem: Problem) -> str:
     """Write the execution that a plan's worth is measured by; empty where the data has none.
 
-    In the micro-world it is that of the true plan, without a mistake; elsewhere the execution of the
-    data set's own plan or its solution, in the form in which a student learns it.
+    In the micro-world it is that of the true plan, without a mistake; elsewhere that of the data
+    set's own plan, or its solution, in the form in which a student learns it.
     """
     if problem.style == MICROWORLD and problem.true_plan:
         story = parse_problem(problem.problem)

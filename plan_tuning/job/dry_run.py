@@ -22,7 +22,7 @@ from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
-from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.eval_spec import benchmark_of
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import (
@@ -68,6 +68,8 @@ def print_job(config: Config, graph: JobGraph) -> int:
             problems = load_problems(config)
             estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
             console.print(render_estimate(estimate, config.teacher))
+    if values := value_line([(config, graph)]):
+        console.print(values, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
     return _print(found)
@@ -137,10 +139,28 @@ def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
                 yield from _set(name, part.split, part.path, part.form, part)
                 if is_trained:
                     yield from _rationales(config, graph, name, part)
-    for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
+    values = graph.plan_values or graph.predictions
+    for entry, *stages in zip(config.benchmarks, graph.predictions, values, strict=False):
         name, path = benchmark_of(entry, config)
-        if not stage.is_done and not name.startswith(MICRO_PREFIX):
+        if not all(stage.is_done for stage in stages) and not name.startswith(MICRO_PREFIX):
             yield from _set(name, "test", path, config.data.form)
+            if graph.plan_values and path is not None:
+                yield from _references(name, path, config.data.form)
+
+
+def _references(name: str, path: str, form: RowForm) -> Iterator[Finding]:
+    """Count the test problems without a solution, by which plans would be valued."""
+    try:
+        problems = _read(name, "test", path, *_hashable(form)).problems
+    except (ValueError, OSError):
+        return  # said by the check of the set
+    missing = sum(not problem.solution.strip() for problem in problems)
+    if missing:
+        yield Finding(
+            "note",
+            f"evaluation.plan_value: {missing} of {len(problems)} test problems of {name} have no "
+            "solution; what plans are worth is measured on the others",
+        )
 
 
 def _set(
@@ -206,7 +226,8 @@ def _model(config: Config, graph: JobGraph) -> Iterator[Finding]:
 
 def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
     """Check key, price and address of every large model that is asked, and a student's server."""
-    makes_plans = any(not stage.is_available for stage in graph.plan_corpora)
+    corpora = (*graph.plan_corpora, *graph.value_corpora)
+    makes_plans = any(not stage.is_available for stage in corpora)
     if (config.uses_teacher and _makes_corpus(graph)) or makes_plans:
         yield from _teacher("teacher", config.teacher)
     if config.uses_judge and _is_trained(graph) and config.judge is not config.teacher:

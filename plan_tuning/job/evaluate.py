@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
@@ -19,8 +19,12 @@ from plan_tuning.job.result import (
     read_predictions,
     write_predictions,
 )
-from plan_tuning.records import Problem, to_json
+from plan_tuning.records import Completion, Problem, to_json
 from plan_tuning.tasks.regrading import VERSIONS
+
+if TYPE_CHECKING:
+    from plan_tuning.evaluation.writers import Progress
+    from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +124,7 @@ def _value(
     corpus: Path | None,
     folder: Path,
 ) -> Mapping[str, Any]:
+    from plan_tuning.evaluation.edit_following import followed_edits
     from plan_tuning.evaluation.plan_conditions import conditions, own_plans, reference_execution
     from plan_tuning.evaluation.plan_value import Measurement, summarize_values
     from plan_tuning.evaluation.predictions import teacher_plans
@@ -161,4 +166,37 @@ def _value(
             progress=progress,
         )
         rows = measurement.rows(references, chosen)
-    return {"figures": to_json(summarize_values(rows, chosen.subject, left_out))}
+        followed = None
+        if chosen.subject:
+            followed = followed_edits(
+                [problem for problem, _ in references.values()],
+                chosen.plans[chosen.subject],
+                tokenizer=student.tokenizer,
+                generate=partial(_greedy, config, student, progress),
+                grader=models.grader,
+                method=config.method.name,
+                prompt=config.prompt,
+            )
+    return {"figures": to_json(summarize_values(rows, chosen.subject, left_out, followed))}
+
+
+def _greedy(
+    config: Config, student: Student, progress: Progress | None, prompts: Sequence[list[int]]
+) -> list[Completion]:
+    """Complete prompts greedily, as answers are written."""
+    from plan_tuning.students.generation.native_engine import generate
+
+    def tell(rows: int, tokens: int) -> None:
+        if progress is not None:
+            progress("following edits", rows, len(prompts), tokens)
+
+    return generate(
+        student,
+        prompts,
+        keys=[("edit", place) for place in range(len(prompts))],
+        max_new_tokens=config.evaluation.max_new_tokens,
+        stop_strings=config.evaluation.stop,
+        batch_tokens=config.evaluation.batch_tokens,
+        decoding=config.evaluation.decoding,
+        progress=tell,
+    )

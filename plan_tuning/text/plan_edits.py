@@ -97,6 +97,15 @@ def with_number_swapped(plan: str, problem_id: str, problem: str, style: str) ->
     return NumberSwap(_joined(plan, edited, style), old, new)
 
 
+def has_number(text: str, number: str) -> bool:
+    """Whether a number stands in a text as it is written.
+
+    >>> has_number("It is 17.", "17"), has_number("It is 170.", "17")
+    (True, False)
+    """
+    return number in {found[0].replace(",", "") for found in _DIGITS.finditer(text)}
+
+
 def _free_number(rng: random.Random, digits: int, taken: set[str]) -> str:
     """Draw a number of so many digits, or of more, that is not taken."""
     while True:
