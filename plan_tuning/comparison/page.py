@@ -52,6 +52,7 @@ def report_page(comparison: Comparison, *, title: str) -> str:
         ),
         "table": _accuracies(table),
         "plan_values": _plan_values(comparison),
+        "plans_link": '<a href="#plans">Plans</a>' if comparison.worth.rows else "",
         "claims": _claims(comparison),
         "figures": "".join(_figure(figure) for figure in _figures(comparison)),
         "corpus": _funnels(comparison),
