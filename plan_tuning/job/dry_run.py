@@ -22,7 +22,7 @@ from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
-from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.eval_spec import benchmark_of
 from plan_tuning.job.given_corpus import check_selection
 from plan_tuning.job.graph import JobGraph
@@ -72,6 +72,8 @@ def print_job(config: Config, graph: JobGraph) -> int:
             problems = load_problems(config)
             estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
             console.print(render_estimate(estimate, config.teacher))
+    if values := value_line([(config, graph)]):
+        console.print(values, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
     return _print(found)
@@ -143,9 +145,10 @@ def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
                     yield from _rationales(config, graph, name, part)
     if is_trained and graph.corpus is not None and graph.corpus.is_external:
         yield check_selection(graph.corpus.folder, config)
-    for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
+    values = graph.plan_values or graph.predictions
+    for entry, *stages in zip(config.benchmarks, graph.predictions, values, strict=False):
         name, path = benchmark_of(entry, config)
-        if stage.is_done or name.startswith(MICRO_PREFIX):
+        if all(stage.is_done for stage in stages) or name.startswith(MICRO_PREFIX):
             continue
         if name == config.data.internal_split:
             yield from _internal_split(name, config.data)
@@ -282,7 +285,8 @@ def _model(config: Config, graph: JobGraph) -> Iterator[Finding]:
 
 def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
     """Check key, price and address of every large model that is asked, and a student's server."""
-    makes_plans = any(not stage.is_available for stage in graph.plan_corpora)
+    corpora = (*graph.plan_corpora, *graph.value_corpora)
+    makes_plans = any(not stage.is_available for stage in corpora)
     if (config.uses_teacher and _makes_corpus(graph)) or makes_plans:
         yield from _teacher("teacher", config.teacher)
     if config.uses_judge and _is_trained(graph) and config.judge is not config.teacher:

@@ -17,7 +17,7 @@ from rich.table import Table
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.effects import IdleWord, idle_line, idle_words, key_of
 from plan_tuning.config.run import Config
-from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.result import check_overwritten, read_result
 
@@ -56,10 +56,7 @@ class Job:
 
     def is_finished(self, folder: Path) -> bool:
         """Whether the job's result lies in the sweep's ``folder`` and nothing is left to build."""
-        return (
-            self.graph.is_done
-            and read_result(folder / self.name, self.graph.fingerprint) is not None
-        )
+        return self.graph.is_done and read_result(folder / self.name, self.graph) is not None
 
 
 def check_swept(overrides: Sequence[Any]) -> None:
@@ -115,12 +112,16 @@ def job_table(jobs: Sequence[Job], title: str) -> Table:
     common = common_words(jobs)
     for column in (*shown, "predictions"):
         table.add_column(column, no_wrap=True)
+    has_values = any(job.graph.plan_values for job in jobs)
+    if has_values:
+        table.add_column("plan values", no_wrap=True)
     claimed: set[str] = set()
     for job in jobs:
         stages = (job.graph.base, job.graph.corpus, job.graph.start, job.graph.student)
         by_name = dict(zip(_STAGES, stages, strict=True))
         cells = [_state([by_name[name]], claimed) for name in shown]
         cells.append(_state(job.graph.predictions, claimed))
+        cells += [_state(job.graph.plan_values, claimed)] if has_values else []
         table.add_row(" ".join(word for word in _shown(job) if word not in common), *cells)
     return table
 
@@ -182,6 +183,8 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
         console.print(idle_line(idle), highlight=False, soft_wrap=True)
     console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
+    if values := value_line((job.config, job.graph) for job in jobs):
+        console.print(values, soft_wrap=True, highlight=False)
 
 
 def _width() -> int | None:
