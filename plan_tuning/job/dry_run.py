@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from plan_tuning.config.checks import Finding
+from plan_tuning.config.checks import ConfigError, Finding
 from plan_tuning.config.data import DataConfig, KeyNames, MicroworldDataConfig, RowForm
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
@@ -32,6 +32,7 @@ from plan_tuning.job.inputs import (
     source_parts,
 )
 from plan_tuning.job.train_spec import start_config
+from plan_tuning.students.gguf import check_reader
 from plan_tuning.tasks.benchmarks import Reading, rationale_advice, read
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
@@ -123,6 +124,12 @@ def _is_trained(graph: JobGraph) -> bool:
     return graph.student is not None and not graph.student.is_available
 
 
+def _is_dequantised(graph: JobGraph) -> bool:
+    """Whether the base is a GGUF file's and not there yet."""
+    base = graph.base
+    return base is not None and not base.is_available and base.spec["kind"] == "gguf"
+
+
 def _makes_corpus(graph: JobGraph) -> bool:
     is_missing = graph.corpus is not None and not graph.corpus.is_available
     return is_missing and (graph.student is None or _is_trained(graph))
@@ -197,11 +204,20 @@ def _rationales(config: Config, graph: JobGraph, name: str, data: DataConfig) ->
 
 
 def _model(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Look for a model that is named by a path."""
+    """Look for a model that is named by a path, and for what reads it."""
     path = config.model.path
-    is_path = path is not None and (path.startswith(("/", ".", "~")) or path.count("/") > 1)
-    if path is not None and is_path and not Path(path).expanduser().is_dir():
+    if path is None:
+        return
+    is_path = path.startswith(("/", ".", "~")) or path.count("/") > 1
+    if is_path and not Path(path).expanduser().exists():
         yield Finding("error", f"model.path={path}: there is no such folder")
+    if _is_dequantised(graph):
+        try:
+            check_reader(path)
+        except ConfigError as error:
+            yield Finding("error", str(error))
+            return
+        yield Finding("ok", f"{path}: a GGUF file, dequantised once")
 
 
 def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
@@ -267,6 +283,8 @@ def _bytes_written(jobs: Sequence[Job]) -> int:
             if student is not None and not student.is_available:
                 kept[student.fingerprint], checkpoint = _bytes_of_student(config)
                 largest_checkpoint = max(largest_checkpoint, checkpoint)
+        if graph.base is not None and _is_dequantised(graph):
+            kept[graph.base.fingerprint] = _parameters(config.model) * _FLOAT32
         corpus = graph.corpus
         if corpus is not None and _makes_corpus(graph) and config.uses_teacher:
             calls = 1 + 3 * config.distillation.num_candidates
@@ -307,9 +325,9 @@ def _parameters(model: ModelConfig) -> int:
     if folder is not None and folder.is_dir():
         stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         return stored // 2  # half precision, as weights are published
-    found = _SIZE.search(model.path or "")
+    found = _SIZE.search(Path(model.path or "").name)
     if found is None:
-        return 0
+        return 2 * folder.stat().st_size if folder is not None and folder.is_file() else 0
     number = float(found.group(1).replace("_", "."))
     return int(number * {"b": 1e9, "m": 1e6}[found.group(2).lower()])
 

@@ -44,6 +44,7 @@ from plan_tuning.job.train_spec import (
     check_own_name,
     distillation_spec,
     has_start,
+    is_made_here,
     merge_spec,
     problems_spec,
     start_config,
@@ -185,7 +186,7 @@ def _external(kind: str, path: str, key: str) -> Stage:
 
 def _base_stage(model: ModelConfig, config: Config) -> Stage | None:
     """The base that is made here; None for weights from elsewhere."""
-    if model.kind == "pretrained":
+    if not is_made_here(model):
         return None
     return _stage(config, "bases", base_spec(model, config))
 
