@@ -61,6 +61,7 @@ from plan_tuning.job.result import (
     write_predictions,
     write_result,
 )
+from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.job.train import Process, Training, make_base, merge_call, training_call
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
@@ -92,6 +93,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
+        job.outcome.test_problems = check_test_problems(config, graph)
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
         if graph.student is not None and graph.merged:

@@ -123,6 +123,8 @@ class JobResult:
     training: Mapping[str, Any] | None = None  # facts of the student's manifest
     # Test problems that stand in the training problems, by benchmark; None: nothing was trained
     seen_in_training: Mapping[str, int] | None = field(default=None, metadata=UNLESS_NONE)
+    # Problems of published test splits among the training problems, by set; None: there are none
+    trained_on_test_problems: Mapping[str, int] | None = field(default=None, metadata=UNLESS_NONE)
     curves: str | None = None
     device: str = ""
     stages: Mapping[str, StageTime] = field(default_factory=dict)

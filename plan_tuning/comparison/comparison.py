@@ -8,6 +8,7 @@ from pathlib import Path
 
 from plan_tuning.comparison.claims import Finding, silence
 from plan_tuning.comparison.disagreements import Disagreement
+from plan_tuning.comparison.disclosures import disclosures
 from plan_tuning.comparison.evidence import Reading
 from plan_tuning.comparison.runs import Results
 from plan_tuning.comparison.tables import Table
@@ -49,7 +50,7 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table."""
-        lines = [*self.table.notes, *self.judged]
+        lines = [*disclosures(self.table), *self.table.notes, *self.judged]
         if self.reading.missing:
             lines.append(self.reading.advice)
         if not self.results.completed:

@@ -18,6 +18,7 @@ from plan_tuning.config.job_parts import (
     is_trained,
     reads_problems,
     reads_world,
+    tests_internal_split,
     uses_corpus,
     validates,
 )
@@ -43,8 +44,14 @@ def _is_own_mix(job: Config) -> bool:
 CONDITIONS: tuple[Condition, ...] = (
     # data
     Condition(
-        ("data.limit", "data.fraction", "data.split"),
+        ("data.limit", "data.fraction"),
         reads_problems,
+        "this job reads no training problems",
+        "method=m1 corpus.path=null",
+    ),
+    Condition(
+        ("data.split",),
+        lambda job: reads_problems(job) or tests_internal_split(job),
         "this job reads no training problems",
         "method=m1 corpus.path=null",
     ),
@@ -56,23 +63,43 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("data.path", "data.revision"),
-        lambda job: reads_problems(job) or (is_tested(job) and job.data.name in job.benchmarks),
+        lambda job: (
+            reads_problems(job)
+            or tests_internal_split(job)
+            or (is_tested(job) and job.data.name in job.benchmarks)
+        ),
         "this job reads no problems of that set",
         "method=sft",
     ),
     Condition(
         ("data.revision",),
-        lambda job: reads_problems(job) and job.data.path is None and not _is_own_mix(job),
+        lambda job: (
+            (reads_problems(job) or tests_internal_split(job))
+            and job.data.path is None
+            and not _is_own_mix(job)
+        ),
         "no training problems are loaded from the Hub under data.revision",
         "data=gsm8k data.path=null",
+    ),
+    Condition(
+        ("data.holdout",),
+        lambda job: reads_problems(job) or tests_internal_split(job),
+        "this job reads no problems that could be cut",
+        "method=sft",
+    ),
+    Condition(
+        ("data.holdout_seed",),
+        lambda job: job.data.holdout is not None,
+        "data.holdout=null holds nothing out",
+        "data.holdout=100",
     ),
     Condition(
         ("data.world.family",), lambda _: False, "each source has its family", "data=microworld_b"
     ),
     Condition(
         ("data.benchmarks",),
-        lambda job: is_tested(job) and not job.evaluation.benchmarks,
-        "evaluation.benchmarks names the test sets",
+        lambda job: is_tested(job) and not job.evaluation.benchmarks and job.data.holdout is None,
+        "evaluation.benchmarks or data.holdout names the test sets",
         "evaluation.benchmarks=[]",
     ),
     Condition(
@@ -152,6 +179,21 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(("teacher.seeded",), distils, "this job distils nothing", "method=m1"),
     Condition(("distillation",), distils, "this job distils nothing", "method=m1"),
+    Condition(
+        ("distillation",),
+        lambda job: job.teacher.is_asked,
+        "teacher={job.teacher.backend} takes the plans of the data set: nobody is asked",
+        "teacher=openai_compatible teacher.api_base=URL",
+    ),
+    Condition(
+        tuple(
+            f"distillation.{key}"
+            for key in ("num_candidates", "plan_temperature", "max_plan_tokens")
+        ),
+        lambda job: not job.distillation.has_given_plans,
+        "distillation.plans=dataset: each problem brings its one plan",
+        "distillation.plans=teacher",
+    ),
     Condition(
         ("distillation.execute_threshold",),
         lambda job: job.distillation.execution == "retained",

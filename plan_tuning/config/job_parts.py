@@ -90,6 +90,11 @@ def reads_problems(job: Config) -> bool:
     return (uses_corpus(job) and job.corpus.path is None) or learns_rationales(job)
 
 
+def tests_internal_split(job: Config) -> bool:
+    """Whether the split that is cut out of the training problems is a test set of the job."""
+    return is_tested(job) and job.data.internal_split in job.benchmarks
+
+
 def reads_world(job: Config) -> bool:
     """Whether a problem of the micro-world is read."""
     tests_it = is_tested(job) and any(name.startswith("microworld") for name in job.benchmarks)

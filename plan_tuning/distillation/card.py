@@ -10,13 +10,15 @@ import yaml
 
 from plan_tuning.artifacts import write_atomic
 from plan_tuning.config.teacher import DistillationConfig
-from plan_tuning.distillation.funnel import FUNNEL
+from plan_tuning.distillation.funnel import funnel_rows
 from plan_tuning.records import Problem
+from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.teachers.pricing import shown_usd
 
 CARD = "README.md"
 _LICENCES = {
     "gsm8k": "MIT (openai/grade-school-math)",
+    "gsm8k_socratic": "MIT (openai/grade-school-math)",
     "math": "MIT for the collection (hendrycks/math); the problems are third-party copyright",
     "strategyqa": "MIT (eladsegal/strategyqa)",
     "olympiadbench": "MIT (OpenBMB/OlympiadBench)",
@@ -32,8 +34,11 @@ def write_card(
 ) -> None:
     """Write the card, whose header tells ``datasets.load_dataset`` where the tables are."""
     sources = sorted({problem.source for problem in problems if problem.source})
+    teacher = facts["teacher"]
+    is_given = teacher["kind"] == "dataset"
+    title = f"Plans of a {'data set, graded' if is_given else 'teacher, verified and executed'}"
     header = {
-        "pretty_name": "Plans of a teacher, verified and executed",
+        "pretty_name": title,
         "task_categories": ["text-generation"],
         "tags": ["plan-tuning", "reasoning", *sources],
         "configs": [
@@ -41,29 +46,27 @@ def write_card(
             {"config_name": "problems", "data_files": "problems.parquet"},
         ],
     }
-    teacher = facts["teacher"]
-    funnel = facts["funnel"]
     lines = [
         "---",
         yaml.safe_dump(header, sort_keys=False).strip(),
         "---",
         "",
-        "# Plans of a teacher, verified and executed",
+        f"# {title}",
         "",
-        f"Made by plan-tuning (arXiv 2507.07495) with the teacher `{teacher['model']}`"
-        + (f" ({teacher['label']})" if teacher["label"] else "")
-        + f": {distillation.num_candidates} plans for each problem, scored by a Plan Verifier, "
-        "executed, and compared with the gold answer. Every candidate is a row of `trajectories`; "
-        "no filter is applied.",
+        _origin(teacher, distillation)
+        + " Every candidate is a row of `trajectories`; no filter is applied.",
         "",
         "## Funnel",
         "",
         "| step | count |",
         "|---|---|",
-        *(f"| {name.replace('_', ' ')} | {funnel.get(name, 0)} |" for name in FUNNEL),
+        *(f"| {name} | {count} |" for name, count in funnel_rows(facts["funnel"])),
         "",
-        "`good score` is 80 or more; `selected` is the two-stage filter: one best-scored plan for "
-        "each problem among those with a good score and a right answer.",
+        "No plan has a score: `kept by recompute` are executions that end right and whose "
+        "annotated equations all recompute."
+        if is_given
+        else "`good score` is 80 or more; `selected` is the two-stage filter: one best-scored plan "
+        "for each problem among those with a good score and a right answer.",
         "",
         "| filter | problems kept | rate |",
         "|---|---|---|",
@@ -72,6 +75,7 @@ def write_card(
             for name, count in facts["kept_problems"].items()
         ),
         "",
+        *_test_problems(facts),
         "## Quality",
         "",
         f"- calls that failed to the end and are left out: {facts['calls']['left_out']}",
@@ -80,7 +84,8 @@ def write_card(
         f"{facts['released_parser_differs']} of them differently",
         f"- verdicts on executions: {_counts(facts['verdicts'])}",
         f"- plans, all: {_counts(facts['plans_before'])}",
-        f"- plans, after the two-stage filter: {_counts(facts['plans_after'])}",
+        f"- plans, after the {'last of these filters' if is_given else 'two-stage filter'}: "
+        f"{_counts(facts['plans_after'])}",
         f"- diversity of a problem's plans: {_counts(facts['diversity'])}",
         "",
         "## Cost",
@@ -94,7 +99,7 @@ def write_card(
         "## Sources",
         "",
         *(f"- {source}: {_LICENCES.get(source, 'see its publisher')}" for source in sources),
-        "- the teacher's texts: see the terms of its provider",
+        *([] if is_given else ["- the teacher's texts: see the terms of its provider"]),
         "",
         "```python",
         "from datasets import load_dataset",
@@ -104,6 +109,40 @@ def write_card(
         "",
     ]
     write_atomic(folder / CARD, "\n".join(lines))
+
+
+def _origin(teacher: Mapping[str, Any], distillation: DistillationConfig) -> str:
+    """Say whose the plans are, and what was done with them."""
+    made = "Made by plan-tuning (arXiv 2507.07495)"
+    if teacher["kind"] == "dataset":
+        return (
+            f"{made} of the plans and executions that come with the data set: one for each "
+            "problem, not scored; the execution is compared with the gold answer. Nobody was asked."
+        )
+    name = f"the teacher `{teacher['model']}`"
+    name += f" ({teacher['label']})" if teacher["label"] else ""
+    plans = f"{distillation.num_candidates} plans for each problem"
+    if distillation.has_given_plans:
+        plans = "the data set's own plan of each problem"
+    return (
+        f"{made} with {name}: {plans}, scored by a Plan Verifier, executed, and compared with the "
+        "gold answer."
+    )
+
+
+def _test_problems(facts: Mapping[str, Any]) -> list[str]:
+    """Name the problems of published test splits; a student of them is measured elsewhere."""
+    known = facts.get("test_problems", {})
+    if not known:
+        return []
+    return [
+        "## Test problems",
+        "",
+        f"Among the problems are {name_test_problems(known)}, known by their questions. A student "
+        "that is trained on this corpus is trained on test problems, and no figure on that "
+        "benchmark says anything of it.",
+        "",
+    ]
 
 
 def _shown(value: float | None) -> str:

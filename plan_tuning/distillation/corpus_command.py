@@ -27,7 +27,7 @@ CorpusOption = Annotated[
 ]
 Outputs = Annotated[Path, typer.Option(help="Root of all results (paths.outputs).")]
 FilterName = Annotated[
-    str, typer.Option("--filter", help="none, plan_only, answer_only or two_stage.")
+    str, typer.Option("--filter", help="none, plan_only, answer_only, two_stage or recompute.")
 ]
 Threshold = Annotated[int, typer.Option(help="Lowest plan score that passes, -100 to 100.")]
 Selection = Annotated[
@@ -203,9 +203,9 @@ def _filter(
     from dataclasses import replace
 
     from plan_tuning.config.checks import require_choice
-    from plan_tuning.distillation.filters import STANDARD_FILTERS
+    from plan_tuning.distillation.filters import RECOMPUTE, STANDARD_FILTERS
 
-    known = {config.name: config for config in STANDARD_FILTERS}
+    known = {config.name: config for config in (*STANDARD_FILTERS, RECOMPUTE)}
     require_choice("--filter", name, known)
     return replace(
         known[name],

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plan_tuning.config.extensions import find
-from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
+from plan_tuning.distillation.recomputation import defect
 from plan_tuning.records import Trajectory, Verdict
 from plan_tuning.text.plans import leaks, similarity
 
@@ -22,10 +23,16 @@ STANDARD_FILTERS = (
     FilterConfig(name="answer_only", plan=False, answer=True, selection="first"),
     FilterConfig(name="two_stage", plan=True, answer=True, selection="best"),
 )
-"""The choices of the group ``filter``, under the paper's names."""
+"""The paper's choices of the group ``filter``, under its names."""
+
+RECOMPUTE = FilterConfig(
+    name="recompute", plan=False, answer=True, selection="first", recompute=True
+)
+"""For executions that come with their data set: the equations in them are computed again."""
 
 USABLE = "ok"
 MISSING = "missing"
+UNSCORED = "unscored"  # a plan that no verifier was asked about
 _EXECUTED = ("ok", "truncated")
 
 
@@ -68,8 +75,11 @@ def filter_trajectories(
 
     Raises:
         FilterError: a candidate that passes so far was never executed, and its execution is to be
-            learnt or its answer to be checked.
+            learnt or its answer to be checked; or it was never scored, and its score decides; or no
+            execution has equations that could be computed again.
     """
+    if config.recompute and not any(row.annotated_execution for row in rows):
+        raise FilterError(_not_annotated(config))
     groups: dict[str, list[Trajectory]] = {}
     for row in rows:
         groups.setdefault(row.problem_id, []).append(row)
@@ -154,10 +164,13 @@ def rejection(
     """Say why a candidate does not pass; None where it does.
 
     Raises:
-        FilterError: its answer or its execution is asked for and it was not executed.
+        FilterError: its answer or its execution is asked for and it was not executed, or its score
+            is asked for and it was not scored.
     """
     if row.plan_status != USABLE or not row.plan:
         return f"plan_{row.plan_status}" if row.plan_status != USABLE else "plan_empty"
+    if config.plan and row.score_status == UNSCORED:
+        raise FilterError(_not_scored(row, config))
     if config.plan and row.plan_score is None:
         return f"score_{row.score_status}"
     if config.plan and row.plan_score is not None and row.plan_score < config.plan_score_threshold:
@@ -174,6 +187,8 @@ def rejection(
         return f"execution_{row.execution_status}"
     if config.answer and not row.is_correct:
         return f"answer_{row.verdict or Verdict.NO_ANSWER}"
+    if config.recompute and (reason := defect(row.annotated_execution or "", row.answer)):
+        return reason
     return _further_rejection(row, config)
 
 
@@ -184,6 +199,22 @@ def _further_rejection(row: Trajectory, config: FilterConfig) -> str | None:
         return None
     reason: str | None = extension.load()(row, config)
     return reason
+
+
+def _not_scored(row: Trajectory, config: FilterConfig) -> str:
+    return (
+        f"filter={config.name} keeps plans by their score, and the plan of problem "
+        f"{row.problem_id} has none: it came with the data set, and no Plan Verifier was asked. "
+        f"Choose {UNSCORED_ADVICE}"
+    )
+
+
+def _not_annotated(config: FilterConfig) -> str:
+    return (
+        f"filter={config.name} computes the annotated equations (<<a=b>>) of each execution again, "
+        "and no execution of this corpus has any: data=gsm8k_socratic has them, for "
+        "teacher=dataset. Choose filter=answer_only or filter=none"
+    )
 
 
 def _not_executed(row: Trajectory, config: FilterConfig) -> str:

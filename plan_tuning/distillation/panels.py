@@ -11,7 +11,7 @@ from plan_tuning.artifacts import is_complete
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import TRAJECTORIES, CorpusError
 from plan_tuning.distillation.filters import FilterResult
-from plan_tuning.distillation.funnel import FUNNEL, Checks
+from plan_tuning.distillation.funnel import Checks, funnel_rows
 from plan_tuning.job_record import RESULT_FILE
 from plan_tuning.records import Trajectory
 from plan_tuning.teachers.pricing import shown_usd
@@ -88,8 +88,8 @@ def status_table(folder: Path, manifest: Mapping[str, Any]) -> RenderableType:
     funnel = Table(title=f"corpus {folder.name}", title_justify="left")
     funnel.add_column("passed")
     funnel.add_column("count", justify="right")
-    for name in FUNNEL:
-        funnel.add_row(name.replace("_", " "), str(facts["funnel"].get(name, 0)))
+    for title, count in funnel_rows(facts["funnel"]):
+        funnel.add_row(title, str(count))
     filters = Table(title="filters", title_justify="left")
     for column in ("filter", "problems kept", "rate"):
         filters.add_column(column, justify="left" if column == "filter" else "right")

@@ -82,7 +82,7 @@ def _corpora(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
         for name, part in source_parts(config.data).items():
             origin = _origin(name, part, config)
             count, largest = needs.get(origin, (0, config))
-            most = max(largest, config, key=lambda c: c.distillation.num_candidates)
+            most = max(largest, config, key=lambda c: c.distillation.candidates)
             needs[origin] = (max(count, count_problems(part)), most)
     estimates = tuple(
         count_missing_calls(count, config.teacher, config.distillation)

@@ -31,11 +31,14 @@ from plan_tuning.job.inputs import (
     load_problems,
     source_parts,
 )
+from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.students.gguf import check_reader
-from plan_tuning.tasks.benchmarks import Reading, rationale_advice, read
+from plan_tuning.tasks.benchmarks import Reading, benchmark_named, rationale_advice, read
+from plan_tuning.tasks.dataset_plans import dataset_plan
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
+from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.tasks.row_files import file_of
 from plan_tuning.teachers.errors import TeacherError, read_key
 from plan_tuning.teachers.health import check_server
@@ -65,7 +68,7 @@ def print_job(config: Config, graph: JobGraph) -> int:
     with _silent():
         found = findings([(config, graph)])
         is_readable = not any(finding.kind == "error" for finding in _data(config, graph))
-        if _makes_corpus(graph) and config.uses_teacher and is_readable:
+        if _makes_corpus(graph) and config.uses_teacher and config.teacher.is_asked and is_readable:
             problems = load_problems(config)
             estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
             console.print(render_estimate(estimate, config.teacher))
@@ -114,7 +117,7 @@ def findings(jobs: Iterable[Job]) -> list[Finding]:
     listed = list(jobs)
     found: dict[Finding, None] = {}
     for config, graph in listed:
-        for check in (_data, _model, _teachers):
+        for check in (_data, _test_problems, _model, _teachers):
             found.update(dict.fromkeys(check(config, graph)))
     found.update(dict.fromkeys(_disk(listed)))
     return list(found)
@@ -146,8 +149,67 @@ def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
                     yield from _rationales(config, graph, name, part)
     for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
         name, path = benchmark_of(entry, config)
-        if not stage.is_done and not name.startswith(MICRO_PREFIX):
+        if stage.is_done or name.startswith(MICRO_PREFIX):
+            continue
+        if name == config.data.internal_split:
+            yield from _internal_split(name, config.data)
+        else:
             yield from _set(name, "test", path, config.data.form)
+    yield from _plans(config, graph)
+
+
+def _internal_split(name: str, data: DataConfig) -> Iterator[Finding]:
+    """Cut the file, where it is one, as the job will."""
+    where = data.path or "the Hub, when the job runs"
+    try:
+        if data.path is not None:
+            count_problems(data)
+    except (ValueError, OSError) as error:
+        yield Finding("error", str(error))
+        return
+    yield Finding("ok", f"{name}: {data.holdout} questions held out of {where}")
+
+
+def _plans(config: Config, graph: JobGraph) -> Iterator[Finding]:
+    """Look for the plans of the problems, where a job takes those and not a teacher's."""
+    if config.teacher.is_asked and not config.distillation.has_given_plans:
+        return
+    sets: list[tuple[str, str, str | None, RowForm]] = []
+    if _makes_corpus(graph) and config.uses_teacher:
+        for name, part in source_parts(config.data).items():
+            sets.append((name, part.split, part.path, part.form))
+    for entry, stage in zip(config.benchmarks, graph.plan_corpora, strict=False):
+        if not stage.is_available:
+            name, path = benchmark_of(entry, config)
+            is_cut = name == config.data.internal_split
+            own = (config.data.name, config.data.split) if is_cut else (name, "test")
+            sets.append((*own, path, config.data.form))
+    words = "distillation.plans" if config.teacher.is_asked else "teacher"
+    for name, split, path, form in sets:
+        yield from _plans_of(name, split, path, form, f"{words}=dataset")
+
+
+def _plans_of(
+    name: str, split: str, path: str | None, form: RowForm, words: str
+) -> Iterator[Finding]:
+    try:
+        if path is None:
+            found, total = int(benchmark_named(name).has_plans), 1
+        else:
+            problems = _read(name, split, path, *_hashable(form)).problems
+            found, total = sum(dataset_plan(p) is not None for p in problems), len(problems)
+    except (ValueError, OSError):
+        return  # said by the check of the set
+    if not found:
+        yield Finding(
+            "error",
+            f"{words} takes the plans that come with the data, and {path or name} has none. "
+            "data=gsm8k_socratic and data=strategyqa have them, and rows of your own with the "
+            "fields plan and execution (data=jsonl data.path=FILE); for plans of a teacher: "
+            "teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1",
+        )
+    elif found < total:
+        yield Finding("note", f"{path}: {total - found} of {total} problems bring no plan")
 
 
 def _set(
@@ -158,11 +220,11 @@ def _set(
         return
     try:
         reading = _read(name, split, path, *_hashable(form))
+        used = len(reading.problems) if data is None else count_problems(data)
     except (ValueError, OSError) as error:
         yield Finding("error", str(error))
         return
     count, file = len(reading.problems), file_of(name, split, Path(path))
-    used = count if data is None else count_problems(data)
     taken = "" if used == count else f", {used} of them used"
     yield Finding("ok", f"{file}: {count} {split} problems of {name}{taken}")
     if reading.note:
@@ -203,6 +265,17 @@ def _rationales(config: Config, graph: JobGraph, name: str, data: DataConfig) ->
         yield Finding("error" if is_all else "note", text + rationale_advice(learns_it[0]))
 
 
+def _test_problems(config: Config, graph: JobGraph) -> Iterator[Finding]:
+    """Name the published test problems that a student is trained on."""
+    try:
+        found = check_test_problems(config, graph)
+    except (ValueError, OSError) as error:
+        yield Finding("error", str(error))
+        return
+    if found:
+        yield Finding("note", f"the student is trained on {name_test_problems(found)}")
+
+
 def _model(config: Config, graph: JobGraph) -> Iterator[Finding]:
     """Look for a model that is named by a path, and for what reads it."""
     path = config.model.path
@@ -240,7 +313,7 @@ def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
 
 
 def _teacher(role: str, teacher: TeacherConfig) -> Iterator[Finding]:
-    if teacher.backend in ("scripted", "replay"):
+    if teacher.backend in ("scripted", "replay") or not teacher.is_asked:
         return
     try:
         secret = read_key(teacher.api_key_env, is_required=teacher.requires_key)
@@ -287,7 +360,7 @@ def _bytes_written(jobs: Sequence[Job]) -> int:
             kept[graph.base.fingerprint] = _parameters(config.model) * _FLOAT32
         corpus = graph.corpus
         if corpus is not None and _makes_corpus(graph) and config.uses_teacher:
-            calls = 1 + 3 * config.distillation.num_candidates
+            calls = 1 + 3 * config.distillation.candidates
             count = sum(count_problems(part) for part in source_parts(config.data).values())
             kept[corpus.fingerprint] = count * calls * _BYTES_PER_CALL
         for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):

@@ -23,7 +23,7 @@ from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
-from plan_tuning.job.train_spec import model_spec
+from plan_tuning.job.train_spec import holdout_spec, model_spec
 from plan_tuning.tasks.benchmarks import source_spec
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world
 from plan_tuning.text.prompts import prompt_fingerprint
@@ -113,6 +113,8 @@ def benchmark_of(entry: str, config: Config) -> tuple[str, str | None]:
     name, _, path = entry.partition("=")
     if path:
         return name, path
+    if name == config.data.internal_split:
+        return name, config.data.path
     inherited = None
     if isinstance(config.data, MixtureDataConfig) and name in config.data.sources:
         inherited = config.data.sources[name].path
@@ -142,6 +144,10 @@ def question_spec(entry: str, config: Config) -> dict[str, Any]:
     if benchmark.startswith(MICRO_PREFIX):
         world, _ = benchmark_world(benchmark, world_of(config))
         source: dict[str, Any] = {"world": hashed_values(world)}
+    elif benchmark == config.data.internal_split:
+        data = config.data
+        cut_from = source_spec(data.name, data.split, path, data.revision, data.form)
+        source = {**cut_from, "holdout": holdout_spec(data)}
     else:
         source = source_spec(benchmark, "test", path, None, config.data.form)
     spec: dict[str, Any] = {

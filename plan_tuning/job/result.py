@@ -69,6 +69,7 @@ class Outcome:
     predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
     executor_zero_shot: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # of m2
     seen_in_training: dict[str, int] | None = None  # test problems, by benchmark
+    test_problems: Mapping[str, int] = field(default_factory=dict)  # trained on, by test split
     train_problems: Sequence[Problem] | None = None  # that the student was made from, once asked
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
@@ -264,6 +265,7 @@ def write_result(
         corpus=corpus,
         training=outcome.training,
         seen_in_training=outcome.seen_in_training,
+        trained_on_test_problems=outcome.test_problems or None,
         curves=CURVES_FILE if (folder / CURVES_FILE).is_file() else None,
         device=outcome.device,
         stages=outcome.stages,

@@ -66,6 +66,8 @@ def problems_spec(data: DataConfig) -> dict[str, Any]:
         spec["fraction"] = data.fraction
     if data.limit is not None:
         spec["limit"] = data.limit
+    if data.holdout is not None:
+        spec["holdout"] = holdout_spec(data)
     if isinstance(data, MicroworldDataConfig):
         # A family is the same problems whatever the choice of data that names it is called.
         return spec | {"name": MICRO_PREFIX, "world": hashed_values(data.world())}
@@ -78,6 +80,11 @@ def problems_spec(data: DataConfig) -> dict[str, Any]:
         )
     source = source_spec(data.name, data.split, data.path, data.revision, data.form)
     return spec | {"source": source}
+
+
+def holdout_spec(data: DataConfig) -> dict[str, Any]:
+    """What determines an internal split, given the problems that it is cut out of."""
+    return {"questions": data.holdout, "seed": data.holdout_seed}
 
 
 def check_own_name(data: DataConfig) -> None:
@@ -223,6 +230,8 @@ def filter_spec(config: Config) -> dict[str, Any]:
         spec["plan_score_threshold"] = chosen.plan_score_threshold
     if chosen.drop_leaks:
         spec["drop_leaks"] = True
+    if chosen.recompute:
+        spec["recompute"] = True
     if chosen.selection == "diverse":
         spec["diverse_below"] = chosen.diverse_below
     if chosen.max_rows is not None:

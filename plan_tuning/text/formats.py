@@ -128,8 +128,24 @@ def segments(learned: Mapping[str, str], answer: str) -> tuple[Segment, ...]:
         if part == "plan":
             found.append(_plan(text, tail="\n" if place < len(learned) else ""))
         else:
-            found.append(_output(_boxed(text, answer if part == "solution" else None)))
+            found.append(_output(boxed(text, answer) if part == "solution" else text))
     return tuple(found)
+
+
+def boxed(rationale: str, answer: str) -> str:
+    r"""End a rationale in a box; GSM8K's calculator marks and ``####`` line are not for students.
+
+    Args:
+        rationale: kept as it is where it has a box of its own.
+        answer: gold answer.
+
+    >>> boxed("2+2=<<2+2=4>>4\n#### 4", "4")
+    '2+2=4\nThe answer is \\boxed{4}.'
+    """
+    if _BOX.search(rationale):
+        return rationale
+    text = _GSM8K_TAIL.sub("", _CALCULATOR.sub("", rationale)).strip()
+    return f"{text}\nThe answer is \\boxed{{{answer}}}."
 
 
 def parse_plan(text: str) -> str:
@@ -186,11 +202,3 @@ def _plan(plan: str, tail: str = "") -> Segment:
 
 def _output(text: str) -> Segment:
     return Segment(kind=SegmentKind.SOLUTION, text=f"<output>\n{text}\n</output>")
-
-
-def _boxed(rationale: str, answer: str | None) -> str:
-    """End a rationale in a box; GSM8K's calculator marks and ``####`` line are not for students."""
-    if answer is None or _BOX.search(rationale):
-        return rationale
-    text = _GSM8K_TAIL.sub("", _CALCULATOR.sub("", rationale)).strip()
-    return f"{text}\nThe answer is \\boxed{{{answer}}}."
