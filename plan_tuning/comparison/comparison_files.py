@@ -21,6 +21,16 @@ from plan_tuning.comparison.evidence import Reading, check_replaced, keep_eviden
 from plan_tuning.comparison.exports import to_csv, to_json
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
+from plan_tuning.comparison.plan_value_text import (
+    VALUE_LEGEND,
+    WORTH_LEGEND,
+    correlation_lines,
+    likelihood_table,
+    values_csv,
+    values_json,
+    worth_table,
+)
+from plan_tuning.comparison.plan_values import plan_worth
 from plan_tuning.comparison.runs import ComparisonError, load
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
@@ -39,6 +49,7 @@ from plan_tuning.comparison.tables import build_table
 
 logger = logging.getLogger(__name__)
 
+VALUES_FILE = "comparison_plan_values.csv"
 COMPACT_FILE = "comparison_compact.tex"
 
 
@@ -83,6 +94,7 @@ def compare(
         findings=tuple(findings(table, reader)),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
+        worth=plan_worth(table),
         judged=judged,
         reading=Reading.of(results.completed),
     )
@@ -114,6 +126,8 @@ def write(
     content = to_json(comparison.table, comparison.findings)
     content["disagreements"] = [vars(item) for item in comparison.disagreements]
     content["holes"] = list(comparison.holes)
+    if comparison.worth.rows:
+        content["plan_values"] = values_json(comparison.worth)
     reading = comparison.reading
     content["read"] = {"predictions": reading.predictions, "corpora": reading.corpora}
     if not force:
@@ -125,12 +139,26 @@ def write(
         "comparison.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
         "report.html": report_page(comparison, title=f"Comparison of {folder.resolve().name}"),
     }
+    if comparison.worth.rows:
+        texts[VALUES_FILE] = values_csv(comparison.worth)
     if compact is not None:
         texts[COMPACT_FILE] = to_compact_latex(comparison.table, compact)
     elif (folder / COMPACT_FILE).is_file():
         logger.warning("%s is of an earlier comparison; again: --latex compact", COMPACT_FILE)
     write_together({folder / name: text for name, text in texts.items()})
     return [folder / name for name in texts]
+
+
+def plan_values_section(comparison: Comparison) -> list[str]:
+    """What plans are worth, in the parts of comparison.md; nothing where it was not asked for."""
+    worth = comparison.worth
+    if not worth.rows:
+        return []
+    parts = ["## What a plan is worth", markdown_table(*likelihood_table(worth)), VALUE_LEGEND]
+    head, rows = worth_table(worth)
+    if rows:
+        parts += [markdown_table(head, rows), WORTH_LEGEND]
+    return [*parts, *correlation_lines(worth)]
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -148,6 +176,7 @@ def to_markdown(comparison: Comparison) -> str:
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+        parts += plan_values_section(comparison)
         parts.append("## The paper's claims")
     if comparison.findings:
         parts += [markdown_table(*finding_table(comparison.findings)), CLAIMS_LEGEND]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from plan_tuning.comparison.choices import is_seedless
 from plan_tuning.comparison.runs import Run, read_predictions
-from plan_tuning.statistics.intervals import crossed, paired_bootstrap
+from plan_tuning.statistics.intervals import Interval, crossed, paired_bootstrap
 from plan_tuning.statistics.tests import holm, mcnemar, permutation_test
 
 LEVEL = 0.05
@@ -116,36 +116,49 @@ def difference(
     if not used:
         return _recorded(pairs, benchmark, num_possible)
     counts = mcnemar(first, second)
-    problems = dict.fromkeys(problem for line in by_seed for problem in line)
-    table = [[line.get(problem, math.nan) for problem in problems] for line in by_seed]
-    means = [_mean([v for v in column if not math.isnan(v)]) for column in zip(*table, strict=True)]
-    zeros = [0.0] * len(means)
-    if len(used) > 1:
-        found = crossed(table)
-        interval = found.interval
-        p = permutation_test(zeros, means)
-        p = p if math.isnan(found.p) else max(p, found.p)
-    else:
-        interval = paired_bootstrap(zeros, means)
-        # samples of one problem are not independent: only then are the problems permuted
-        is_sampled = len(first) > len(problems)
-        p = permutation_test(zeros, means) if is_sampled else counts.p_mid
+    interval, p = mean_difference(by_seed)
+    # samples of one problem are not independent: only then are the problems permuted
+    is_sampled = len(first) > interval.n
+    if len(used) == 1 and not is_sampled:
+        p = counts.p_mid
     return Difference(
         value=interval.value,
         low=interval.low,
         high=interval.high,
-        num_problems=len(problems),
+        num_problems=interval.n,
         gained=counts.only_second,
         lost=counts.only_first,
         p=p,
         p_holm=p,
         by_seed=tuple(_mean(list(line.values())) for line in by_seed),
-        seeds=_seeds(used),
+        seeds=seeds_of(used),
         is_partial=len(used) < num_possible,
     )
 
 
-def _seeds(pairs: Sequence[tuple[Run, Run]]) -> tuple[int, ...]:
+def mean_difference(by_seed: Sequence[Mapping[str, float]]) -> tuple[Interval, float]:
+    """Estimate a mean difference and test it, over problems and, from two seeds on, over seeds.
+
+    Args:
+        by_seed: the difference on each problem, seed by seed; a seed may lack problems.
+
+    Returns:
+        The interval (95 %, ``n`` problems), and p: of one seed that of a permutation of problems,
+        of several the larger one of that and of the crossed test.
+    """
+    problems = dict.fromkeys(problem for line in by_seed for problem in line)
+    table = [[line.get(problem, math.nan) for problem in problems] for line in by_seed]
+    means = [_mean([v for v in column if not math.isnan(v)]) for column in zip(*table, strict=True)]
+    zeros = [0.0] * len(means)
+    p = permutation_test(zeros, means)
+    if len(by_seed) == 1:
+        return paired_bootstrap(zeros, means), p
+    found = crossed(table)
+    interval = replace(found.interval, n=len(problems))
+    return interval, p if math.isnan(found.p) else max(p, found.p)
+
+
+def seeds_of(pairs: Sequence[tuple[Run, Run]]) -> tuple[int, ...]:
     """Seeds of the pairs; those of two runs that no seed can change have none."""
     seeded = [next((r for r in pair if not is_seedless(r)), None) for pair in pairs]
     return tuple(run.seed for run in seeded if run is not None)
@@ -193,7 +206,7 @@ def _recorded(
         p=nan,
         p_holm=nan,
         by_seed=tuple(values),
-        seeds=_seeds(used),
+        seeds=seeds_of(used),
         is_partial=len(used) < num_possible,
     )
 

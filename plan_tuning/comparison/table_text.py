@@ -11,7 +11,7 @@ from plan_tuning.comparison.disagreements import Disagreement
 from plan_tuning.comparison.tables import Cell, Row, Table
 from plan_tuning.statistics.intervals import mean_interval
 
-_SIGNS = {"higher": "▲", "lower": "▼", "undecided": "?"}
+SIGNS = {"higher": "▲", "lower": "▼", "undecided": "?"}
 _NEEDS_SEEDS = "more seeds needed"
 _SHOWN_PROBLEMS = 5
 _SMALLEST_P = 0.001  # that is printed
@@ -81,7 +81,7 @@ def difference_text(item: Difference | None) -> str:
     else:
         interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
         mark = "†" if item.is_single_seed else ""
-        text += f" {interval} {p_text(item.p_holm)} {_SIGNS[item.direction]}{mark}"
+        text += f" {interval} {p_text(item.p_holm)} {SIGNS[item.direction]}{mark}"
         text += f" {_NEEDS_SEEDS}" if item.needs_seeds else ""
     if item.is_partial:
         listed = ", ".join(str(seed) for seed in item.seeds)

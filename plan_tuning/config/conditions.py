@@ -12,6 +12,7 @@ from plan_tuning.config.job_parts import (
     asks_teacher,
     distils,
     draws_problems,
+    executes_here,
     has_executor,
     is_one_file,
     is_tested,
@@ -21,6 +22,7 @@ from plan_tuning.config.job_parts import (
     tests_internal_split,
     uses_corpus,
     validates,
+    values_given_plans,
 )
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
@@ -259,6 +261,30 @@ CONDITIONS: tuple[Condition, ...] = (
         ),
         "only m2's student writes a plan in a call of its own",
         "method=m2 evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        is_tested,
+        "nothing is evaluated",
+        "stages=[distill,train,evaluate]",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        lambda job: not job.method.has_two_calls or job.evaluation.plan == "own",
+        "evaluation.plan={job.evaluation.plan} has other plans executed than the student's",
+        "evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        executes_here,
+        "executor={job.executor.name} tells no log-probabilities",
+        "executor=base",
+    ),
+    Condition(
+        ("evaluation.plan_value_corpus",),
+        values_given_plans,
+        "no plan of a teacher is compared",
+        "method=m1 evaluation.plan_value=true",
     ),
     Condition(
         ("evaluation.server",),

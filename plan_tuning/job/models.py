@@ -45,7 +45,8 @@ def check_machine(config: Config, graph: JobGraph) -> str:
     student = graph.student
     is_trained = "train" in config.stages and student is not None and not student.is_available
     is_tested = "evaluate" in config.stages and not all(
-        stage.is_done for stage in (*graph.predictions, *graph.executor_predictions)
+        stage.is_done
+        for stage in (*graph.predictions, *graph.executor_predictions, *graph.plan_values)
     )
     if not is_trained and not is_tested:
         return "cpu"
@@ -174,6 +175,30 @@ class Models:
         if self.graph.student is None:  # the untrained model is the one that is tested
             return LocalWriter(self.student, config.evaluation)
         return LocalWriter(self._load(self.base, config.model), config.evaluation)
+
+    @cached_property
+    def follower(self) -> Student:
+        """Who carries plans out here: M2's executor, or the student itself; a server's is loaded.
+
+        Its weights tell log-probabilities, which no server is asked for.
+
+        Raises:
+            ConfigError: the executor is none of this machine.
+        """
+        from plan_tuning.evaluation.writers import LocalWriter
+
+        is_own = "student" in record("executor", self.config.executor.name).needs
+        if not self.config.method.has_two_calls or is_own:
+            return self.student
+        executor = self.executor
+        if not isinstance(executor, LocalWriter):
+            raise ConfigError(
+                "executor",
+                self.config.executor.name,
+                "it tells no log-probabilities, by which plans are valued",
+                "executor=base",
+            )
+        return executor.student
 
     def build_executor(self) -> None:
         """Make the executor's weights where they are ours and absent; nothing is loaded."""

@@ -31,8 +31,10 @@ from plan_tuning.job_record import (
     Fingerprints,
     JobError,
     JobResult,
+    PlanValue,
     StageTime,
     parse_metrics,
+    parse_plan_value,
     parse_result,
 )
 from plan_tuning.records import Prediction, Problem, from_json, to_json
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 CURVES_FILE = "metrics.csv"
 PREDICTIONS_FILE = "predictions.jsonl"
+PLAN_VALUES_FILE = "plan_values.jsonl"
 _MAX_MESSAGE = 2000  # characters of an error's text
 DECONTAMINATED = "_decontaminated"  # suffix of a benchmark without its contaminated problems
 
@@ -68,6 +71,8 @@ class Outcome:
     metrics: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # by benchmark
     predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
     executor_zero_shot: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # of m2
+    plan_value: dict[str, PlanValue] = field(default_factory=dict)  # by benchmark
+    plan_values: dict[str, Path] = field(default_factory=dict)  # by benchmark: folder
     seen_in_training: dict[str, int] | None = None  # test problems, by benchmark
     test_problems: Mapping[str, int] = field(default_factory=dict)  # trained on, by test split
     train_problems: Sequence[Problem] | None = None  # that the student was made from, once asked
@@ -96,6 +101,11 @@ class Outcome:
         """Note how many test problems stand in the training problems; None: not known."""
         if number is not None:
             self.seen_in_training = {**(self.seen_in_training or {}), benchmark: number}
+
+    def add_plan_value(self, benchmark: str, folder: Path) -> None:
+        """Note what plans are worth on one benchmark, by its artifact."""
+        self.plan_value[benchmark] = parse_plan_value(read_manifest(folder)["facts"]["figures"])
+        self.plan_values[benchmark] = folder / PLAN_VALUES_FILE
 
     def add_selection(self, selection: Mapping[str, Any]) -> None:
         """Account what a training took of the corpus: rows, reasons and what else it counted."""
@@ -262,6 +272,9 @@ def write_result(
         metrics=outcome.metrics,
         executor_zero_shot=outcome.executor_zero_shot,
         predictions={name: _relative(path, folder) for name, path in outcome.predictions.items()},
+        plan_value=outcome.plan_value or None,
+        plan_values={name: _relative(path, folder) for name, path in outcome.plan_values.items()}
+        or None,
         corpus=corpus,
         training=outcome.training,
         seen_in_training=outcome.seen_in_training,
@@ -298,6 +311,7 @@ def fingerprints(graph: JobGraph) -> Fingerprints:
         student=graph.student.fingerprint if graph.student else None,
         predictions={stage.label: stage.fingerprint for stage in graph.predictions},
         executor_zero_shot={stage.label: stage.fingerprint for stage in graph.executor_predictions},
+        plan_values={stage.label: stage.fingerprint for stage in graph.plan_values} or None,
     )
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.effects import IdleWord, idle_line, idle_words, key_of
 from plan_tuning.config.run import Config
-from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.result import check_overwritten, read_result
 
@@ -182,6 +182,8 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
         console.print(idle_line(idle), highlight=False, soft_wrap=True)
     console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
+    if values := value_line((job.config, job.graph) for job in jobs):
+        console.print(values, soft_wrap=True, highlight=False)
 
 
 def _width() -> int | None:
