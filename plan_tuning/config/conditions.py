@@ -14,6 +14,7 @@ from plan_tuning.config.job_parts import (
     draws_problems,
     executes_here,
     has_executor,
+    is_one_file,
     is_tested,
     is_trained,
     reads_problems,
@@ -145,8 +146,8 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("model.revision",),
-        lambda job: job.model.kind == "pretrained",
-        "the weights are made here",
+        lambda job: job.model.kind == "pretrained" and not is_one_file(job),
+        "the weights are made here, or come from a file",
         "model=path model.path=HUB_ID",
     ),
     Condition(

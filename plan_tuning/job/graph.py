@@ -26,7 +26,7 @@ from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.job_parts import needs_student, values_given_plans, values_plans
-from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.job.eval_spec import (
     Party,
@@ -48,6 +48,7 @@ from plan_tuning.job.train_spec import (
     check_own_name,
     distillation_spec,
     has_start,
+    is_made_here,
     merge_spec,
     problems_spec,
     start_config,
@@ -193,7 +194,7 @@ def _external(kind: str, path: str, key: str) -> Stage:
 
 def _base_stage(model: ModelConfig, config: Config) -> Stage | None:
     """The base that is made here; None for weights from elsewhere."""
-    if model.kind == "pretrained":
+    if not is_made_here(model):
         return None
     return _stage(config, "bases", base_spec(model, config))
 

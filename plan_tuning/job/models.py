@@ -40,7 +40,7 @@ def check_machine(config: Config, graph: JobGraph) -> str:
         Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
 
     Raises:
-        ConfigError: CUDA, or what 4-bit weights need, is asked for and absent.
+        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent.
     """
     student = graph.student
     is_trained = "train" in config.stages and student is not None and not student.is_available
@@ -50,6 +50,14 @@ def check_machine(config: Config, graph: JobGraph) -> str:
     )
     if not is_trained and not is_tested:
         return "cpu"
+    from plan_tuning.students.gguf import check_reader
+
+    for base, model in (
+        (graph.base, config.model),
+        (graph.executor_base, config.executor.model),
+    ):
+        if base is not None and model is not None and model.path and not base.is_available:
+            check_reader(model.path)
     device = device_of(config.trainer)
     if is_trained and config.adapter.name == "qlora":
         from plan_tuning.students.loading import check_four_bits
