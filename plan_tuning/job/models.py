@@ -183,11 +183,10 @@ class Models:
         return self._resources.enter_context(Grader(self.config.evaluation.grading))
 
     def _load(self, where: str | Path, model: ModelConfig) -> Student:
-        from plan_tuning.students.loading import for_inference, load_student
+        from plan_tuning.students.loading import load_for_inference
 
         prepare_torch(self.config.trainer)
-        device = device_of(self.config.trainer)
-        return for_inference(load_student(where, model, device=device, for_training=False))
+        return load_for_inference(where, model, device=device_of(self.config.trainer))
 
     def _ask_server(self) -> AskAll:
         """Ask the server of ``evaluation.server``; its answers belong to this student alone."""

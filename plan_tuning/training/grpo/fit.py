@@ -98,11 +98,18 @@ def train_grpo(
         ConfigError: dropout, or hardware that is not there.
         TeacherError: the judge cannot be asked any more; the same command goes on later.
     """
-    trainer, method, reward = settings.trainer, settings.method, settings.reward
+    trainer, reward = settings.trainer, settings.reward
+    method = settings.method.resolved(trainer.precision)
     prepare(trainer, settings.seed)
     _check(settings, problems)
     training, held_out = hold_out(problems, count=method.val_problems, seed=settings.seed)
-    student = load_student(start, settings.model, for_training=True, adapter=settings.adapter)
+    student = load_student(
+        start,
+        settings.model,
+        for_training=True,
+        adapter=settings.adapter,
+        rounds_base=settings.adapter.rounds_base(trainer.precision),
+    )
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)
     log_summary(method, trainer, settings.prompt, student, training)

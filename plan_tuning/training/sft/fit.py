@@ -91,7 +91,13 @@ def train_student(
     """
     config = settings.trainer
     prepare(config, settings.seed)
-    student = load_student(base, settings.model, for_training=True, adapter=settings.adapter)
+    student = load_student(
+        base,
+        settings.model,
+        for_training=True,
+        adapter=settings.adapter,
+        rounds_base=settings.adapter.rounds_base(config.precision, config.strategy),
+    )
     encoded, dropped = _encode_all(student, rows, settings)
     training, held_out = batches.split_validation(
         encoded, fraction=config.val_fraction, seed=settings.seed
