@@ -14,6 +14,7 @@ from plan_tuning.config.extensions import record
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Message, Problem, Reply, Request
 from plan_tuning.students.loading import Student
+from plan_tuning.students.memory import release_card_memory
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text import formats
 from plan_tuning.text.prompts import render
@@ -154,6 +155,65 @@ class LocalWriter(_StudentRequests):
                 f"engine={engine.name} returned {len(completions)} completions of {len(prompts)}"
             )
         return [Written(c.text, c.finish_reason, len(c.token_ids)) for c in completions]
+
+
+class AdapterOffWriter(LocalWriter):
+    """The base of a student whose adapter is being trained: the same weights, its updates off."""
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order."""
+        with self.student.model.disable_adapter():
+            return super().write(
+                keys, asked, max_new_tokens=max_new_tokens, phase=phase, progress=progress
+            )
+
+
+class WaitingWriter(_StudentRequests):
+    """A student that waits in the machine's memory and is on the card while it writes.
+
+    Args:
+        load: reads it into the machine's memory; called at the first use.
+        device: where it computes.
+        evaluation: how it writes.
+    """
+
+    def __init__(
+        self, load: Callable[[], Student], device: str, evaluation: EvaluationConfig
+    ) -> None:
+        self._load = load
+        self._device = device
+        self._evaluation = evaluation
+        self._student: Student | None = None
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order."""
+        if self._student is None:
+            self._student = self._load()
+        model = self._student.model
+        model.to(self._device)
+        try:
+            return LocalWriter(self._student, self._evaluation).write(
+                keys, asked, max_new_tokens=max_new_tokens, phase=phase, progress=progress
+            )
+        finally:
+            model.to("cpu")
+            release_card_memory()
 
 
 class ServedWriter(_StudentRequests):

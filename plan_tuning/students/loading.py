@@ -132,7 +132,7 @@ def load_student(
 
 
 def load_for_inference(
-    folder_or_id: str | Path, model: ModelConfig, *, device: str = "cpu"
+    folder_or_id: str | Path, model: ModelConfig, *, device: str = "cpu", waits: bool = False
 ) -> Student:
     """Load a student so that inference is as cheap as it can be: merged, and bfloat16 on CUDA.
 
@@ -143,14 +143,17 @@ def load_for_inference(
     Args:
         folder_or_id: weights, an adapter or a hub id.
         model: how they are loaded.
-        device: cpu, cuda or cuda:N.
+        device: where it shall compute: cpu, cuda or cuda:N.
+        waits: leave it in the machine's memory, in the precision of that device.
 
     Raises:
         StudentError: the folder does not exist or holds neither weights nor an adapter.
     """
-    dtype = inference_dtype(device)
+    dtype, place = inference_dtype(device), "cpu" if waits else device
     if dtype is None:
-        return merge_for_inference(load_student(folder_or_id, model, device=device))
+        found = merge_for_inference(load_student(folder_or_id, model))
+        found.model.to(place)
+        return found
     folder = Path(folder_or_id)
     if is_adapter(folder):
         base, _ = base_of_adapter(folder)
@@ -162,7 +165,7 @@ def load_for_inference(
     park_tower(loaded)
     cast_weights(loaded, dtype)
     loaded.requires_grad_(False)
-    loaded.eval().to(device)
+    loaded.eval().to(place)
     return Student(
         model=loaded,
         tokenizer=tokenizer,
