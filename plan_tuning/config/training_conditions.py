@@ -267,6 +267,12 @@ TRAINING: tuple[Condition, ...] = (
         "adapter={job.adapter.name} has nothing to merge",
         "adapter=lora",
     ),
+    Condition(
+        ("method.shared_prompt",),
+        lambda job: not job.trainer.gradient_checkpointing,
+        "a checkpointed pass keeps no prompt to share",
+        "trainer.gradient_checkpointing=false",
+    ),
     # start, reward
     Condition(("start",), is_grpo, "only method=grpo has a start", "method=grpo"),
     Condition(
