@@ -31,6 +31,7 @@ from plan_tuning.job.inputs import (
     load_problems,
     source_parts,
 )
+from plan_tuning.job.sensitivity import power_line
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.tasks.benchmarks import Reading, rationale_advice, read
 from plan_tuning.tasks.json_rows import DataError
@@ -70,6 +71,8 @@ def print_job(config: Config, graph: JobGraph) -> int:
             console.print(render_estimate(estimate, config.teacher))
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
+    if line := power_line({"": [config]}):
+        console.print(line, highlight=False, soft_wrap=True)
     return _print(found)
 
 

@@ -20,6 +20,7 @@ from plan_tuning.config.run import Config
 from plan_tuning.job.costs import teacher_line
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.result import check_overwritten, read_result
+from plan_tuning.job.sensitivity import power_line
 
 HIDDEN = ("experiment=", "paths.", "dry_run=", "logger=", "sweep_name=")  # in the list
 # What is one for a whole sweep, and how several are run.
@@ -182,6 +183,17 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
         console.print(idle_line(idle), highlight=False, soft_wrap=True)
     console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
+    if line := power_line(_by_row(jobs), folder):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _by_row(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Config]]:
+    """Group the jobs that differ in their seed alone: the rows of the comparison."""
+    rows: dict[tuple[str, ...], list[Config]] = {}
+    for job in jobs:
+        row = tuple(word for word in job.overrides if not word.startswith("seed="))
+        rows.setdefault(row, []).append(job.config)
+    return rows
 
 
 def _width() -> int | None:
