@@ -1,11 +1,11 @@
-"""Predicted power beside simulated power, and re-drawn test sets beside the interval of their spread.
+"""Predicted power beside simulated power; re-drawn test sets beside the interval of their spread.
 
     python experiments/benchmarks/power.py simulate
     python experiments/benchmarks/power.py redraws multirun_outputs/quickstart
 
-``simulate`` draws crossed tables with known variances and decides each by the comparison's own rule:
-the predicted power should be within 3 points, and false decisions within their level. ``redraws``
-takes the students of two methods from a finished sweep of the micro-world, gives them fifty-one
+``simulate`` draws crossed tables with known variances and decides each by the comparison's own
+rule: the predicted power should be within 3 points, and false decisions within their level.
+``redraws`` takes the students of two methods from a finished sweep of the micro-world, gives them fifty-one
 fresh test sets, and compares the spread of their difference over fifty sets with the 95 % interval
 that the first set with its seeds predicts. It takes a few minutes; what is evaluated is kept below
 the sweep's outputs, and the same command goes on.
