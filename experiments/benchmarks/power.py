@@ -5,10 +5,10 @@
 
 ``simulate`` draws crossed tables with known variances and decides each by the comparison's own
 rule: the predicted power should be within 3 points, and false decisions within their level.
-``redraws`` takes the students of two methods from a finished sweep of the micro-world, gives them fifty-one
-fresh test sets, and compares the spread of their difference over fifty sets with the 95 % interval
-that the first set with its seeds predicts. It takes a few minutes; what is evaluated is kept below
-the sweep's outputs, and the same command goes on.
+``redraws`` takes the students of two methods from a finished sweep of the micro-world, gives them
+fifty-one fresh test sets, and compares the spread of their difference over fifty sets with the
+95 % interval that the first set with its seeds predicts. It takes a few minutes; what is evaluated
+is kept below the sweep's outputs, and the same command goes on.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class Comparison:
     reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
     judged: tuple[str, ...] = ()  # what today's grader changed, a line each
+    registration: tuple[str, ...] = ()  # what was registered, and what differs from it
 
     @property
     def silence(self) -> list[str]:
