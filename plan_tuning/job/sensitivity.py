@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from plan_tuning.comparison.power_command import assumption, points
@@ -37,7 +38,8 @@ def power_line(rows: Mapping[Any, Sequence[Config]], folder: Path | None = None)
     if not sizes:
         return ""
     trained = [configs for configs in rows.values() if configs[0].method.is_trained]
-    seeds = min((len(configs) for configs in trained), default=1)  # no seed changes the others
+    counts = [len(configs) for configs in trained]  # no seed changes the others
+    seeds = mode(counts) if counts else 1
     comparisons = max(1, len(rows) - 1) * len(sizes)
     measured, num_runs = ({}, 0) if folder is None else _measured(folder)
     parts = [
@@ -47,10 +49,10 @@ def power_line(rows: Mapping[Any, Sequence[Config]], folder: Path | None = None)
     more = f" and {len(sizes) - _SHOWN} more" if len(sizes) > _SHOWN else ""
     source = f"from {num_runs} finished runs" if measured else assumption()
     many = f"{comparisons} comparison{'s' if comparisons > 1 else ''}"
-    with_seeds = f"{seeds} seed{'s' if seeds > 1 else ''} an arm"
+    with_seeds = f"{seeds} seeds an arm show" if seeds > 1 else "1 seed an arm shows"
     advice = "plan-tuning power" if not measured else f"plan-tuning power {folder}"
     return (
-        f"Power: {with_seeds} show a difference of {', '.join(parts)}{more} with 80 % power "
+        f"Power: {with_seeds} a difference of {', '.join(parts)}{more} with 80 % power "
         f"({many}, {source}); more: {advice}"
     )
 

@@ -187,11 +187,11 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
         console.print(idle_line(idle), highlight=False, soft_wrap=True)
     console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
-    if line := power_line(_by_row(jobs), folder):
+    if line := power_line(rows_of(jobs), folder):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _by_row(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Config]]:
+def rows_of(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Config]]:
     """Group the jobs that differ in their seed alone: the rows of the comparison."""
     rows: dict[tuple[str, ...], list[Config]] = {}
     for job in jobs:
