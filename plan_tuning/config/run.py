@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.comparison import ComparisonConfig, RegistrationConfig
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
 from plan_tuning.config.extensions import DEFAULT_METHOD, record
@@ -122,6 +123,8 @@ class Config:
     sweep_name: str = "adhoc"
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     tags: list[str] = field(default_factory=list)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
     dry_run: bool = False
 
     def __post_init__(self) -> None:
