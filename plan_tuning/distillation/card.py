@@ -109,8 +109,14 @@ def write_card(
 def _title(facts: Mapping[str, Any]) -> str:
     if "imported" in facts:
         return "Imported plans, graded"
-    is_given = facts["teacher"]["kind"] == "dataset"
-    return f"Plans of a {'data set, graded' if is_given else 'teacher, verified and executed'}"
+    return (
+        f"Plans of a {'data set, graded' if _is_given(facts) else 'teacher, verified and executed'}"
+    )
+
+
+def _is_given(facts: Mapping[str, Any]) -> bool:
+    """Whether plans and executions came with the problems."""
+    return "teacher" in facts and facts["teacher"]["kind"] == "dataset"
 
 
 def _imported(facts: Mapping[str, Any]) -> str:
@@ -142,6 +148,8 @@ def _explained(facts: Mapping[str, Any]) -> str:
 
 
 def _left_out(facts: Mapping[str, Any]) -> list[str]:
+    if _is_given(facts):
+        return []
     if "imported" not in facts:
         count = facts["calls"]["left_out"]
         return [f"- calls that failed to the end and are left out: {count}"]
@@ -150,8 +158,8 @@ def _left_out(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _cost(facts: Mapping[str, Any]) -> list[str]:
-    """Say what was paid; nothing for what was imported."""
-    if "imported" in facts:
+    """Say what was paid; nothing where nobody was asked."""
+    if "imported" in facts or _is_given(facts):
         return []
     return [
         "## Cost",
@@ -169,8 +177,7 @@ def _terms(facts: Mapping[str, Any]) -> list[str]:
     """Say whose terms hold for the texts that are not the data sets'."""
     if "imported" in facts:
         return [f"- plans, executions and scores: see whoever wrote `{facts['imported']['from']}`"]
-    is_given = facts["teacher"]["kind"] == "dataset"
-    return [] if is_given else ["- the teacher's texts: see the terms of its provider"]
+    return [] if _is_given(facts) else ["- the teacher's texts: see the terms of its provider"]
 
 
 def _origin(teacher: Mapping[str, Any], distillation: DistillationConfig) -> str:

@@ -237,6 +237,13 @@ def _not_annotated(config: FilterConfig) -> str:
 
 
 def _not_executed(row: Trajectory, config: FilterConfig) -> str:
+    if row.score_status == UNSCORED:
+        return (
+            f"an execution is needed, and problem {row.problem_id} brings a plan without one: "
+            "choose method=m2 filter=none, which learns plans alone, or have a teacher execute the "
+            "plans: distillation.plans=dataset teacher=openai_compatible "
+            "teacher.api_base=http://127.0.0.1:8000/v1"
+        )
     needs, instead = (
         (f"filter={config.name} checks answers", "or choose filter=plan_only")
         if config.answer
