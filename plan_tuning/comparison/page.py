@@ -108,7 +108,7 @@ def _accuracies(table: Table) -> str:
 def _kept_together(text: str) -> str:
     """Let no sign stand alone on a line."""
     shown = escape(text)
-    for sign in ("▲", "▼", "?"):
+    for sign in ("▲", "▼", "≈", "?"):
         shown = shown.replace(f" {sign}", f"&nbsp;{sign}")
     return shown
 
@@ -145,6 +145,7 @@ def _dim(text: str) -> str:
 
 def _claims(comparison: Comparison) -> str:
     silence = "".join(f"<p>{escape(line)}</p>" for line in comparison.silence)
+    silence = "".join(f"<p>{escape(line)}</p>" for line in comparison.registration) + silence
     if not comparison.findings:
         return silence
     head, rows = finding_table(comparison.findings)

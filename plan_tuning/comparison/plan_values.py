@@ -261,7 +261,8 @@ def _tested(
     *,
     is_partial: bool,
 ) -> Difference:
-    interval, p = mean_difference(by_seed)
+    found = mean_difference(by_seed)
+    interval, p = found.interval, found.p
     flat = [value for line in by_seed for value in line.values()]
     return Difference(
         value=interval.value,

@@ -14,6 +14,7 @@ from plan_tuning.config.job_parts import (
     draws_problems,
     executes_here,
     has_executor,
+    is_one_file,
     is_tested,
     is_trained,
     reads_problems,
@@ -145,8 +146,8 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("model.revision",),
-        lambda job: job.model.kind == "pretrained",
-        "the weights are made here",
+        lambda job: job.model.kind == "pretrained" and not is_one_file(job),
+        "the weights are made here, or come from a file",
         "model=path model.path=HUB_ID",
     ),
     Condition(
@@ -162,6 +163,12 @@ CONDITIONS: tuple[Condition, ...] = (
         tuple(f"adapter.{key}" for key in ("rank", "alpha", "dropout", "target_modules", "export")),
         lambda job: job.adapter.name != "full",
         "adapter=full trains the weights themselves",
+        "adapter=lora",
+    ),
+    Condition(
+        ("adapter.base_dtype",),
+        lambda job: job.adapter.name == "lora",
+        "adapter={job.adapter.name} has no float weights that stay as they are",
         "adapter=lora",
     ),
     # teacher, distillation, filter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from plan_tuning.config.data import MicroworldDataConfig
 from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import Extension, find, record
@@ -68,6 +70,11 @@ def learns_rationales(job: Config) -> bool:
 def uses_corpus(job: Config) -> bool:
     """Whether trajectories are made or learned from."""
     return set(job.stages) == {"distill"} or (is_trained(job) and job.method.needs_corpus)
+
+
+def is_one_file(job: Config) -> bool:
+    """Whether the model is a file, which has no revisions, and no folder or hub id."""
+    return job.model.path is not None and Path(job.model.path).expanduser().is_file()
 
 
 def distils(job: Config) -> bool:
