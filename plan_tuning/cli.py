@@ -12,6 +12,7 @@ from typer.core import TyperGroup, TyperOption
 
 from plan_tuning.artifacts import storage_error
 from plan_tuning.comparison.compare_command import compare
+from plan_tuning.comparison.power_command import power
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.corpus_command import app as corpus
 from plan_tuning.students.fetch_command import fetch
@@ -25,10 +26,11 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(compare)
+app.command()(power)
 app.command()(grade)
 app.command()(contamination)
 app.command()(fetch)
-app.add_typer(corpus, name="corpus", help="Look at, filter and export a corpus of trajectories.")
+app.add_typer(corpus, name="corpus", help="Import, look at, filter and export trajectories.")
 
 
 def run() -> None:

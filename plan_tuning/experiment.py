@@ -86,7 +86,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     """
     graph = job_graph(config)
     check_overwritten(context.folder, graph.fingerprint)
-    finished = read_result(context.folder, graph.fingerprint)
+    finished = read_result(context.folder, graph)
     if finished is not None and graph.is_done:
         logger.info("already done. %s", ending(context, graph))
         return finished.objective

@@ -88,7 +88,7 @@ class FollowedFigures:
 
 @dataclass(frozen=True, slots=True)
 class PlanValue:
-    """What plans are worth to a student on one benchmark (experiments/METHOD.md section 9)."""
+    """What plans are worth to a student on one benchmark (experiments/METHOD.md section 10)."""
 
     subject: str = ""  # whose plans are compared with others and edited; empty: there are none
     way: str = "none"  # under which condition the student is asked in its own way: own, none

@@ -122,7 +122,7 @@ class Trajectory:
     execution: str = ""
     # A data set's own execution with its equations as <<a=b>>, for filter=recompute; never learned
     annotated_execution: str | None = field(default=None, metadata=UNLESS_NONE)
-    execution_status: str = "missing"  # missing: not executed
+    execution_status: str = "missing"  # missing: not executed; absent: imported without one
     execution_answer: str = ""  # final answer that the grader extracted
     verdict: Verdict | None = None  # of execution_answer against the gold answer
     duplicate_of: int | None = None  # an earlier candidate with the same plan: its calls are shared

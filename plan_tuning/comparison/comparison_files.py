@@ -31,7 +31,13 @@ from plan_tuning.comparison.plan_value_text import (
     worth_table,
 )
 from plan_tuning.comparison.plan_values import plan_worth
-from plan_tuning.comparison.runs import ComparisonError, load
+from plan_tuning.comparison.registered import (
+    Registered,
+    read_registration,
+    registration_lines,
+    with_kinds,
+)
+from plan_tuning.comparison.runs import ComparisonError, Results, load
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     DISAGREEMENTS_LEGEND,
@@ -62,6 +68,7 @@ def compare(
     console: bool = True,
     force: bool = False,
     compact: Compact | None = None,
+    smallest_effect: float | None = None,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -73,6 +80,7 @@ def compare(
         console: print the table to the terminal.
         force: replace a comparison that was made from files which are missing here.
         compact: of the LaTeX table that is written beside the full one; None: none is.
+        smallest_effect: points that would matter; None: what the jobs or their registration say.
 
     Raises:
         ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
@@ -87,11 +95,20 @@ def compare(
             "give a sweep, for example: plan-tuning compare multirun_outputs/mine"
         )
     reader = OutcomeReader()
-    table = build_table(results, baseline=baseline, reader=reader)
+    registered = read_registration(paths[0]) if len(paths) == 1 else None
+    points = smallest_effect or _smallest_effect(results, registered)
+    table = build_table(
+        results,
+        baseline=baseline,
+        reader=reader,
+        smallest_effect=None if points is None else points / 100,
+    )
+    found, unseen = with_kinds(findings(table, reader), registered)
     comparison = Comparison(
         results=results,
         table=table,
-        findings=tuple(findings(table, reader)),
+        findings=found,
+        registration=tuple(registration_lines(registered, results, unseen)),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
         worth=plan_worth(table),
@@ -112,6 +129,15 @@ def compare(
     return comparison
 
 
+def _smallest_effect(results: Results, registered: Registered | None) -> float | None:
+    """Points that would matter: what all jobs were given, or what was registered."""
+    given = {run.settings.get("comparison.smallest_effect") for run in results.completed}
+    named = given.pop() if len(given) == 1 else None
+    if named is not None:
+        return float(named)
+    return None if registered is None else registered.smallest_effect
+
+
 def write(
     comparison: Comparison, folder: Path, *, force: bool = False, compact: Compact | None = None
 ) -> list[Path]:
@@ -128,6 +154,7 @@ def write(
     content["holes"] = list(comparison.holes)
     if comparison.worth.rows:
         content["plan_values"] = values_json(comparison.worth)
+    content["registration"] = list(comparison.registration)
     reading = comparison.reading
     content["read"] = {"predictions": reading.predictions, "corpora": reading.corpora}
     if not force:
@@ -178,6 +205,7 @@ def to_markdown(comparison: Comparison) -> str:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
         parts += plan_values_section(comparison)
         parts.append("## The paper's claims")
+        parts += comparison.registration
     if comparison.findings:
         parts += [markdown_table(*finding_table(comparison.findings)), CLAIMS_LEGEND]
     parts += comparison.silence

@@ -52,6 +52,7 @@ def report_page(comparison: Comparison, *, title: str) -> str:
         ),
         "table": _accuracies(table),
         "plan_values": _plan_values(comparison),
+        "plans_link": '<a href="#plans">Plans</a>' if comparison.worth.rows else "",
         "claims": _claims(comparison),
         "figures": "".join(_figure(figure) for figure in _figures(comparison)),
         "corpus": _funnels(comparison),
@@ -107,7 +108,7 @@ def _accuracies(table: Table) -> str:
 def _kept_together(text: str) -> str:
     """Let no sign stand alone on a line."""
     shown = escape(text)
-    for sign in ("▲", "▼", "?"):
+    for sign in ("▲", "▼", "≈", "?"):
         shown = shown.replace(f" {sign}", f"&nbsp;{sign}")
     return shown
 
@@ -144,6 +145,7 @@ def _dim(text: str) -> str:
 
 def _claims(comparison: Comparison) -> str:
     silence = "".join(f"<p>{escape(line)}</p>" for line in comparison.silence)
+    silence = "".join(f"<p>{escape(line)}</p>" for line in comparison.registration) + silence
     if not comparison.findings:
         return silence
     head, rows = finding_table(comparison.findings)

@@ -32,7 +32,7 @@ VALUE_LEGEND = (
     "teacher-forced, behind the student's own plan or, where its method writes none, behind none. "
     "Δ: difference to the baseline, a token. Intervals, p, ▲ ▼ ? and † as in the table of "
     "accuracies, paired by problem and corrected by Holm over this table; definitions in "
-    "experiments/METHOD.md, section 9."
+    "experiments/METHOD.md section 10."
 )
 WORTH_LEGEND = (
     "Nats a token by which the reference execution is likelier behind the row's plan than behind "

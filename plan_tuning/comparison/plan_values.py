@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from plan_tuning.comparison.choices import is_seedless
+from plan_tuning.comparison.choices import is_seedless, seed_of
 from plan_tuning.comparison.differences import (
     Difference,
     corrected,
@@ -166,7 +166,12 @@ def plan_worth(table: Table, reader: ValueReader | None = None) -> PlanWorth:
 
 
 def _valued(row: Row, benchmark: str, reader: ValueReader) -> list[Run]:
-    return [run for run in row.runs_for(benchmark) if reader.values(run, benchmark)]
+    """The row's runs with plan values, one per seed: a job may also have been run without them."""
+    by_seed: dict[int, Run] = {}
+    for run in row.runs:
+        if run.accuracy(benchmark) is not None and reader.values(run, benchmark):
+            by_seed.setdefault(seed_of(run), run)
+    return list(by_seed.values())
 
 
 def _own_way(values: Values) -> dict[str, tuple[float, int]]:
@@ -256,7 +261,8 @@ def _tested(
     *,
     is_partial: bool,
 ) -> Difference:
-    interval, p = mean_difference(by_seed)
+    found = mean_difference(by_seed)
+    interval, p = found.interval, found.p
     flat = [value for line in by_seed for value in line.values()]
     return Difference(
         value=interval.value,

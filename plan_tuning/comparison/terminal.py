@@ -53,7 +53,7 @@ def show(comparison: Comparison) -> None:
             console.print(escape(line))
     if comparison.findings:
         console.print(_findings(comparison))
-    for line in comparison.silence:
+    for line in (*comparison.registration, *comparison.silence):
         console.print(escape(line))
     for line in comparison.holes[:_SHOWN_HOLES]:
         console.print(f"[red]missing:[/] {escape(line)}")

@@ -165,6 +165,12 @@ CONDITIONS: tuple[Condition, ...] = (
         "adapter=full trains the weights themselves",
         "adapter=lora",
     ),
+    Condition(
+        ("adapter.base_dtype",),
+        lambda job: job.adapter.name == "lora",
+        "adapter={job.adapter.name} has no float weights that stay as they are",
+        "adapter=lora",
+    ),
     # teacher, distillation, filter
     Condition(("teacher",), asks_teacher, "this job asks no teacher", "method=m1"),
     Condition(

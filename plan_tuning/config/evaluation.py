@@ -11,7 +11,7 @@ from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.teacher import TeacherConfig, check_address, check_key_variable
 
 PLANS = ("own", "none", "teacher", "true", "other")
-# What a reference execution is put behind (experiments/METHOD.md section 9)
+# What a reference execution is put behind (experiments/METHOD.md section 10)
 PLAN_CONDITIONS = (
     "none", "own", "teacher", "dataset", "true", "other", "shuffled", "number_swapped",
     "step_dropped",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.comparison import ComparisonConfig, RegistrationConfig
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
 from plan_tuning.config.extensions import DEFAULT_METHOD, record
@@ -14,6 +15,7 @@ from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
 from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
+from plan_tuning.config.precision import check_precision
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
@@ -121,6 +123,8 @@ class Config:
     sweep_name: str = "adhoc"
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     tags: list[str] = field(default_factory=list)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -150,6 +154,7 @@ class Config:
         self._check_given_plans()
         self._check_roles()
         self._check_shards()
+        check_precision(self)
 
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld
@@ -214,14 +219,19 @@ class Config:
                 f"the problems of {', '.join(micro)} are made and bring no plans",
                 f"data=gsm8k_socratic data.path=FILE {key}=dataset",
             )
-        is_filtered = self.method.needs_corpus and "train" in self.stages
-        if is_filtered and not self.teacher.is_asked and self.filter.plan:
-            raise ConfigError(
-                "filter",
-                self.filter.name,
-                "a filter without scores: plans that come with their data set have none",
-                UNSCORED_ADVICE,
-            )
+        if self.teacher.is_asked or "train" not in self.stages or not self.method.needs_corpus:
+            return
+        filters = {"filter": self.filter}
+        if isinstance(self.method, GRPOConfig) and self.start.learns_trajectories:
+            filters["filter@start.filter"] = self.start.filter
+        for key, chosen in filters.items():
+            if chosen.plan:
+                raise ConfigError(
+                    key,
+                    chosen.name,
+                    "a filter without scores: plans that come with their data set have none",
+                    UNSCORED_ADVICE.replace("filter=", f"{key}="),
+                )
 
     def _check_roles(self) -> None:
         if (

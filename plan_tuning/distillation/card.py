@@ -30,13 +30,19 @@ def write_card(
     folder: Path,
     facts: Mapping[str, Any],
     problems: Sequence[Problem],
-    distillation: DistillationConfig,
+    distillation: DistillationConfig | None = None,
 ) -> None:
-    """Write the card, whose header tells ``datasets.load_dataset`` where the tables are."""
+    """Write the card, whose header tells ``datasets.load_dataset`` where the tables are.
+
+    Args:
+        folder: of the corpus.
+        facts: of the corpus.
+        problems: of the corpus.
+        distillation: how it was made; None: it was imported.
+    """
     sources = sorted({problem.source for problem in problems if problem.source})
-    teacher = facts["teacher"]
-    is_given = teacher["kind"] == "dataset"
-    title = f"Plans of a {'data set, graded' if is_given else 'teacher, verified and executed'}"
+    is_scored = "selected" in facts["funnel"]
+    title = _title(facts)
     header = {
         "pretty_name": title,
         "task_categories": ["text-generation"],
@@ -53,7 +59,7 @@ def write_card(
         "",
         f"# {title}",
         "",
-        _origin(teacher, distillation)
+        (_imported(facts) if distillation is None else _origin(facts["teacher"], distillation))
         + " Every candidate is a row of `trajectories`; no filter is applied.",
         "",
         "## Funnel",
@@ -62,11 +68,7 @@ def write_card(
         "|---|---|",
         *(f"| {name} | {count} |" for name, count in funnel_rows(facts["funnel"])),
         "",
-        "No plan has a score: `kept by recompute` are executions that end right and whose "
-        "annotated equations all recompute."
-        if is_given
-        else "`good score` is 80 or more; `selected` is the two-stage filter: one best-scored plan "
-        "for each problem among those with a good score and a right answer.",
+        _explained(facts),
         "",
         "| filter | problems kept | rate |",
         "|---|---|---|",
@@ -78,28 +80,21 @@ def write_card(
         *_test_problems(facts),
         "## Quality",
         "",
-        f"- calls that failed to the end and are left out: {facts['calls']['left_out']}",
+        *_left_out(facts),
         f"- plan score against right execution, AUC: {_shown(facts['score_auc'])}",
         f"- verifier replies: {_counts(facts['score_status'])}; the authors' released parser reads "
         f"{facts['released_parser_differs']} of them differently",
         f"- verdicts on executions: {_counts(facts['verdicts'])}",
         f"- plans, all: {_counts(facts['plans_before'])}",
-        f"- plans, after the {'last of these filters' if is_given else 'two-stage filter'}: "
+        f"- plans, after the {'two-stage filter' if is_scored else 'last of these filters'}: "
         f"{_counts(facts['plans_after'])}",
         f"- diversity of a problem's plans: {_counts(facts['diversity'])}",
         "",
-        "## Cost",
-        "",
-        f"- {facts['calls']['bought']} calls asked for in the run that finished it, "
-        f"{facts['calls']['cached']} answered from the store",
-        f"- all replies that it rests on, whenever they were bought: "
-        f"{shown_usd(facts['cost_usd']['corpus'])}",
-        f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
-        "",
+        *_cost(facts),
         "## Sources",
         "",
         *(f"- {source}: {_LICENCES.get(source, 'see its publisher')}" for source in sources),
-        *([] if is_given else ["- the teacher's texts: see the terms of its provider"]),
+        *_terms(facts),
         "",
         "```python",
         "from datasets import load_dataset",
@@ -109,6 +104,80 @@ def write_card(
         "",
     ]
     write_atomic(folder / CARD, "\n".join(lines))
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    if "imported" in facts:
+        return "Imported plans, graded"
+    return (
+        f"Plans of a {'data set, graded' if _is_given(facts) else 'teacher, verified and executed'}"
+    )
+
+
+def _is_given(facts: Mapping[str, Any]) -> bool:
+    """Whether plans and executions came with the problems."""
+    return "teacher" in facts and facts["teacher"]["kind"] == "dataset"
+
+
+def _imported(facts: Mapping[str, Any]) -> str:
+    """Say where imported rows come from."""
+    imported = facts["imported"]
+    text = (
+        f"Imported by plan-tuning from {imported['rows']} rows of `{imported['from']}`, at most "
+        f"{imported['most_candidates']} plans for a problem; executions, where there are any, are "
+        "compared with the gold answer. Nobody was asked."
+    )
+    if imported["split"] == "test":
+        text += " The problems are test problems, and nothing is ever trained on them."
+    return text
+
+
+def _explained(facts: Mapping[str, Any]) -> str:
+    """Explain the last steps of the funnel."""
+    if "selected" in facts["funnel"]:
+        return (
+            "`good score` is 80 or more; `selected` is the two-stage filter: one best-scored plan "
+            "for each problem among those with a good score and a right answer."
+        )
+    if "recompute" not in facts["kept_problems"]:
+        return "No plan has a score."
+    return (
+        "No plan has a score: `kept by recompute` are executions that end right and whose "
+        "annotated equations all recompute."
+    )
+
+
+def _left_out(facts: Mapping[str, Any]) -> list[str]:
+    if _is_given(facts):
+        return []
+    if "imported" not in facts:
+        count = facts["calls"]["left_out"]
+        return [f"- calls that failed to the end and are left out: {count}"]
+    left_out = facts["imported"]["left_out"].items()
+    return [f"- rows that are left out: {count} ({reason})" for reason, count in left_out]
+
+
+def _cost(facts: Mapping[str, Any]) -> list[str]:
+    """Say what was paid; nothing where nobody was asked."""
+    if "imported" in facts or _is_given(facts):
+        return []
+    return [
+        "## Cost",
+        "",
+        f"- {facts['calls']['bought']} calls asked for in the run that finished it, "
+        f"{facts['calls']['cached']} answered from the store",
+        f"- all replies that it rests on, whenever they were bought: "
+        f"{shown_usd(facts['cost_usd']['corpus'])}",
+        f"- models that answered: {', '.join(facts['served_models']) or 'all from the store'}",
+        "",
+    ]
+
+
+def _terms(facts: Mapping[str, Any]) -> list[str]:
+    """Say whose terms hold for the texts that are not the data sets'."""
+    if "imported" in facts:
+        return [f"- plans, executions and scores: see whoever wrote `{facts['imported']['from']}`"]
+    return [] if _is_given(facts) else ["- the teacher's texts: see the terms of its provider"]
 
 
 def _origin(teacher: Mapping[str, Any], distillation: DistillationConfig) -> str:

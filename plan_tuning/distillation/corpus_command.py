@@ -1,4 +1,4 @@
-"""The subcommands ``plan-tuning corpus …``: look at, filter and export what a teacher wrote."""
+"""The subcommands ``plan-tuning corpus …``: import, look at, filter and export trajectories."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plan_tuning.distillation.import_command import import_file
+
 if TYPE_CHECKING:
     from plan_tuning.config.filter import FilterConfig
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("import")(import_file)
 
 Corpus = Annotated[
     str | None,

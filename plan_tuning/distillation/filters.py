@@ -32,6 +32,7 @@ RECOMPUTE = FilterConfig(
 
 USABLE = "ok"
 MISSING = "missing"
+ABSENT = "absent"  # the execution of a row that was imported without one
 UNSCORED = "unscored"  # a plan that no verifier was asked about
 _EXECUTED = ("ok", "truncated")
 
@@ -76,8 +77,11 @@ def filter_trajectories(
     Raises:
         FilterError: a candidate that passes so far was never executed, and its execution is to be
             learnt or its answer to be checked; or it was never scored, and its score decides; or no
-            execution has equations that could be computed again.
+            execution has equations that could be computed again; or no row was imported with an
+            execution, and executions are asked for.
     """
+    if config.answer or needs_execution:
+        _check_executions(rows, config)
     if config.recompute and not any(row.annotated_execution for row in rows):
         raise FilterError(_not_annotated(config))
     groups: dict[str, list[Trajectory]] = {}
@@ -181,6 +185,8 @@ def rejection(
         if config.answer or needs_execution:
             raise FilterError(_not_executed(row, config))
         return _further_rejection(row, config)
+    if row.execution_status == ABSENT and not (config.answer or needs_execution):
+        return _further_rejection(row, config)
     if row.execution_status not in _EXECUTED or (
         needs_execution and row.execution_status != USABLE
     ):
@@ -201,11 +207,24 @@ def _further_rejection(row: Trajectory, config: FilterConfig) -> str | None:
     return reason
 
 
+def _check_executions(rows: Sequence[Trajectory], config: FilterConfig) -> None:
+    """Refuse rows of which not one was imported with an execution."""
+    usable = [row for row in rows if row.plan_status == USABLE and row.plan]
+    if usable and all(row.execution_status == ABSENT for row in usable):
+        by_filter = f"filter={config.name} checks answers"
+        asks = by_filter if config.answer else "this method learns executions"
+        raise FilterError(
+            f"these plans were imported without executions, and {asks}. Import the file again with "
+            "--execution-key COLUMN, or train on the plans alone: method=m2 filter=none, or "
+            "filter=plan_only where the plans have scores"
+        )
+
+
 def _not_scored(row: Trajectory, config: FilterConfig) -> str:
     return (
         f"filter={config.name} keeps plans by their score, and the plan of problem "
         f"{row.problem_id} has none: it came with the data set, and no Plan Verifier was asked. "
-        f"Choose {UNSCORED_ADVICE}"
+        f"Choose {UNSCORED_ADVICE}; a file with scores is imported with --score-key COLUMN"
     )
 
 
@@ -218,6 +237,13 @@ def _not_annotated(config: FilterConfig) -> str:
 
 
 def _not_executed(row: Trajectory, config: FilterConfig) -> str:
+    if row.score_status == UNSCORED:
+        return (
+            f"an execution is needed, and problem {row.problem_id} brings a plan without one: "
+            "choose method=m2 filter=none, which learns plans alone, or have a teacher execute the "
+            "plans: distillation.plans=dataset teacher=openai_compatible "
+            "teacher.api_base=http://127.0.0.1:8000/v1"
+        )
     needs, instead = (
         (f"filter={config.name} checks answers", "or choose filter=plan_only")
         if config.answer

@@ -36,6 +36,7 @@ FUNNEL = (
 )
 GOOD_SCORE = 80
 _DIVERSITY_PROBLEMS = 200  # diversity is quadratic in N: it is measured on about so many problems
+_UNEXECUTED = ("missing", "absent")
 _SCORES = range(-100, 101)
 
 
@@ -102,9 +103,9 @@ class Tally:
                 self.reasons[config.name][NO_EQUATION] += len(rows)
                 continue
             if config.answer and any(
-                row.plan_status == "ok" and row.execution_status == "missing" for row in rows
+                row.plan_status == "ok" and row.execution_status in _UNEXECUTED for row in rows
             ):
-                executed = [row for row in rows if row.execution_status != "missing"]
+                executed = [row for row in rows if row.execution_status not in _UNEXECUTED]
                 result = filter_trajectories(executed, config)
             else:
                 result = filter_trajectories(rows, config)

@@ -95,21 +95,37 @@ def status_table(folder: Path, manifest: Mapping[str, Any]) -> RenderableType:
         filters.add_column(column, justify="left" if column == "filter" else "right")
     for name, count in facts["kept_problems"].items():
         filters.add_row(name, str(count), f"{facts['kept_rate'][name]:.1%}")
-    teacher = facts["teacher"]["model"]
-    served = ", ".join(facts["served_models"]) or "unknown"
     auc = facts["score_auc"]
     lines = [
         f"folder: {folder}",
-        f"teacher: {teacher} (served: {served})",
-        f"made: {manifest['provenance']['created']}, {facts['distil_s']:.0f} s",
-        f"calls of that run: {facts['calls']['bought']} asked, {facts['calls']['cached']} from the "
-        f"store, {facts['calls']['left_out']} left out; "
-        f"cost of the corpus: {shown_usd(facts['cost_usd']['corpus'])}",
+        *_origin(manifest),
         "score against right execution, AUC: " + ("not defined" if auc is None else f"{auc:.3f}"),
         f"verifier replies: {facts['score_status']}; the released parser differs on "
         f"{facts['released_parser_differs']}",
     ]
     return Group(funnel, filters, Text("\n".join(lines)))
+
+
+def _origin(manifest: Mapping[str, Any]) -> list[str]:
+    """Say in lines who wrote the plans, and what they cost."""
+    facts = manifest["facts"]
+    created = manifest["provenance"]["created"]
+    imported = facts.get("imported")
+    if imported is not None:
+        left_out = sum(imported["left_out"].values())
+        return [
+            f"imported: {imported['rows']} rows of {imported['from']} ({imported['shape']}), "
+            f"{imported['split']} problems; {left_out} rows left out",
+            f"made: {created}, {facts['import_s']:.0f} s",
+        ]
+    served = ", ".join(facts["served_models"]) or "unknown"
+    return [
+        f"teacher: {facts['teacher']['model']} (served: {served})",
+        f"made: {created}, {facts['distil_s']:.0f} s",
+        f"calls of that run: {facts['calls']['bought']} asked, {facts['calls']['cached']} from the "
+        f"store, {facts['calls']['left_out']} left out; "
+        f"cost of the corpus: {shown_usd(facts['cost_usd']['corpus'])}",
+    ]
 
 
 def store_table(store: CallStore, path: Path) -> RenderableType:

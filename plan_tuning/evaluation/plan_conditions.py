@@ -1,7 +1,7 @@
 """Test problems -> what a plan's worth is measured on: reference executions, and whose plans.
 
-Pure functions. Conditions are the plans that a reference execution is put behind (experiments/
-METHOD.md section 9).
+Pure functions. Conditions are the plans that a reference execution is put behind, see
+experiments/METHOD.md section 10.
 """
 
 from __future__ import annotations

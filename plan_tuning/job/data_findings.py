@@ -13,6 +13,7 @@ from plan_tuning.config.checks import Finding
 from plan_tuning.config.data import DataConfig, KeyNames, MicroworldDataConfig, RowForm
 from plan_tuning.config.run import Config
 from plan_tuning.job.eval_spec import benchmark_of
+from plan_tuning.job.given_corpus import check_selection
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import count_problems, source_parts
 from plan_tuning.job.train_spec import start_config
@@ -34,7 +35,7 @@ def makes_corpus(graph: JobGraph) -> bool:
 
 
 def data_findings(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Read the training problems and the test sets that are still needed."""
+    """Read the training problems or a given corpus, and the test sets that are still needed."""
     trains = is_trained(graph)
     if makes_corpus(graph) or (graph.corpus is None and trains):
         for name, part in source_parts(config.data).items():
@@ -42,6 +43,8 @@ def data_findings(config: Config, graph: JobGraph) -> Iterator[Finding]:
                 yield from _set(name, part.split, part.path, part.form, part)
                 if trains:
                     yield from _rationales(config, graph, name, part)
+    if trains and graph.corpus is not None and graph.corpus.is_external:
+        yield check_selection(graph.corpus.folder, config)
     values = graph.plan_values or graph.predictions
     for entry, *stages in zip(config.benchmarks, graph.predictions, values, strict=False):
         name, path = benchmark_of(entry, config)

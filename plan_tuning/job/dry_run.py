@@ -24,6 +24,7 @@ from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import (
     load_problems,
 )
+from plan_tuning.job.sensitivity import power_line
 from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.students.gguf import check_reader
 from plan_tuning.tasks.json_rows import DataError
@@ -56,6 +57,8 @@ def print_job(config: Config, graph: JobGraph) -> int:
         console.print(values, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
+    if line := power_line({"": [config]}):
+        console.print(line, highlight=False, soft_wrap=True)
     return _print(found)
 
 

@@ -77,9 +77,10 @@ def _answer(
         plans = {problem.id: problem.true_plan for problem in problems}
     # With given plans, or without any, nobody but m2's executor is asked.
     is_executor = plans is not None or (has_two_calls and not is_planned)
+    asked = models.executor if is_executor else models.tested
     with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
         predictions = solve(
-            models.executor if is_executor else models.tested,
+            asked,
             problems,
             method=method,
             prompt=config.prompt,
@@ -91,7 +92,8 @@ def _answer(
             progress=progress,
         )
     write_predictions(folder / PREDICTIONS_FILE, predictions)
-    return {"metrics": to_json(summarize(predictions)), "problems": len(problems), **VERSIONS}
+    facts = {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
+    return {**facts, **asked.facts(), **VERSIONS}
 
 
 def value_call(

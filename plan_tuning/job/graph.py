@@ -26,7 +26,7 @@ from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.job_parts import needs_student, values_given_plans, values_plans
-from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.job.eval_spec import (
     Party,
@@ -42,6 +42,7 @@ from plan_tuning.job.eval_spec import (
     teacher_party,
     value_spec,
 )
+from plan_tuning.job.given_corpus import check_use
 from plan_tuning.job.train_spec import (
     base_spec,
     check_own_name,
@@ -202,33 +203,8 @@ def _corpus_stage(config: Config) -> Stage:
     if config.corpus.path is None:
         return _stage(config, "corpora", distillation_spec(problems_spec(config.data), config))
     given = _external("corpora", config.corpus.path, "corpus.path")
-    sources = _sources_of_corpus(given.folder)
-    # The micro student's vocabulary holds no real problem.
-    if isinstance(config.model, MicroModelConfig) and any("world" not in s for s in sources):
-        raise ConfigError(
-            "model",
-            config.model.name,
-            "the micro student knows the micro-world's words only, and the corpus is not of it",
-            f"corpus.path={config.corpus.path} model=tiny_qwen3 data=gsm8k",
-        )
-    is_of_test_set = any(str(source.get("split", "")).startswith("test") for source in sources)
-    if is_of_test_set and "train" in config.stages:
-        raise ConfigError(
-            "corpus.path",
-            config.corpus.path,
-            "these are plans for test problems, and nothing is ever trained on those",
-            "method=m2 evaluation.plan=teacher evaluation.plan_corpus=FOLDER",
-        )
+    check_use(given.folder, config)
     return given
-
-
-def _sources_of_corpus(folder: Path) -> list[Mapping[str, Any]]:
-    """What a corpus says of its problems, source by source; nothing where it has no manifest."""
-    if not is_complete(folder):
-        return []
-    problems = read_manifest(folder)["spec"].get("problems", {})
-    sources: list[Mapping[str, Any]] = problems.get("mixture", [problems])
-    return sources
 
 
 def _start_stage(config: Config, base: Stage | None, corpus: Stage | None) -> Stage | None:

@@ -147,11 +147,15 @@ def note_seen(outcome: Outcome, config: Config, benchmark: str, entry: str) -> N
 
 
 def log_accuracies(outcome: Outcome) -> None:
-    """Log each benchmark's accuracy with its interval."""
+    """Log each benchmark's accuracy with its interval, and what plans are worth, if asked for."""
     for name, found in outcome.metrics.items():
         shares = (found.accuracy, found.low, found.high)
         figures = (math.nan if share is None else 100 * share for share in shares)
         logger.info("%s: accuracy %.1f %% [%.1f, %.1f] of %d", name, *figures, found.n)
+    for name, worth in outcome.plan_value.items():
+        behind = {key: f"{found.per_token:.3f}" for key, found in worth.conditions.items()}
+        shown = ", ".join(f"{key} {value}" for key, value in behind.items())
+        logger.info("%s: log-probability a token of references behind plans: %s", name, shown)
 
 
 def ending(context: JobContext, graph: JobGraph) -> str:
@@ -222,13 +226,17 @@ def check_overwritten(folder: Path, key: str) -> None:
         )
 
 
-def read_result(folder: Path, key: str) -> JobResult | None:
-    """Read the result of an earlier run of the same job, if it was completed.
+def read_result(folder: Path, graph: JobGraph) -> JobResult | None:
+    """Read the result of an earlier run of the same job, if it was completed and lacks nothing.
 
-    A result of another meaning under the same name (an edited configuration) is not this job's.
+    A result of another meaning under the same name (an edited configuration) is not this job's. An
+    earlier run may not have been asked what plans are worth.
     """
     found = _earlier(folder)
-    return found if found is not None and found.key == key else None
+    if found is None or found.key != graph.fingerprint:
+        return None
+    asked = {stage.label for stage in graph.plan_values}
+    return found if asked <= (found.plan_value or {}).keys() else None
 
 
 def _earlier(folder: Path) -> JobResult | None:
@@ -322,6 +330,9 @@ def final_numbers(result: JobResult) -> dict[str, float | None]:
         shares = {"accuracy": found.accuracy, "low": found.low, "high": found.high}
         numbers |= {f"test/{name}/{key}": share for key, share in shares.items()}
         numbers[f"test/{name}/n"] = found.n
+    for name, worth in (result.plan_value or {}).items():
+        for condition, behind in worth.conditions.items():
+            numbers[f"test/{name}/plan_value/{condition}"] = behind.per_token
     return numbers
 
 

@@ -258,6 +258,12 @@ def _has_own_executor(config: Config) -> bool:
     return config.method.has_two_calls and "student" not in needs
 
 
+def _is_beneath_adapter(config: Config) -> bool:
+    """Whether m2's executor is the very model that the student's adapter is trained upon."""
+    is_base = "base" in record("executor", config.executor.name).needs
+    return is_base and config.adapter.name == "lora" and not config.method.continued_steps
+
+
 def held_out_evaluation(training: Training, models: Models) -> HeldOutEvaluation | None:
     """Say how a student solves held-out training problems while it is trained, as at test time.
 
@@ -277,13 +283,15 @@ def held_out_evaluation(training: Training, models: Models) -> HeldOutEvaluation
     if corpus is not None and not (corpus / PROBLEMS).is_file():
         return None  # trajectories from elsewhere: nobody says how their problems are graded
     problems = load_problems(config) if corpus is None else read_problems(corpus)
+    is_base = _has_own_executor(config) and _is_beneath_adapter(config)
     return HeldOutEvaluation(
         _tagged(problems, config),
         config.method.name,
         config.prompt,
         config.evaluation,
         models.grader,
-        models.executor if _has_own_executor(config) else None,
+        models.validation_executor if _has_own_executor(config) and not is_base else None,
+        executes_with_base=is_base,
     )
 
 

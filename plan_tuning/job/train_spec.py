@@ -245,12 +245,14 @@ def filter_spec(config: Config) -> dict[str, Any]:
 
 
 def _adapter_spec(config: Config) -> dict[str, Any]:
-    """Which weights are trained; ``export`` counts where it is chosen."""
+    """Which weights are trained; ``export`` and the copy for servers count where chosen."""
     adapter = config.adapter
+    copy = {} if adapter.export_dtype is None else {"export_dtype": adapter.export_dtype}
     if adapter.name == "full":
-        return {"name": "full"}
-    left_out = ("export",) if adapter.export == "auto" else ()
-    return {key: value for key, value in vars(adapter).items() if key not in left_out}
+        return {"name": "full", **copy}
+    keys = ("name", "rank", "alpha", "dropout", "target_modules")
+    export = {} if adapter.export == "auto" else {"export": adapter.export}
+    return {**{key: getattr(adapter, key) for key in keys}, **export, **copy}
 
 
 def _method_spec(method: MethodConfig) -> dict[str, Any]:
@@ -307,6 +309,7 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     Of the reward the parts count that are switched on; its name is a label. Who judges, and with
     which words, counts where somebody is asked.
     """
+    method = method.resolved(config.trainer.precision)
     extra = {name: weight for name, weight in config.reward.extra.items() if weight}
     reward = replace(config.reward, name=RewardConfig().name, judge=None, extra=extra)
     if not reward.plan.weight:

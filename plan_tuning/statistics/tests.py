@@ -154,6 +154,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_levels(p_values: Sequence[float], *, level: float = 0.05) -> list[float]:
+    """The level at which Holm's procedure tests each p-value, in the order given.
+
+    The smallest is tested at level / m, the next at level / (m - 1), and so on; after the first
+    that is not rejected all others are tested at its level, for the procedure has stopped. An
+    interval of confidence 1 - level excludes 0 where the p-value is rejected.
+
+    Raises:
+        ValueError: a p-value is outside 0..1.
+
+    >>> [round(level, 4) for level in holm_levels([0.01, 0.04, 0.03])]
+    [0.0167, 0.025, 0.025]
+    """
+    _check_p(p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    levels = [0.0] * len(p_values)
+    stopped_at: float | None = None
+    for rank, i in enumerate(order):
+        levels[i] = stopped_at or level / (len(order) - rank)
+        if stopped_at is None and p_values[i] >= levels[i]:
+            stopped_at = levels[i]
+    return levels
+
+
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for the false discovery rate (Benjamini & Hochberg 1995), in the order given.
 

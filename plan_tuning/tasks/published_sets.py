@@ -44,7 +44,7 @@ class Benchmark:
     num_rows: Mapping[str, int]  # rows of the published set; another number is worth a warning
     # split -> the source whose problems are taken out of it (MATH's 12,000 = all minus MATH-500)
     without: Mapping[str, HubSource] = field(default_factory=dict)
-    has_plans: bool = False  # whether its rows bring plans, see tasks/dataset_plans.py
+    has_plans: bool = False  # whether its rows on the Hub bring plans, see tasks/dataset_plans.py
 
 
 _MATH_500 = HubSource(
@@ -128,7 +128,8 @@ AIME2025 = Benchmark(
     {"test": HubSource("math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", ("test",))},
     {"test": 30},
 )
-# The Hub's split (1,603 / 687) is not the upstream one (2,061 / 229), which needs a path.
+# The Hub's split (1,603 / 687), without decompositions, is not the upstream one (2,061 / 229): that
+# needs a path.
 STRATEGYQA = Benchmark(
     "strategyqa",
     strategyqa_row,
@@ -137,5 +138,4 @@ STRATEGYQA = Benchmark(
         for split in ("train", "test")
     },
     {},
-    has_plans=True,
 )
