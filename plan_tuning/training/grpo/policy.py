@@ -27,8 +27,8 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student, has_bfloat16
 from plan_tuning.students.log_probs import (
-    CHUNK_LOGITS,
     TokenLogProbs,
+    chunk_logits,
     log_probs_of_states,
     tokens_of_logits,
 )
@@ -224,7 +224,7 @@ def completion_log_probs(
     temperature: float,
     with_entropy: bool = False,
     entropy_has_gradient: bool = False,
-    chunk_logits: int = CHUNK_LOGITS,
+    logits_at_once: int | None = None,
 ) -> TokenLogProbs:
     """Compute the log-probabilities of a pass's N completion tokens.
 
@@ -234,14 +234,15 @@ def completion_log_probs(
         temperature: of the sampling.
         with_entropy: also return the entropy of each token's distribution.
         entropy_has_gradient: for an entropy bonus.
-        chunk_logits: logits that are held at once.
+        logits_at_once: tokens x vocabulary; None: as the device has it.
     """
     read = _states_of_shared_prompts if batch.is_shared else _states_of_copies
+    logits = logits_at_once or chunk_logits(batch.completion_ids.device)
     return log_probs_of_states(
         causal_lm,
         read(causal_lm, batch),  # (N, H)
         batch.completion_ids.flatten()[batch.cells],  # (N,)
-        chunk_tokens=tokens_of_logits(causal_lm, chunk_logits),
+        chunk_tokens=tokens_of_logits(causal_lm, logits),
         temperature=temperature,
         with_entropy=with_entropy,
         entropy_has_gradient=entropy_has_gradient,
