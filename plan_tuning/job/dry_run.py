@@ -13,18 +13,22 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 from plan_tuning.config.checks import Finding
-from plan_tuning.config.data import DataConfig, KeyNames, MicroworldDataConfig, RowForm
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
 from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.data_findings import (
+    data_findings,
+    is_trained,
+    makes_corpus,
+    read_set,
+    test_problem_findings,
+)
 from plan_tuning.job.eval_spec import benchmark_of
-from plan_tuning.job.given_corpus import check_selection
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import (
     count_benchmark,
@@ -32,14 +36,7 @@ from plan_tuning.job.inputs import (
     load_problems,
     source_parts,
 )
-from plan_tuning.job.test_problems import check_test_problems
-from plan_tuning.job.train_spec import start_config
-from plan_tuning.tasks.benchmarks import Reading, benchmark_named, rationale_advice, read
-from plan_tuning.tasks.dataset_plans import dataset_plan
 from plan_tuning.tasks.json_rows import DataError
-from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
-from plan_tuning.tasks.published_tests import name_test_problems
-from plan_tuning.tasks.row_files import file_of
 from plan_tuning.teachers.errors import TeacherError, read_key
 from plan_tuning.teachers.health import check_server
 from plan_tuning.teachers.pricing import check_payment, price_of
@@ -67,8 +64,8 @@ def print_job(config: Config, graph: JobGraph) -> int:
         )
     with _silent():
         found = findings([(config, graph)])
-        is_readable = not any(finding.kind == "error" for finding in _data(config, graph))
-        if _makes_corpus(graph) and config.uses_teacher and config.teacher.is_asked and is_readable:
+        is_readable = not any(finding.kind == "error" for finding in data_findings(config, graph))
+        if makes_corpus(graph) and config.uses_teacher and config.teacher.is_asked and is_readable:
             problems = load_problems(config)
             estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
             console.print(render_estimate(estimate, config.teacher))
@@ -90,7 +87,7 @@ def check_data(config: Config, graph: JobGraph) -> None:
         DataError: a file cannot be read, or holds nothing that the method learns.
     """
     with _silent():
-        for finding in _data(config, graph):
+        for finding in data_findings(config, graph):
             if finding.kind == "error":
                 raise DataError(finding.text)
 
@@ -117,159 +114,10 @@ def findings(jobs: Iterable[Job]) -> list[Finding]:
     listed = list(jobs)
     found: dict[Finding, None] = {}
     for config, graph in listed:
-        for check in (_data, _test_problems, _model, _teachers):
+        for check in (data_findings, test_problem_findings, _model, _teachers):
             found.update(dict.fromkeys(check(config, graph)))
     found.update(dict.fromkeys(_disk(listed)))
     return list(found)
-
-
-def _is_trained(graph: JobGraph) -> bool:
-    return graph.student is not None and not graph.student.is_available
-
-
-def _makes_corpus(graph: JobGraph) -> bool:
-    is_missing = graph.corpus is not None and not graph.corpus.is_available
-    return is_missing and (graph.student is None or _is_trained(graph))
-
-
-def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Read the training problems or a given corpus, and the test sets that are still needed."""
-    is_trained = _is_trained(graph)
-    if _makes_corpus(graph) or (graph.corpus is None and is_trained):
-        for name, part in source_parts(config.data).items():
-            if not isinstance(part, MicroworldDataConfig):
-                yield from _set(name, part.split, part.path, part.form, part)
-                if is_trained:
-                    yield from _rationales(config, graph, name, part)
-    if is_trained and graph.corpus is not None and graph.corpus.is_external:
-        yield check_selection(graph.corpus.folder, config)
-    for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
-        name, path = benchmark_of(entry, config)
-        if stage.is_done or name.startswith(MICRO_PREFIX):
-            continue
-        if name == config.data.internal_split:
-            yield from _internal_split(name, config.data)
-        else:
-            yield from _set(name, "test", path, config.data.form)
-    yield from _plans(config, graph)
-
-
-def _internal_split(name: str, data: DataConfig) -> Iterator[Finding]:
-    """Cut the file, where it is one, as the job will."""
-    where = data.path or "the Hub, when the job runs"
-    try:
-        if data.path is not None:
-            count_problems(data)
-    except (ValueError, OSError) as error:
-        yield Finding("error", str(error))
-        return
-    yield Finding("ok", f"{name}: {data.holdout} questions held out of {where}")
-
-
-def _plans(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Look for the plans of the problems, where a job takes those and not a teacher's."""
-    if config.teacher.is_asked and not config.distillation.has_given_plans:
-        return
-    sets: list[tuple[str, str, str | None, RowForm]] = []
-    if _makes_corpus(graph) and config.uses_teacher:
-        for name, part in source_parts(config.data).items():
-            sets.append((name, part.split, part.path, part.form))
-    for entry, stage in zip(config.benchmarks, graph.plan_corpora, strict=False):
-        if not stage.is_available:
-            name, path = benchmark_of(entry, config)
-            is_cut = name == config.data.internal_split
-            own = (config.data.name, config.data.split) if is_cut else (name, "test")
-            sets.append((*own, path, config.data.form))
-    words = "distillation.plans" if config.teacher.is_asked else "teacher"
-    for name, split, path, form in sets:
-        yield from _plans_of(name, split, path, form, f"{words}=dataset")
-
-
-def _plans_of(
-    name: str, split: str, path: str | None, form: RowForm, words: str
-) -> Iterator[Finding]:
-    try:
-        if path is None:
-            found, total = int(benchmark_named(name).has_plans), 1
-        else:
-            problems = _read(name, split, path, *_hashable(form)).problems
-            found, total = sum(dataset_plan(p) is not None for p in problems), len(problems)
-    except (ValueError, OSError):
-        return  # said by the check of the set
-    if not found:
-        yield Finding(
-            "error",
-            f"{words} takes the plans that come with the data, and {path or name} has none. "
-            "data=gsm8k_socratic has them, data=strategyqa in its upstream files (data.path), and "
-            "rows of your own with the fields plan and execution (data=jsonl); for plans of a "
-            "teacher: teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1",
-        )
-    elif found < total:
-        yield Finding("note", f"{path}: {total - found} of {total} problems bring no plan")
-
-
-def _set(
-    name: str, split: str, path: str | None, form: RowForm, data: DataConfig | None = None
-) -> Iterator[Finding]:
-    if path is None:
-        yield Finding("ok", f"{name}: {split} problems come from the Hub, when the job runs")
-        return
-    try:
-        reading = _read(name, split, path, *_hashable(form))
-        used = len(reading.problems) if data is None else count_problems(data)
-    except (ValueError, OSError) as error:
-        yield Finding("error", str(error))
-        return
-    count, file = len(reading.problems), file_of(name, split, Path(path))
-    taken = "" if used == count else f", {used} of them used"
-    yield Finding("ok", f"{file}: {count} {split} problems of {name}{taken}")
-    if reading.note:
-        yield Finding("note", reading.note)
-    for reason, ids in reading.left_out.items():
-        yield Finding("note", f"{path}: {len(ids)} rows are left out, {reason}: {ids[0]}, …")
-
-
-def _hashable(form: RowForm) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return form.style, tuple(vars(form.keys).items())
-
-
-@cache
-def _read(
-    name: str, split: str, path: str, style: str, keys: tuple[tuple[str, str], ...]
-) -> Reading:
-    return read(name, split=split, path=path, form=RowForm(style, KeyNames(**dict(keys))))
-
-
-def _rationales(config: Config, graph: JobGraph, name: str, data: DataConfig) -> Iterator[Finding]:
-    """Count the problems without the human rationale, where that is what is learned."""
-    trained = [config]
-    if graph.start is not None and not graph.start.is_available:
-        trained.append(start_config(config))
-    methods = [one.method for one in trained if one.method.is_trained]
-    learns_it = [method.name for method in methods if not method.needs_corpus]
-    if not learns_it or data.path is None:
-        return
-    try:
-        reading = _read(name, data.split, data.path, *_hashable(data.form))
-    except (ValueError, OSError):
-        return  # said by the check of the set
-    missing = sum(not problem.solution.strip() for problem in reading.problems)
-    if missing:
-        is_all = missing == len(reading.problems)
-        file = file_of(name, data.split, Path(data.path))
-        text = f"{file}: {missing} of {len(reading.problems)} problems have no solution; "
-        yield Finding("error" if is_all else "note", text + rationale_advice(learns_it[0]))
-
-
-def _test_problems(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Name the published test problems that a student is trained on."""
-    try:
-        found = check_test_problems(config, graph)
-    except (ValueError, OSError) as error:
-        yield Finding("error", str(error))
-        return
-    if found:
-        yield Finding("note", f"the student is trained on {name_test_problems(found)}")
 
 
 def _model(config: Config, graph: JobGraph) -> Iterator[Finding]:
@@ -283,9 +131,9 @@ def _model(config: Config, graph: JobGraph) -> Iterator[Finding]:
 def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
     """Check key, price and address of every large model that is asked, and a student's server."""
     makes_plans = any(not stage.is_available for stage in graph.plan_corpora)
-    if (config.uses_teacher and _makes_corpus(graph)) or makes_plans:
+    if (config.uses_teacher and makes_corpus(graph)) or makes_plans:
         yield from _teacher("teacher", config.teacher)
-    if config.uses_judge and _is_trained(graph) and config.judge is not config.teacher:
+    if config.uses_judge and is_trained(graph) and config.judge is not config.teacher:
         yield from _teacher("reward.judge", config.judge)
     is_asked = config.method.has_two_calls and config.executor.name == "teacher"
     if is_asked and graph.predictions and not graph.is_done:
@@ -344,7 +192,7 @@ def _bytes_written(jobs: Sequence[Job]) -> int:
                 kept[student.fingerprint], checkpoint = _bytes_of_student(config)
                 largest_checkpoint = max(largest_checkpoint, checkpoint)
         corpus = graph.corpus
-        if corpus is not None and _makes_corpus(graph) and config.uses_teacher:
+        if corpus is not None and makes_corpus(graph) and config.uses_teacher:
             calls = 1 + 3 * config.distillation.candidates
             count = sum(count_problems(part) for part in source_parts(config.data).values())
             kept[corpus.fingerprint] = count * calls * _BYTES_PER_CALL
@@ -360,7 +208,7 @@ def _count(entry: str, config: Config) -> int:
         name, path = benchmark_of(entry, config)
         if path is None:
             return count_benchmark(entry, config)
-        count = len(_read(name, "test", path, *_hashable(config.data.form)).problems)
+        count = len(read_set(name, "test", path, config.data.form).problems)
         return min(count, config.evaluation.limit or count)
     except (ValueError, OSError):
         return 0  # said by the check of the set
