@@ -10,6 +10,7 @@ from plan_tuning.comparison.claims import Finding, silence
 from plan_tuning.comparison.disagreements import Disagreement
 from plan_tuning.comparison.disclosures import disclosures
 from plan_tuning.comparison.evidence import Reading
+from plan_tuning.comparison.plan_values import PlanWorth
 from plan_tuning.comparison.runs import Results
 from plan_tuning.comparison.tables import Table
 
@@ -25,7 +26,9 @@ class Comparison:
     holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
     reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
+    worth: PlanWorth = field(default_factory=PlanWorth)  # of plans, where it was asked for
     judged: tuple[str, ...] = ()  # what today's grader changed, a line each
+    registration: tuple[str, ...] = ()  # what was registered, and what differs from it
 
     @property
     def silence(self) -> list[str]:

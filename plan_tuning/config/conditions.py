@@ -12,7 +12,9 @@ from plan_tuning.config.job_parts import (
     asks_teacher,
     distils,
     draws_problems,
+    executes_here,
     has_executor,
+    is_one_file,
     is_tested,
     is_trained,
     reads_problems,
@@ -20,6 +22,7 @@ from plan_tuning.config.job_parts import (
     tests_internal_split,
     uses_corpus,
     validates,
+    values_given_plans,
 )
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
@@ -143,8 +146,8 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("model.revision",),
-        lambda job: job.model.kind == "pretrained",
-        "the weights are made here",
+        lambda job: job.model.kind == "pretrained" and not is_one_file(job),
+        "the weights are made here, or come from a file",
         "model=path model.path=HUB_ID",
     ),
     Condition(
@@ -160,6 +163,12 @@ CONDITIONS: tuple[Condition, ...] = (
         tuple(f"adapter.{key}" for key in ("rank", "alpha", "dropout", "target_modules", "export")),
         lambda job: job.adapter.name != "full",
         "adapter=full trains the weights themselves",
+        "adapter=lora",
+    ),
+    Condition(
+        ("adapter.base_dtype",),
+        lambda job: job.adapter.name == "lora",
+        "adapter={job.adapter.name} has no float weights that stay as they are",
         "adapter=lora",
     ),
     # teacher, distillation, filter
@@ -258,6 +267,30 @@ CONDITIONS: tuple[Condition, ...] = (
         ),
         "only m2's student writes a plan in a call of its own",
         "method=m2 evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        is_tested,
+        "nothing is evaluated",
+        "stages=[distill,train,evaluate]",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        lambda job: not job.method.has_two_calls or job.evaluation.plan == "own",
+        "evaluation.plan={job.evaluation.plan} has other plans executed than the student's",
+        "evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        executes_here,
+        "executor={job.executor.name} tells no log-probabilities",
+        "executor=base",
+    ),
+    Condition(
+        ("evaluation.plan_value_corpus",),
+        values_given_plans,
+        "no plan of a teacher is compared",
+        "method=m1 evaluation.plan_value=true",
     ),
     Condition(
         ("evaluation.server",),

@@ -125,6 +125,11 @@ class Extension:
         )
 
     @property
+    def takes_plans(self) -> bool:
+        """A method: whether there is a place for a plan, learnt or in the request of two calls."""
+        return self.writes_plan or not self.is_trained
+
+    @property
     def loss_weights(self) -> tuple[str, ...]:
         """A method: which weights of ``method`` its rows are learned with."""
         found = ("plan_weight",) if "plan" in self.learns else ()

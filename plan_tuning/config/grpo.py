@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.evaluation import DECODINGS
@@ -26,6 +27,9 @@ BASELINES = ("mean", "leave_one_out")
 CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
 SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
+REFERENCE_DTYPES = ("float32", "bfloat16")
+AUTO = "auto"
+ROUNDED_CAP = 2.0  # what importance_cap=auto is where rollouts and passes are rounded differently
 UNTRAINED, GIVEN = "base", "path"  # starts that no job trains
 
 _RUNTIME = {"runtime": True}
@@ -67,12 +71,14 @@ class GRPOConfig(MethodConfig):
         None  # None: as epsilon_low; cispo: 1 + epsilon_high caps the ratio
     )
     ratio_cap: float | None = None  # upper bound of the ratio where the advantage is negative
-    importance_cap: float | None = None  # truncated importance sampling against the sampler
+    # Truncated importance sampling against the sampler: a cap, auto or None (off)
+    importance_cap: Any = None
     off_policy_bound: float | None = None  # bad completions further from the policy are left out
     beta: float = 0.04  # weight of the KL term; 0: no reference policy at all
     kl_estimator: str = "k3"
     kl_weighting: str = "plain"
     kl_in: str = "loss"
+    reference_dtype: str = "float32"  # of the copy that the KL refers to where all are trained
     entropy_bonus: float = 0.0
     # Advantages
     baseline: str = "mean"
@@ -98,7 +104,7 @@ class GRPOConfig(MethodConfig):
     decoding: str = field(default="auto", metadata=_RUNTIME)  # of the rollouts, as evaluation's
     sampler_dtype: str = field(default="auto", metadata=_RUNTIME)
     generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
-    # Sampler against trainer, mean over tokens; None: 0.002 in float32, else 0.05; 0: unchecked
+    # Sampler against trainer, mean over tokens; None: 0.002 in float32, else 0.2; 0: unchecked
     max_log_prob_gap: float | None = field(default=None, metadata=_RUNTIME)
     checkpoint_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
     log_completions_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
@@ -141,6 +147,7 @@ class GRPOConfig(MethodConfig):
             ("truncation", TRUNCATIONS),
             ("decoding", DECODINGS),
             ("sampler_dtype", SAMPLER_DTYPES),
+            ("reference_dtype", REFERENCE_DTYPES),
         ):
             require_choice(f"method.{key}", getattr(self, key), choices)
         require(
@@ -176,11 +183,14 @@ class GRPOConfig(MethodConfig):
             f"above 1 + epsilon_high = {1 + self.clip_high:g}",
             "method.ratio_cap=4",
         )
+        cap = self.importance_cap
+        is_number = isinstance(cap, int | float) and not isinstance(cap, bool)
         require(
-            self.importance_cap is None or self.importance_cap >= 1.0,
+            cap is None or cap == AUTO or (is_number and cap >= 1.0),
             "method.importance_cap",
-            self.importance_cap,
-            "1 or more: a lower cap would weigh every token down, on-policy ones too",
+            cap,
+            "auto, null, or 1 or more: a lower cap would weigh every token down, on-policy ones "
+            "too",
             "method.importance_cap=2",
         )
         require(
@@ -247,6 +257,17 @@ class GRPOConfig(MethodConfig):
     def is_on_policy(self) -> bool:
         """Whether a step's rollouts are used for one optimizer step only."""
         return self.mini_batches * self.buffer_epochs == 1
+
+    def resolved(self, precision: str) -> GRPOConfig:
+        """Say what auto is, by the precision of the training and never by the machine.
+
+        Args:
+            precision: ``trainer.precision``.
+        """
+        if self.importance_cap != AUTO:
+            return self
+        cap = ROUNDED_CAP if precision == "bf16" else None
+        return dataclasses.replace(self, importance_cap=cap)
 
     def total_steps(self, num_problems: int) -> int:
         """Count the GRPO steps of a training."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.comparison import ComparisonConfig, RegistrationConfig
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
 from plan_tuning.config.extensions import DEFAULT_METHOD, record
@@ -14,6 +15,7 @@ from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
 from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
+from plan_tuning.config.precision import check_precision
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
@@ -121,6 +123,8 @@ class Config:
     sweep_name: str = "adhoc"
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     tags: list[str] = field(default_factory=list)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -150,6 +154,7 @@ class Config:
         self._check_given_plans()
         self._check_roles()
         self._check_shards()
+        check_precision(self)
 
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld

@@ -1,4 +1,7 @@
-"""What a job will read of data -> what is found in it, before anything is computed from it."""
+"""What the data files of a job hold: problems, solutions and plans that are still needed.
+
+Nothing is built or written, and what lies on the Hub is not fetched.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,20 @@ from plan_tuning.job.eval_spec import benchmark_of
 from plan_tuning.job.given_corpus import check_selection
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import count_problems, source_parts
-from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.tasks.benchmarks import Reading, benchmark_named, rationale_advice, read
 from plan_tuning.tasks.dataset_plans import dataset_plan
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
-from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.tasks.row_files import file_of
 
 
 def is_trained(graph: JobGraph) -> bool:
-    """Whether the student is still to be trained."""
+    """Whether a student is to be trained."""
     return graph.student is not None and not graph.student.is_available
 
 
 def makes_corpus(graph: JobGraph) -> bool:
-    """Whether the corpus is still to be made."""
+    """Whether a corpus is to be made, for itself or for a student."""
     is_missing = graph.corpus is not None and not graph.corpus.is_available
     return is_missing and (graph.student is None or is_trained(graph))
 
@@ -44,14 +45,17 @@ def data_findings(config: Config, graph: JobGraph) -> Iterator[Finding]:
                     yield from _rationales(config, graph, name, part)
     if trains and graph.corpus is not None and graph.corpus.is_external:
         yield check_selection(graph.corpus.folder, config)
-    for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
+    values = graph.plan_values or graph.predictions
+    for entry, *stages in zip(config.benchmarks, graph.predictions, values, strict=False):
         name, path = benchmark_of(entry, config)
-        if stage.is_done or name.startswith(MICRO_PREFIX):
+        if all(stage.is_done for stage in stages) or name.startswith(MICRO_PREFIX):
             continue
         if name == config.data.internal_split:
             yield from _internal_split(name, config.data)
-        else:
-            yield from _set(name, "test", path, config.data.form)
+            continue
+        yield from _set(name, "test", path, config.data.form)
+        if graph.plan_values and path is not None:
+            yield from _references(name, path, config.data.form)
     yield from _plans(config, graph)
 
 
@@ -93,7 +97,7 @@ def _plans_of(
         if path is None:
             found, total = int(benchmark_named(name).has_plans), 1
         else:
-            problems = read_set(name, split, path, form).problems
+            problems = reading_of(name, split, path, form).problems
             found, total = sum(dataset_plan(p) is not None for p in problems), len(problems)
     except (ValueError, OSError):
         return  # said by the check of the set
@@ -109,6 +113,21 @@ def _plans_of(
         yield Finding("note", f"{path}: {total - found} of {total} problems bring no plan")
 
 
+def _references(name: str, path: str, form: RowForm) -> Iterator[Finding]:
+    """Count the test problems without a solution, by which plans would be valued."""
+    try:
+        problems = reading_of(name, "test", path, form).problems
+    except (ValueError, OSError):
+        return  # said by the check of the set
+    missing = sum(not problem.solution.strip() for problem in problems)
+    if missing:
+        yield Finding(
+            "note",
+            f"evaluation.plan_value: {missing} of {len(problems)} test problems of {name} have no "
+            "solution; what plans are worth is measured on the others",
+        )
+
+
 def _set(
     name: str, split: str, path: str | None, form: RowForm, data: DataConfig | None = None
 ) -> Iterator[Finding]:
@@ -116,7 +135,7 @@ def _set(
         yield Finding("ok", f"{name}: {split} problems come from the Hub, when the job runs")
         return
     try:
-        reading = read_set(name, split, path, form)
+        reading = reading_of(name, split, path, form)
         used = len(reading.problems) if data is None else count_problems(data)
     except (ValueError, OSError) as error:
         yield Finding("error", str(error))
@@ -130,13 +149,17 @@ def _set(
         yield Finding("note", f"{path}: {len(ids)} rows are left out, {reason}: {ids[0]}, …")
 
 
-def read_set(name: str, split: str, path: str, form: RowForm) -> Reading:
-    """Read a data set from a path, once.
+def reading_of(name: str, split: str, path: str, form: RowForm) -> Reading:
+    """Read a file once a process.
 
     Raises:
         DataError: it cannot be read.
     """
-    return _read(name, split, path, form.style, tuple(vars(form.keys).items()))
+    return _read(name, split, path, *_hashable(form))
+
+
+def _hashable(form: RowForm) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return form.style, tuple(vars(form.keys).items())
 
 
 @cache
@@ -156,7 +179,7 @@ def _rationales(config: Config, graph: JobGraph, name: str, data: DataConfig) ->
     if not learns_it or data.path is None:
         return
     try:
-        reading = read_set(name, data.split, data.path, data.form)
+        reading = reading_of(name, data.split, data.path, data.form)
     except (ValueError, OSError):
         return  # said by the check of the set
     missing = sum(not problem.solution.strip() for problem in reading.problems)
@@ -165,14 +188,3 @@ def _rationales(config: Config, graph: JobGraph, name: str, data: DataConfig) ->
         file = file_of(name, data.split, Path(data.path))
         text = f"{file}: {missing} of {len(reading.problems)} problems have no solution; "
         yield Finding("error" if is_all else "note", text + rationale_advice(learns_it[0]))
-
-
-def test_problem_findings(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Name the published test problems that a student is trained on."""
-    try:
-        found = check_test_problems(config, graph)
-    except (ValueError, OSError) as error:
-        yield Finding("error", str(error))
-        return
-    if found:
-        yield Finding("note", f"the student is trained on {name_test_problems(found)}")

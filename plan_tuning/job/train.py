@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plan_tuning.artifacts import ArtifactError
+from plan_tuning.artifacts import ArtifactError, folder_of, is_complete, read_manifest
 from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
@@ -24,6 +24,7 @@ from plan_tuning.job.result import CURVES_FILE
 from plan_tuning.job.test_problems import FACT, facts_of_training
 from plan_tuning.job.train_spec import filter_spec
 from plan_tuning.records import Ask, Problem
+from plan_tuning.students import gguf
 from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker
@@ -75,6 +76,7 @@ class Training:
         from plan_tuning.training.lightning import TrainingRun
         from plan_tuning.training.logs import CurveFile
 
+        self.begin()  # a base of ours says in its manifest what a student's card repeats
         provenance = training_provenance(self.config, self.stage)
         seen = facts_of_training(self.config, self.corpus, self.start)
         if seen:
@@ -118,8 +120,12 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
 
 
 def make_base(config: Config, model: ModelConfig, folder: Path) -> Facts:
-    """Make an untrained model of ours: the micro-world's, or a tiny one with random weights."""
+    """Make an untrained model: the micro-world's, a tiny one with random weights, a GGUF file's."""
     prepare_torch(config.trainer)
+    file = gguf.file_of(model.path)
+    if file is not None:
+        logger.info("dequantising %s: about a minute, once", file.name)
+        return gguf.dequantise(folder, file)
     if isinstance(model, MicroModelConfig):
         from plan_tuning.training.microworld_base import train_base
 
@@ -252,6 +258,12 @@ def _has_own_executor(config: Config) -> bool:
     return config.method.has_two_calls and "student" not in needs
 
 
+def _is_beneath_adapter(config: Config) -> bool:
+    """Whether m2's executor is the very model that the student's adapter is trained upon."""
+    is_base = "base" in record("executor", config.executor.name).needs
+    return is_base and config.adapter.name == "lora" and not config.method.continued_steps
+
+
 def held_out_evaluation(training: Training, models: Models) -> HeldOutEvaluation | None:
     """Say how a student solves held-out training problems while it is trained, as at test time.
 
@@ -271,13 +283,15 @@ def held_out_evaluation(training: Training, models: Models) -> HeldOutEvaluation
     if corpus is not None and not (corpus / PROBLEMS).is_file():
         return None  # trajectories from elsewhere: nobody says how their problems are graded
     problems = load_problems(config) if corpus is None else read_problems(corpus)
+    is_base = _has_own_executor(config) and _is_beneath_adapter(config)
     return HeldOutEvaluation(
         _tagged(problems, config),
         config.method.name,
         config.prompt,
         config.evaluation,
         models.grader,
-        models.executor if _has_own_executor(config) else None,
+        models.validation_executor if _has_own_executor(config) and not is_base else None,
+        executes_with_base=is_base,
     )
 
 
@@ -301,6 +315,11 @@ def training_provenance(config: Config, stage: Stage) -> dict[str, Any]:
         "fingerprint": stage.fingerprint,
         **{f"fingerprint of the {role}": value for role, value in stage.upstream.items()},
     }
+    if (base := stage.upstream.get("base")) is not None:
+        folder = folder_of(config.paths.artifacts, "bases", base)
+        facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
+        if gguf.ROUNDING in facts:
+            known["weights of the base"] = facts[gguf.ROUNDING]
     if not config.method.needs_corpus:
         return known
     if config.corpus.path is None:
