@@ -11,6 +11,12 @@ from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.teacher import TeacherConfig, check_address, check_key_variable
 
 PLANS = ("own", "none", "teacher", "true", "other")
+# What a reference execution is put behind (experiments/METHOD.md section 10)
+PLAN_CONDITIONS = (
+    "none", "own", "teacher", "dataset", "true", "other", "shuffled", "number_swapped",
+    "step_dropped",
+)  # fmt: skip
+DISTILLED_HERE = "distil"  # plan_value_corpus: the job distils the test set itself
 DECODINGS = ("auto", "dynamic", "static")
 
 _RUNTIME = {"runtime": True}
@@ -82,6 +88,10 @@ class EvaluationConfig:
     )
     plan: str = "own"  # whose plan m2's executor gets: own, none, teacher, true, other
     plan_corpus: str | None = None  # plan=teacher: a distilled test set; None: distilled by the job
+    # What plans are worth to the student, by the log-probability of reference executions
+    plan_value: bool = field(default=False, metadata=_RUNTIME)
+    # The teacher's plans in it: a distilled test set, or distil; None: without them
+    plan_value_corpus: str | None = field(default=None, metadata=_RUNTIME)
     engine: str = "native"  # who runs the student: native, continuous_batching, server
     server: ServerConfig = field(default_factory=ServerConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)

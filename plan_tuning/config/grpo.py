@@ -9,7 +9,7 @@ from typing import Any
 
 from plan_tuning.config.checks import require, require_choice, require_positive
 from plan_tuning.config.evaluation import DECODINGS
-from plan_tuning.config.extensions import DEFAULT_METHOD, records
+from plan_tuning.config.extensions import DEFAULT_METHOD, find, records
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.training import (
     SCHEDULERS,
@@ -312,3 +312,9 @@ class StartConfig:
             "the folder of a student, with start=path and only there",
             "start=path start.path=multirun_outputs/artifacts/students/FINGERPRINT",
         )
+
+    @property
+    def learns_trajectories(self) -> bool:
+        """Whether a start is trained here on trajectories that its filter keeps."""
+        found = find("method", self.name)
+        return found is not None and "corpus" in found.needs

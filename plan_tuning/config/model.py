@@ -26,7 +26,7 @@ class ModelConfig:
 
     name: str = "???"  # label in tables and folder names
     kind: str = "pretrained"  # pretrained (path), tiny (random weights, tests), micro (built here)
-    path: str | None = None  # hub id or local folder of a pretrained model
+    path: str | None = None  # hub id, local folder or GGUF file of a pretrained model
     revision: str | None = None  # commit of the hub repository
     family: str = "auto"  # selects LoRA targets and tiny configurations
     dtype: str = "float32"  # master weights; full fine-tuning in bfloat16 loses small updates
@@ -44,7 +44,7 @@ class ModelConfig:
             self.kind != "pretrained" or bool(self.path) or self.name == "???",
             "model.path",
             self.path,
-            "a pretrained model (of model, or of executor.model) needs a hub id or a folder",
+            "a pretrained model (or executor.model) needs a hub id, a folder or a GGUF file",
             "model=path model.path=Qwen/Qwen3-0.6B",
         )
         require(

@@ -23,7 +23,8 @@ from plan_tuning.distillation.corpus import (
     read_problems,
     read_trajectories,
 )
-from plan_tuning.distillation.funnel import Tally
+from plan_tuning.distillation.filters import STANDARD_FILTERS, UNSCORED
+from plan_tuning.distillation.funnel import Tally, unscored_filters
 from plan_tuning.distillation.parquet import write_records
 from plan_tuning.distillation.synthesis import MISSING, OK, TRUNCATED, mark_duplicates
 from plan_tuning.grading.grader import Grader
@@ -81,7 +82,9 @@ def _make(
     rows: dict[str, list[Trajectory]] = {}
     for row in read_trajectories(source):
         rows.setdefault(row.problem_id, []).append(row)
-    tally = Tally(len(problems))
+    is_unscored = all(row.score_status == UNSCORED for found in rows.values() for row in found)
+    filters = unscored_filters(problems) if is_unscored else STANDARD_FILTERS
+    tally = Tally(len(problems), filters)
     written: list[Trajectory] = []
     grading = _config(GradingConfig, manifest["spec"].get("grading", {}))
     with CallStore(calls) as store, Grader(grading) as grader:
@@ -113,6 +116,8 @@ class _Reader:
 
     def read(self, row: Trajectory, problem: Problem) -> Trajectory:
         """Make a row anew; what rests on a text that is no plan is left out."""
+        if row.score_status == UNSCORED:
+            return row  # it came with its data set, and no reply of anybody stands behind it
         texts = (row.constraints, row.plan, row.score_text, row.execution)
         statuses = ("ok", row.plan_status, "ok", row.execution_status)
         constraints, plan_reply, verified, executed = self._replies(row, texts, statuses)

@@ -40,15 +40,24 @@ def check_machine(config: Config, graph: JobGraph) -> str:
         Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
 
     Raises:
-        ConfigError: CUDA, or what 4-bit weights need, is asked for and absent.
+        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent.
     """
     student = graph.student
     is_trained = "train" in config.stages and student is not None and not student.is_available
     is_tested = "evaluate" in config.stages and not all(
-        stage.is_done for stage in (*graph.predictions, *graph.executor_predictions)
+        stage.is_done
+        for stage in (*graph.predictions, *graph.executor_predictions, *graph.plan_values)
     )
     if not is_trained and not is_tested:
         return "cpu"
+    from plan_tuning.students.gguf import check_reader
+
+    for base, model in (
+        (graph.base, config.model),
+        (graph.executor_base, config.executor.model),
+    ):
+        if base is not None and model is not None and model.path and not base.is_available:
+            check_reader(model.path)
     device = device_of(config.trainer)
     if is_trained and config.adapter.name == "qlora":
         from plan_tuning.students.loading import check_four_bits, check_quantisable
@@ -186,6 +195,30 @@ class Models:
         if self.config.executor.name == "model" and model is not None:
             return self._build_base(self.graph.executor_base, model), model
         return self.base, self.config.model
+
+    @cached_property
+    def follower(self) -> Student:
+        """Who carries plans out here: M2's executor, or the student itself; a server's is loaded.
+
+        Its weights tell log-probabilities, which no server is asked for.
+
+        Raises:
+            ConfigError: the executor is none of this machine.
+        """
+        from plan_tuning.evaluation.writers import LocalWriter
+
+        is_own = "student" in record("executor", self.config.executor.name).needs
+        if not self.config.method.has_two_calls or is_own:
+            return self.student
+        executor = self.executor
+        if not isinstance(executor, LocalWriter):
+            raise ConfigError(
+                "executor",
+                self.config.executor.name,
+                "it tells no log-probabilities, by which plans are valued",
+                "executor=base",
+            )
+        return executor.student
 
     def build_executor(self) -> None:
         """Make the executor's weights where they are ours and absent; nothing is loaded."""

@@ -15,6 +15,7 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
+from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
     BestWeights,
     Checkpoints,
@@ -236,6 +237,7 @@ def _facts(
     dropped: _Dropped,
     resumed_from: int,
 ) -> dict[str, Any]:
+    date = template_date(module.student.tokenizer)
     facts: dict[str, Any] = {
         "steps": module.finished_steps,
         "resumed_from_step": resumed_from,
@@ -251,6 +253,7 @@ def _facts(
         "dropped_ids": dropped.ids[:_MAX_DROPPED_IDS],
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         **({} if best is None else best.facts()),
+        **({} if date is None else {"template_date": date}),
     }
     if accuracy is not None and accuracy.accuracies:
         facts["val_accuracy"] = accuracy.accuracies[max(accuracy.accuracies)]
