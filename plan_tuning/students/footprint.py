@@ -160,11 +160,11 @@ def token_bytes(shape: Shape, training: Training, rows: Rows) -> float:
     if training.recomputes:
         kept = shape.layers * FLOAT * shape.width
         mask = rows.length if training.is_grpo else 0  # shared by the layers, one byte a cell
-        return max(kept + layer + mask + _layer_work(shape, training), kept + _outer(shape, training))
-    return shape.layers * layer + _outer(shape, training) + _prefix_bytes(shape, training, rows)
+        return max(kept + layer + mask + _layer_work(shape, training), kept + outer_bytes(shape, training))
+    return shape.layers * layer + outer_bytes(shape, training) + _prefix_bytes(shape, training, rows)
 
 
-def _outer(shape: Shape, training: Training) -> float:
+def outer_bytes(shape: Shape, training: Training) -> float:
     """Bytes a token of the last norm and of the states that the output layer reads."""
     h = shape.width
     return 2 * FLOAT * h + 12 + (2 * FLOAT * h if training.is_full else 0)
