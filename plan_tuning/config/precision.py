@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig, StartConfig
-from plan_tuning.config.model import AdapterConfig, ModelConfig
-from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
+from plan_tuning.config.run import Config
 
 _HALF = ("bfloat16", "float16")
 
 
-def check_base(adapter: AdapterConfig, trainer: TrainerConfig) -> None:
-    """Refuse to round a frozen base that float32 passes read.
+def check_precision(config: Config) -> None:
+    """Refuse precisions that do not go together in a training.
 
     Raises:
-        ConfigError: ``adapter.base_dtype=bfloat16`` with ``trainer.precision=fp32``.
+        ConfigError: a base of 4 bits would have to take up its start's adapter, flash attention
+            would meet float32, or a base is to be rounded that float32 passes read.
     """
-    is_rounded = adapter.name == "lora" and adapter.base_dtype == "bfloat16"
-    if is_rounded and trainer.precision == "fp32":
+    is_given = config.student.path is not None or config.merge.is_merged
+    if "train" not in config.stages or not config.method.is_trained or is_given:
+        return
+    _check_base(config)
+    _check_four_bits(config)
+    _check_attention(config)
+
+
+def _check_base(config: Config) -> None:
+    adapter, precision = config.adapter, config.trainer.precision
+    if adapter.name == "lora" and adapter.base_dtype == "bfloat16" and precision == "fp32":
         raise ConfigError(
             "adapter.base_dtype",
             adapter.base_dtype,
@@ -26,19 +35,15 @@ def check_base(adapter: AdapterConfig, trainer: TrainerConfig) -> None:
         )
 
 
-def check_four_bits_start(adapter: AdapterConfig, method: MethodConfig, start: StartConfig) -> None:
-    """Refuse to go on from a qlora student: it is an adapter, which 4-bit weights cannot take up.
-
-    Raises:
-        ConfigError: the job would train such a start.
-    """
-    if adapter.name != "qlora":
+def _check_four_bits(config: Config) -> None:
+    """A qlora student is an adapter, and a base of 4 bits cannot take up one."""
+    if config.adapter.name != "qlora":
         return
-    if isinstance(method, GRPOConfig):
-        goes_on = start.name not in (UNTRAINED, GIVEN)
-        what = f"method=grpo start={start.name} adapter"
+    if isinstance(config.method, GRPOConfig):
+        goes_on = config.start.name not in (UNTRAINED, GIVEN)
+        what = f"method=grpo start={config.start.name} adapter"
     else:
-        goes_on = method.continued_steps > 0
+        goes_on = config.method.continued_steps > 0
         what = "method.continued_steps with adapter"
     if goes_on:
         raise ConfigError(
@@ -50,12 +55,9 @@ def check_four_bits_start(adapter: AdapterConfig, method: MethodConfig, start: S
         )
 
 
-def check_attention(model: ModelConfig, method: MethodConfig, trainer: TrainerConfig) -> None:
-    """Refuse flash attention, which computes in half precision only, where it would meet float32.
-
-    Raises:
-        ConfigError: passes or rollouts would be in float32.
-    """
+def _check_attention(config: Config) -> None:
+    """Flash attention computes in half precision only."""
+    model, trainer, method = config.model, config.trainer, config.method
     if model.attention != "flash_attention_2" or model.dtype in _HALF:
         return
     if trainer.precision == "fp32":

@@ -15,7 +15,6 @@ from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
 from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
-from plan_tuning.config.precision import check_attention, check_base, check_four_bits_start
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
@@ -154,7 +153,6 @@ class Config:
         self._check_given_plans()
         self._check_roles()
         self._check_shards()
-        self._check_precision()
 
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld
@@ -270,13 +268,6 @@ class Config:
                 "nothing is ever trained on a test split",
                 "data.split=test 'stages=[distill]'",
             )
-
-    def _check_precision(self) -> None:
-        is_given = self.student.path is not None or self.merge.is_merged
-        if "train" in self.stages and self.method.is_trained and not is_given:
-            check_base(self.adapter, self.trainer)
-            check_four_bits_start(self.adapter, self.method, self.start)
-            check_attention(self.model, self.method, self.trainer)
 
     def _check_shards(self) -> None:
         if self.trainer.strategy != "fsdp" or "train" not in self.stages:

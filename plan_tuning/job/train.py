@@ -21,7 +21,7 @@ from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
 from plan_tuning.job.models import Models, prepare_torch, rank_models
 from plan_tuning.job.result import CURVES_FILE
-from plan_tuning.job.test_problems import FACT, facts_of_training
+from plan_tuning.job.test_problems import FACT, facts_of_students, facts_of_training
 from plan_tuning.job.train_spec import filter_spec
 from plan_tuning.records import Ask, Problem
 from plan_tuning.students import gguf
@@ -143,7 +143,9 @@ def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Fa
         from plan_tuning.students.merging import merge_students
 
         combine = record("merge", config.merge.name).load()
-        return merge_students(folder, [s.folder for s in students], config.merge.shares, combine)
+        folders = [student.folder for student in students]
+        facts = merge_students(folder, folders, config.merge.shares, combine)
+        return {**facts, **facts_of_students(folders)}
 
     return merge
 

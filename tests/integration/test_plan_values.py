@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composition import config_of, graph
+from composition import calls_of, config_of, graph, jobs_of
 from sweep_builder import predictions
 
 from plan_tuning.artifacts import fingerprint_of
@@ -26,7 +27,11 @@ from plan_tuning.evaluation.plan_value import (
     target_tokens,
 )
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Completion, Problem
+from plan_tuning.job.costs import value_line
+from plan_tuning.job.graph import job_graph
+from plan_tuning.job.result import check_overwritten, read_result
+from plan_tuning.job_record import JobResult, PlanValue
+from plan_tuning.records import Completion, Problem, to_json
 from plan_tuning.students.loading import Student, load_student, merge_for_inference
 from plan_tuning.students.log_probs import last_token_log_probs
 from plan_tuning.tasks.microworld_problems import load_microworld
@@ -310,6 +315,42 @@ def test_where_there_is_nothing_to_value_the_word_has_no_effect(
     idle = idle_words(config_of(*overrides, *VALUED), VALUED)
     assert len(idle) == 1
     assert reason in str(idle[0])
+
+
+def test_a_dry_run_counts_the_texts_and_what_is_generated(tmp_path: Path) -> None:
+    where = f"paths.outputs={tmp_path}"
+    words = (*VALUED, "evaluation.limit=10", "evaluation.benchmarks=[microworld]", where)
+    jobs = [
+        (config, job_graph(config))
+        for method in ("sft", "m1", "zero_shot")
+        for config in [config_of(f"method={method}", *words)]
+    ]
+    assert value_line(jobs) == (
+        "Plan values: at most 190 texts in forward passes, and 40 executions of edited plans; "
+        "no answer is generated again."
+    )
+    plain = config_of("method=m1", where)
+    assert value_line([(plain, job_graph(plain))]) == ""
+    assert "plans of test sets" in calls_of(
+        jobs_of(tmp_path, "method=m1", *words, "evaluation.plan_value_corpus=distil")
+    )
+
+
+def test_an_earlier_result_without_plan_values_is_not_the_whole_job(tmp_path: Path) -> None:
+    plain, valued = graph("method=m1"), graph("method=m1", *VALUED)
+
+    def write(result: JobResult) -> None:
+        (tmp_path / "result.json").write_text(json.dumps(to_json(result)))
+
+    write(JobResult(status="completed", key=plain.fingerprint))
+    assert read_result(tmp_path, plain) is not None
+    assert read_result(tmp_path, valued) is None
+    check_overwritten(tmp_path, valued.fingerprint)  # the same job: it may be written again
+    values = {stage.label: PlanValue(subject="own") for stage in valued.plan_values}
+    write(JobResult(status="completed", key=plain.fingerprint, plan_value=values))
+    again = read_result(tmp_path, valued)
+    assert again is not None
+    assert again.plan_value == values
 
 
 def test_own_plans_are_those_of_the_first_sample() -> None:
