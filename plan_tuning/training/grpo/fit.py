@@ -39,6 +39,7 @@ from plan_tuning.training.lightning import (
     quiet,
 )
 from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import warn_of_low_rate
 from plan_tuning.training.validation import AccuracyBySteps, HeldOutEvaluation
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def train_grpo(
     trainer, reward = settings.trainer, settings.reward
     method = settings.method.resolved(trainer.precision)
     prepare(trainer, settings.seed)
+    warn_of_low_rate(settings.adapter, "method.learning_rate", method.learning_rate)
     _check(settings, problems)
     training, held_out = hold_out(problems, count=method.val_problems, seed=settings.seed)
     student = load_student(

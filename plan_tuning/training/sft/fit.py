@@ -37,6 +37,7 @@ from plan_tuning.training.lightning import (
     quiet,
 )
 from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import warn_of_low_rate
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import EncodedRow, RowError, TrainingRow
 from plan_tuning.training.sft.module import SFTModule
@@ -94,6 +95,7 @@ def train_student(
     """
     config = settings.trainer
     prepare(config, settings.seed)
+    warn_of_low_rate(settings.adapter, "trainer.learning_rate", config.learning_rate)
     student = _load(base, settings)
     encoded, dropped = _encode_all(student, rows, settings)
     training, held_out = batches.split_validation(
