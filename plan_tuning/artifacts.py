@@ -32,7 +32,7 @@ import filelock
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("bases", "corpora", "students", "predictions")
+KINDS = ("bases", "corpora", "students", "predictions", "plan_values")
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 _FINGERPRINT_LENGTH = 16

@@ -37,6 +37,7 @@ from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.interruption import Interrupted
 from plan_tuning.job.dry_run import check_data
+from plan_tuning.job.evaluate import answer_call, value_call
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.models import Models, check_machine, say_what_loads
@@ -61,11 +62,11 @@ from plan_tuning.job.result import (
     write_predictions,
     write_result,
 )
+from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.job.train import Process, Training, make_base, merge_call, training_call
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
-from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker, group_of, track
 
 logger = logging.getLogger(__name__)
@@ -85,13 +86,14 @@ def run_job(config: Config, context: JobContext) -> float | None:
     """
     graph = job_graph(config)
     check_overwritten(context.folder, graph.fingerprint)
-    finished = read_result(context.folder, graph.fingerprint)
+    finished = read_result(context.folder, graph)
     if finished is not None and graph.is_done:
         logger.info("already done. %s", ending(context, graph))
         return finished.objective
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
+        job.outcome.test_problems = check_test_problems(config, graph)
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
         if graph.student is not None and graph.merged:
@@ -102,6 +104,8 @@ def run_job(config: Config, context: JobContext) -> float | None:
             job.train(graph.student, config)
         for place in range(len(graph.predictions)):
             job.evaluate(place)
+        for place in range(len(graph.plan_values)):
+            job.value_plans(place)
     if context.sweep_name is None:  # a sweep's comparison does it for all of its jobs
         from plan_tuning.comparison.evidence import keep_evidence_of_job
 
@@ -259,14 +263,15 @@ class Job:
             plans = swapped.folder
         has_no_plan = config.method.has_two_calls and config.evaluation.plan == "none"
         method = PLAIN if has_no_plan else config.method.name
-        self._obtain("evaluate", stage, partial(self._solve, entry, stage.label, method, plans))
+        make = answer_call(config, self.models, entry, stage.label, method=method, corpus=plans)
+        self._obtain("evaluate", stage, make)
         path = stage.folder / PREDICTIONS_FILE
         load_again = partial(load_benchmark, entry, config)
         self.outcome.metrics[stage.label] = metrics_of(stage.folder, load_again)
         self.outcome.predictions[stage.label] = path
         if graph.executor_predictions:  # what the executor can do without a plan
             alone = graph.executor_predictions[place]
-            make = partial(self._solve, entry, alone.label, PLAIN, None)
+            make = answer_call(config, self.models, entry, alone.label, method=PLAIN)
             self._obtain("evaluate", alone, make)
             self.outcome.executor_zero_shot[alone.label] = metrics_of(alone.folder, load_again)
         note_seen(self.outcome, config, stage.label, entry)
@@ -275,6 +280,19 @@ class Job:
         if self.tracker.run is not None:
             rows = [to_json(row) for row in read_predictions(path)]
             self.tracker.log_table(f"predictions/{stage.label}", rows)
+
+    def value_plans(self, place: int) -> None:
+        """Predictions → what plans are worth, for one benchmark."""
+        config, graph, entry = self.config, self.graph, self.config.benchmarks[place]
+        stage, answered, corpus = graph.plan_values[place], graph.predictions[place], None
+        if graph.value_corpora:
+            given = graph.value_corpora[place]
+            load = partial(load_benchmark, entry, config, is_tagged=False)
+            self._obtain("distill", given, partial(self._make_corpus, load))
+            corpus = given.folder
+        make = value_call(config, self.models, entry, stage.label, answered.folder, corpus)
+        self._obtain("plan_value", stage, make)
+        self.outcome.add_plan_value(stage.label, stage.folder)
 
     def _make_corpus(self, load: Callable[[], list[Problem]], folder: Path) -> Mapping[str, Any]:
         """Distil problems, of the training set or of a test set."""
@@ -291,49 +309,6 @@ class Job:
             progress=config.trainer.progress,
             on_usage=self.outcome.add_calls,
         )
-
-    def _solve(
-        self, entry: str, benchmark: str, method: str, corpus: Path | None, folder: Path
-    ) -> Mapping[str, Any]:
-        """Answer one benchmark into ``folder``.
-
-        Args:
-            entry: the benchmark as the configuration names it.
-            benchmark: its name.
-            method: whose prompt is asked; m2's executor by itself is asked as ``zero_shot``.
-            corpus: where m2's plans are taken from that are swapped in.
-            folder: receives the predictions.
-        """
-        from plan_tuning.evaluation.accuracy import summarize
-        from plan_tuning.evaluation.predictions import solve, teacher_plans
-        from plan_tuning.evaluation.progress import shown
-
-        config, models = self.config, self.models
-        problems = load_benchmark(entry, config)
-        has_two_calls = config.method.has_two_calls
-        is_planned = has_two_calls and method == config.method.name
-        plans = None
-        if corpus is not None:
-            plans = teacher_plans(read_trajectories(corpus))
-        elif is_planned and config.evaluation.plan == "true":
-            plans = {problem.id: problem.true_plan for problem in problems}
-        # With given plans, or without any, nobody but m2's executor is asked.
-        is_executor = plans is not None or (has_two_calls and not is_planned)
-        with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
-            predictions = solve(
-                models.executor if is_executor else models.tested,
-                problems,
-                method=method,
-                prompt=config.prompt,
-                evaluation=config.evaluation,
-                benchmark=benchmark,
-                grader=models.grader,
-                executor=models.executor if is_planned else None,
-                plans=plans,
-                progress=progress,
-            )
-        write_predictions(folder / PREDICTIONS_FILE, predictions)
-        return {"metrics": to_json(summarize(predictions)), "problems": len(problems), **VERSIONS}
 
     def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
         """Report the benchmark once more, without the problems that the training set holds."""

@@ -56,6 +56,56 @@ def parse_metrics(figures: Mapping[str, Any]) -> BenchmarkMetrics:
 
 
 @dataclass(frozen=True, slots=True)
+class ConditionFigures:
+    """Log-probabilities of the reference executions behind the plans of one condition, in nats."""
+
+    n: int = 0  # problems that have such a plan
+    per_token: float | None = None  # mean over problems of sum / tokens
+    log_prob: float | None = None  # mean over problems of the sum over the execution's tokens
+    tokens: int = 0  # of all these executions
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastFigures:
+    """The mean difference of two conditions over the problems that have both, in nats a token."""
+
+    value: float | None = None
+    low: float | None = None  # 95 %, over problems
+    high: float | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedFigures:
+    """How often the answer changes as an edited plan says; shares are 0..1."""
+
+    edit: str = ""  # step_dropped, number_swapped
+    n: int = 0  # plans that were edited and executed
+    rate: float | None = None  # None: not measurable
+    low: float | None = None  # 95 %
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanValue:
+    """What plans are worth to a student on one benchmark (experiments/METHOD.md section 10)."""
+
+    subject: str = ""  # whose plans are compared with others and edited; empty: there are none
+    way: str = "none"  # under which condition the student is asked in its own way: own, none
+    problems: int = 0  # with a reference execution that grades right
+    left_out: Mapping[str, int] = field(default_factory=dict)  # problems without one, by reason
+    conditions: Mapping[str, ConditionFigures] = field(default_factory=dict)
+    contrasts: Mapping[str, ContrastFigures] = field(default_factory=dict)  # "own - other", …
+    followed: FollowedFigures = field(default_factory=FollowedFigures)
+
+
+def parse_plan_value(figures: Mapping[str, Any]) -> PlanValue:
+    """Read the figures that a manifest of plan values holds."""
+    found: PlanValue = _convert(PlanValue, figures)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class CorpusFacts:
     """The corpus that a job's student learned from, and what the filter took of it."""
 
@@ -94,6 +144,7 @@ class Fingerprints:
     student: str | None = ""  # empty: not recorded
     predictions: Mapping[str, str] = field(default_factory=dict)  # by benchmark
     executor_zero_shot: Mapping[str, str] = field(default_factory=dict)
+    plan_values: Mapping[str, str] | None = field(default=None, metadata=UNLESS_NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +170,15 @@ class JobResult:
     metrics: Mapping[str, BenchmarkMetrics] = field(default_factory=dict)  # by benchmark
     executor_zero_shot: Mapping[str, BenchmarkMetrics] = field(default_factory=dict)  # of m2
     predictions: Mapping[str, str] = field(default_factory=dict)  # by benchmark: file
+    # What plans are worth, by benchmark, and the files of it; None: not asked for
+    plan_value: Mapping[str, PlanValue] | None = field(default=None, metadata=UNLESS_NONE)
+    plan_values: Mapping[str, str] | None = field(default=None, metadata=UNLESS_NONE)
     corpus: CorpusFacts | None = None
     training: Mapping[str, Any] | None = None  # facts of the student's manifest
     # Test problems that stand in the training problems, by benchmark; None: nothing was trained
     seen_in_training: Mapping[str, int] | None = field(default=None, metadata=UNLESS_NONE)
+    # Problems of published test splits among the training problems, by set; None: there are none
+    trained_on_test_problems: Mapping[str, int] | None = field(default=None, metadata=UNLESS_NONE)
     curves: str | None = None
     device: str = ""
     stages: Mapping[str, StageTime] = field(default_factory=dict)

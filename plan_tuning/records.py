@@ -116,10 +116,13 @@ class Trajectory:
     constraints: str = ""
     plan_status: str = "ok"  # ok, empty, truncated, refused, filtered, rejected
     plan_score: int | None = None
-    score_status: str = "missing"  # parsed, unparsed, out_of_range, missing
+    # parsed, unparsed, out_of_range, missing, unscored (nobody was asked)
+    score_status: str = "missing"
     score_text: str = ""  # the verifier's whole reply
     execution: str = ""
-    execution_status: str = "missing"  # missing: not executed
+    # A data set's own execution with its equations as <<a=b>>, for filter=recompute; never learned
+    annotated_execution: str | None = field(default=None, metadata=UNLESS_NONE)
+    execution_status: str = "missing"  # missing: not executed; absent: imported without one
     execution_answer: str = ""  # final answer that the grader extracted
     verdict: Verdict | None = None  # of execution_answer against the gold answer
     duplicate_of: int | None = None  # an earlier candidate with the same plan: its calls are shared

@@ -17,6 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "PLAN_TUNING_SHARED"
+REAL_VARIABLE = "PLAN_TUNING_REAL_GGUF"
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,18 @@ def shared() -> Path:
             f"{folder} is absent; set {SHARED_VARIABLE} to the folder with data/ and tools/"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_gguf() -> Path:
+    """The GGUF file of a pretrained student; tests that need it skip where it is absent."""
+    pytest.importorskip("gguf", reason="the extra gguf is not installed")
+    file = os.environ.get(REAL_VARIABLE)
+    if not file:
+        pytest.skip(
+            f"{REAL_VARIABLE} names no file; plan-tuning fetch smollm2 --out models gets it"
+        )
+    return Path(file).expanduser().resolve(strict=True)
 
 
 @pytest.fixture(scope="module")

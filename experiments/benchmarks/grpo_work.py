@@ -122,6 +122,13 @@ def card_shares(causal_lm: Any, size: Work, seconds: dict[str, float]) -> dict[s
     # A prompt is read once for its group, so that is all the arithmetic that is needed.
     tokens = PROMPTS * (size.prompt_tokens + GROUP * size.new_tokens)
     if seconds["train"]:
-        used = utilisation(causal_lm, card, tokens=tokens, rows=rows, seconds=seconds["train"])
+        used = utilisation(
+            causal_lm,
+            card,
+            tokens=tokens,
+            supervised=rows * size.new_tokens,
+            rows=rows,
+            seconds=seconds["train"],
+        )
         found |= {} if used is None else {"training_mfu": used}
     return found

@@ -18,6 +18,7 @@ from plan_tuning.config.extensions import Extension, find
 IRRELEVANT = "-"
 _NEVER_SWEPT = frozenset(
     {"seed", "experiment", "logger", "debug", "paths", "sweep_name", "stages", "tags", "dry_run"}
+    | {"comparison", "registration"}
 )
 _OF_TEACHER = frozenset({"filter", "teacher", "distillation", "corpus"})
 _OF_TRAINING = frozenset({*_OF_TEACHER, "adapter", "trainer", "start"})

@@ -26,6 +26,7 @@ class Finding:
     """One claim of the paper beside what two rows of the table say about it."""
 
     id: str
+    ablation: str  # code of the paper's experiment
     claim: str
     certainty: str
     row: str
@@ -34,7 +35,9 @@ class Finding:
     direction: str  # what the paper claims: higher, lower or inconsistent
     published: str  # the paper's number, or NOT_PUBLIC
     difference: Difference
+    accuracies: tuple[float, float]  # of ``against`` and of ``row``, 0..1
     verdict: str = "undecided"
+    is_confirmatory: bool = False  # registered before the first job
 
 
 def read_claims() -> list[Mapping[str, Any]]:
@@ -57,7 +60,10 @@ def findings(table: Table, reader: OutcomeReader) -> list[Finding]:
         for row, against in _pairs(table, claim)
         for finding in _compare(table, claim, row, against, reader)
     ]
-    tested = corrected({index: item.difference for index, item in enumerate(found)})
+    tested = corrected(
+        {index: item.difference for index, item in enumerate(found)},
+        smallest_effect=table.smallest_effect,
+    )
     found = [replace(item, difference=tested[index]) for index, item in enumerate(found)]
     directions: dict[str, list[str]] = {}
     for item in found:
@@ -164,6 +170,7 @@ def _compare(
         found.append(
             Finding(
                 id=claim["id"],
+                ablation=claim["ablation"],
                 claim=claim["claim"],
                 certainty=claim["certainty"]
                 + ("; the comparison is inferred" if "comparator" in claim else ""),
@@ -171,6 +178,7 @@ def _compare(
                 against=table.label(against),
                 benchmark=name,
                 difference=item,
+                accuracies=(against.cells[name].accuracy, row.cells[name].accuracy),
                 direction=claim["direction"],
                 published=_published(table, claim, row, name),
             )

@@ -40,6 +40,13 @@ def compare(
         bool,
         typer.Option(help="Replace a comparison that was made from files which are missing here."),
     ] = False,
+    smallest_effect: Annotated[
+        float | None,
+        typer.Option(
+            help="Points that would matter: a corrected interval within ± these is called "
+            "equivalent. Default: the sweep's own."
+        ),
+    ] = None,
     latex: Annotated[
         Latex,
         typer.Option(
@@ -79,7 +86,19 @@ def compare(
         typer.echo("error: --benchmarks and --columns choose for --latex compact", err=True)
         raise typer.Exit(2)
     try:
-        comparison = run(folders, out=out, baseline=baseline, force=force, compact=compact)
+        if smallest_effect is not None and not 0 < smallest_effect <= 100:
+            raise ComparisonError(
+                f"--smallest-effect={smallest_effect:g}: points of accuracy, above 0 and at most "
+                "100; for example --smallest-effect 2"
+            )
+        comparison = run(
+            folders,
+            out=out,
+            baseline=baseline,
+            force=force,
+            compact=compact,
+            smallest_effect=smallest_effect,
+        )
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from plan_tuning.comparison.claims import Finding, silence
 from plan_tuning.comparison.disagreements import Disagreement
+from plan_tuning.comparison.disclosures import disclosures
 from plan_tuning.comparison.evidence import Reading
+from plan_tuning.comparison.plan_values import PlanWorth
 from plan_tuning.comparison.runs import Results
 from plan_tuning.comparison.tables import Table
 
@@ -24,7 +26,9 @@ class Comparison:
     holes: tuple[str, ...]  # one line per job that is missing, failed or unreadable, and why
     reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
+    worth: PlanWorth = field(default_factory=PlanWorth)  # of plans, where it was asked for
     judged: tuple[str, ...] = ()  # what today's grader changed, a line each
+    registration: tuple[str, ...] = ()  # what was registered, and what differs from it
 
     @property
     def silence(self) -> list[str]:
@@ -49,7 +53,7 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table."""
-        lines = [*self.table.notes, *self.judged]
+        lines = [*disclosures(self.table), *self.table.notes, *self.judged]
         if self.reading.missing:
             lines.append(self.reading.advice)
         if not self.results.completed:

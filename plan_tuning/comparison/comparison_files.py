@@ -21,7 +21,23 @@ from plan_tuning.comparison.evidence import Reading, check_replaced, keep_eviden
 from plan_tuning.comparison.exports import to_csv, to_json
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
-from plan_tuning.comparison.runs import ComparisonError, load
+from plan_tuning.comparison.plan_value_text import (
+    VALUE_LEGEND,
+    WORTH_LEGEND,
+    correlation_lines,
+    likelihood_table,
+    values_csv,
+    values_json,
+    worth_table,
+)
+from plan_tuning.comparison.plan_values import plan_worth
+from plan_tuning.comparison.registered import (
+    Registered,
+    read_registration,
+    registration_lines,
+    with_kinds,
+)
+from plan_tuning.comparison.runs import ComparisonError, Results, load
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
     DISAGREEMENTS_LEGEND,
@@ -39,6 +55,7 @@ from plan_tuning.comparison.tables import build_table
 
 logger = logging.getLogger(__name__)
 
+VALUES_FILE = "comparison_plan_values.csv"
 COMPACT_FILE = "comparison_compact.tex"
 
 
@@ -51,6 +68,7 @@ def compare(
     console: bool = True,
     force: bool = False,
     compact: Compact | None = None,
+    smallest_effect: float | None = None,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -62,6 +80,7 @@ def compare(
         console: print the table to the terminal.
         force: replace a comparison that was made from files which are missing here.
         compact: of the LaTeX table that is written beside the full one; None: none is.
+        smallest_effect: points that would matter; None: what the jobs or their registration say.
 
     Raises:
         ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
@@ -76,13 +95,23 @@ def compare(
             "give a sweep, for example: plan-tuning compare multirun_outputs/mine"
         )
     reader = OutcomeReader()
-    table = build_table(results, baseline=baseline, reader=reader)
+    registered = read_registration(paths[0]) if len(paths) == 1 else None
+    points = smallest_effect or _smallest_effect(results, registered)
+    table = build_table(
+        results,
+        baseline=baseline,
+        reader=reader,
+        smallest_effect=None if points is None else points / 100,
+    )
+    found, unseen = with_kinds(findings(table, reader), registered)
     comparison = Comparison(
         results=results,
         table=table,
-        findings=tuple(findings(table, reader)),
+        findings=found,
+        registration=tuple(registration_lines(registered, results, unseen)),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
+        worth=plan_worth(table),
         judged=judged,
         reading=Reading.of(results.completed),
     )
@@ -100,6 +129,15 @@ def compare(
     return comparison
 
 
+def _smallest_effect(results: Results, registered: Registered | None) -> float | None:
+    """Points that would matter: what all jobs were given, or what was registered."""
+    given = {run.settings.get("comparison.smallest_effect") for run in results.completed}
+    named = given.pop() if len(given) == 1 else None
+    if named is not None:
+        return float(named)
+    return None if registered is None else registered.smallest_effect
+
+
 def write(
     comparison: Comparison, folder: Path, *, force: bool = False, compact: Compact | None = None
 ) -> list[Path]:
@@ -114,6 +152,9 @@ def write(
     content = to_json(comparison.table, comparison.findings)
     content["disagreements"] = [vars(item) for item in comparison.disagreements]
     content["holes"] = list(comparison.holes)
+    if comparison.worth.rows:
+        content["plan_values"] = values_json(comparison.worth)
+    content["registration"] = list(comparison.registration)
     reading = comparison.reading
     content["read"] = {"predictions": reading.predictions, "corpora": reading.corpora}
     if not force:
@@ -125,12 +166,26 @@ def write(
         "comparison.json": json.dumps(content, indent=2, ensure_ascii=False) + "\n",
         "report.html": report_page(comparison, title=f"Comparison of {folder.resolve().name}"),
     }
+    if comparison.worth.rows:
+        texts[VALUES_FILE] = values_csv(comparison.worth)
     if compact is not None:
         texts[COMPACT_FILE] = to_compact_latex(comparison.table, compact)
     elif (folder / COMPACT_FILE).is_file():
         logger.warning("%s is of an earlier comparison; again: --latex compact", COMPACT_FILE)
     write_together({folder / name: text for name, text in texts.items()})
     return [folder / name for name in texts]
+
+
+def plan_values_section(comparison: Comparison) -> list[str]:
+    """What plans are worth, in the parts of comparison.md; nothing where it was not asked for."""
+    worth = comparison.worth
+    if not worth.rows:
+        return []
+    parts = ["## What a plan is worth", markdown_table(*likelihood_table(worth)), VALUE_LEGEND]
+    head, rows = worth_table(worth)
+    if rows:
+        parts += [markdown_table(head, rows), WORTH_LEGEND]
+    return [*parts, *correlation_lines(worth)]
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -148,7 +203,9 @@ def to_markdown(comparison: Comparison) -> str:
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+        parts += plan_values_section(comparison)
         parts.append("## The paper's claims")
+        parts += comparison.registration
     if comparison.findings:
         parts += [markdown_table(*finding_table(comparison.findings)), CLAIMS_LEGEND]
     parts += comparison.silence

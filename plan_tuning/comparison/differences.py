@@ -14,8 +14,8 @@ from pathlib import Path
 
 from plan_tuning.comparison.choices import is_seedless
 from plan_tuning.comparison.runs import Run, read_predictions
-from plan_tuning.statistics.intervals import crossed, paired_bootstrap
-from plan_tuning.statistics.tests import holm, mcnemar, permutation_test
+from plan_tuning.statistics.intervals import UNKNOWN, Crossed, Precision, crossed, paired_bootstrap
+from plan_tuning.statistics.tests import holm, holm_levels, mcnemar, permutation_test
 
 LEVEL = 0.05
 
@@ -58,6 +58,9 @@ class Difference:
     by_seed: tuple[float, ...]  # one figure per pair of runs
     seeds: tuple[int, ...]  # of those pairs; empty where no seed can change either row
     is_partial: bool = False  # a seed of one of the rows found no partner, or no predictions
+    precision: Precision = UNKNOWN
+    level: float = LEVEL  # at which Holm's procedure tests it
+    smallest_effect: float | None = None  # of interest, 0..1 units; None: nobody said
 
     @property
     def is_single_seed(self) -> bool:
@@ -72,6 +75,28 @@ class Difference:
         if self.low > 0:
             return "higher"
         return "lower" if self.high < 0 else "undecided"
+
+    @property
+    def corrected_interval(self) -> tuple[float, float]:
+        """The interval at the level that Holm's correction leaves; nan where nothing is tested."""
+        half = self.precision.corrected_half_width(1 - self.level)
+        return self.value - half, self.value + half
+
+    @property
+    def resolved(self) -> str:
+        """Whether the question of a difference is settled, from intervals alone.
+
+        ``yes``: it is decided, and the corrected interval excludes 0. ``equivalent``: that interval
+        lies within ± the smallest effect of interest. ``no``: neither, so that the runs cannot say.
+        Empty where nothing was tested.
+        """
+        if math.isnan(self.p_holm) or math.isnan(self.precision.error):
+            return ""
+        low, high = self.corrected_interval
+        if self.direction != "undecided" and (low > 0 or high < 0):
+            return "yes"
+        bound = self.smallest_effect
+        return "equivalent" if bound is not None and -bound < low and high < bound else "no"
 
     @property
     def needs_seeds(self) -> bool:
@@ -116,36 +141,60 @@ def difference(
     if not used:
         return _recorded(pairs, benchmark, num_possible)
     counts = mcnemar(first, second)
-    problems = dict.fromkeys(problem for line in by_seed for problem in line)
-    table = [[line.get(problem, math.nan) for problem in problems] for line in by_seed]
-    means = [_mean([v for v in column if not math.isnan(v)]) for column in zip(*table, strict=True)]
-    zeros = [0.0] * len(means)
-    if len(used) > 1:
-        found = crossed(table)
-        interval = found.interval
-        p = permutation_test(zeros, means)
-        p = p if math.isnan(found.p) else max(p, found.p)
-    else:
-        interval = paired_bootstrap(zeros, means)
-        # samples of one problem are not independent: only then are the problems permuted
-        is_sampled = len(first) > len(problems)
-        p = permutation_test(zeros, means) if is_sampled else counts.p_mid
+    found = mean_difference(by_seed)
+    interval, p = found.interval, found.p
+    # samples of one problem are not independent: only then are the problems permuted
+    is_sampled = len(first) > interval.n
+    if len(used) == 1 and not is_sampled:
+        p = counts.p_mid
     return Difference(
         value=interval.value,
         low=interval.low,
         high=interval.high,
-        num_problems=len(problems),
+        num_problems=interval.n,
         gained=counts.only_second,
         lost=counts.only_first,
         p=p,
         p_holm=p,
         by_seed=tuple(_mean(list(line.values())) for line in by_seed),
-        seeds=_seeds(used),
+        seeds=seeds_of(used),
         is_partial=len(used) < num_possible,
+        precision=found.precision,
     )
 
 
-def _seeds(pairs: Sequence[tuple[Run, Run]]) -> tuple[int, ...]:
+def mean_difference(by_seed: Sequence[Mapping[str, float]]) -> Crossed:
+    """Estimate a mean difference and test it, over problems and, from two seeds on, over seeds.
+
+    Args:
+        by_seed: the difference on each problem, seed by seed; a seed may lack problems.
+
+    Returns:
+        The interval (95 %, ``n`` problems), its precision, and p: of one seed that of a permutation
+        of problems, of several the larger one of that and of the crossed test.
+    """
+    problems = dict.fromkeys(problem for line in by_seed for problem in line)
+    table = [[line.get(problem, math.nan) for problem in problems] for line in by_seed]
+    means = [_mean([v for v in column if not math.isnan(v)]) for column in zip(*table, strict=True)]
+    zeros = [0.0] * len(means)
+    p = permutation_test(zeros, means)
+    if len(by_seed) == 1:
+        return Crossed(paired_bootstrap(zeros, means), p, _over_problems(means))
+    found = crossed(table)
+    interval = replace(found.interval, n=len(problems))
+    return replace(found, interval=interval, p=p if math.isnan(found.p) else max(p, found.p))
+
+
+def _over_problems(means: Sequence[float]) -> Precision:
+    """Student's over the problems of one pair of runs."""
+    mean, freedom = _mean(means), len(means) - 1
+    if freedom == 0:
+        return UNKNOWN
+    variance = math.fsum((value - mean) ** 2 for value in means) / freedom
+    return Precision(math.sqrt(variance / len(means)), freedom)
+
+
+def seeds_of(pairs: Sequence[tuple[Run, Run]]) -> tuple[int, ...]:
     """Seeds of the pairs; those of two runs that no seed can change have none."""
     seeded = [next((r for r in pair if not is_seedless(r)), None) for pair in pairs]
     return tuple(run.seed for run in seeded if run is not None)
@@ -193,16 +242,27 @@ def _recorded(
         p=nan,
         p_holm=nan,
         by_seed=tuple(values),
-        seeds=_seeds(used),
+        seeds=seeds_of(used),
         is_partial=len(used) < num_possible,
     )
 
 
-def corrected(differences: Mapping[object, Difference]) -> dict[object, Difference]:
-    """Correct the tests of one table for their number (Holm 1979)."""
+def corrected(
+    differences: Mapping[object, Difference], *, smallest_effect: float | None = None
+) -> dict[object, Difference]:
+    """Correct the tests of one table for their number (Holm 1979).
+
+    Args:
+        differences: of the table, by any key.
+        smallest_effect: of interest, 0..1 units; None: none was named.
+    """
     tested = [key for key, item in differences.items() if not math.isnan(item.p)]
-    adjusted = dict(zip(tested, holm([differences[key].p for key in tested]), strict=True))
+    values = [differences[key].p for key in tested]
+    adjusted = dict(zip(tested, holm(values), strict=True))
+    levels = dict(zip(tested, holm_levels(values, level=LEVEL), strict=True))
     return {
-        key: replace(item, p_holm=adjusted[key]) if key in adjusted else item
+        key: replace(item, p_holm=adjusted[key], level=levels[key], smallest_effect=smallest_effect)
+        if key in adjusted
+        else item
         for key, item in differences.items()
     }

@@ -4,6 +4,7 @@ The predictions and corpora of a job are artifacts, which lie beside the sweep a
 others. Whoever copies the sweep's folder alone takes these files along instead:
 
     evidence/predictions/<fingerprint>/predictions.jsonl.gz    every answer, as it was written
+    evidence/plan_values/<fingerprint>/plan_values.jsonl.gz    every log-probability
     evidence/corpora/<fingerprint>/trajectories.parquet        scores and verdicts of all
                                                                candidates, texts of as many as a
                                                                page shows
@@ -35,7 +36,9 @@ from plan_tuning.comparison.runs import (
     corpus_path,
     evidence_file,
     original_predictions,
+    original_values,
     read_run,
+    values_evidence,
 )
 from plan_tuning.tasks.regrading import REGRADED_FILE
 
@@ -58,6 +61,10 @@ def keep_evidence(folder: Path, runs: Sequence[Run]) -> None:
             if target is not None and _is_wanted(source, target, folder):
                 _write(target, source)
                 _write_judged(target, source)
+        for name, source in original_values(run).items():
+            target = values_evidence(folder, run, name)
+            if target is not None and _is_wanted(source, target, folder):
+                _write(target, source)
         corpus, target = corpus_path(run), evidence_file(folder, run, None)
         if corpus is not None and target is not None and _is_wanted(corpus, target, folder):
             _write_corpus(target, corpus)

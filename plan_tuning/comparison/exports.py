@@ -28,7 +28,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
         [*table.swept, "benchmark", "accuracy", "low", "high", "interval", "seeds", "failed"]
         + ["problems", "baseline"]
         + [f"difference_{name}" for name in _DIFFERENCE_FIELDS]
-        + ["difference_seeds", "direction", "claims", "published"]
+        + ["difference_seeds", "direction", "resolved", "claims", "published"]
         + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd", "row"]
     )
     for row in table.rows:
@@ -46,7 +46,8 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
                 + [row.num_failed, cell.num_problems if cell else 0, base]
                 + [_plain(getattr(item, field)) if item else "" for field in _DIFFERENCE_FIELDS]
                 + [" ".join(str(seed) for seed in item.seeds) if item else ""]
-                + [item.direction if item else "", *_claims(table, row, name, found)]
+                + [item.direction if item else "", item.resolved if item else ""]
+                + _claims(table, row, name, found)
                 + [round(row.wall_s, 3), row.teacher_calls]
                 + ["" if row.cost_usd is None else row.cost_usd]
                 + [row.corpus_calls, "" if row.corpus_usd is None else row.corpus_usd]
@@ -117,7 +118,9 @@ def numeric_findings(found: Sequence[Finding]) -> list[dict[str, Any]]:
     """List the comparisons behind the paper's claims as numbers, a line each."""
     return [
         {
-            **{"claim": item.claim, "row": item.row, "against": item.against},
+            **{"ablation": item.ablation, "claim": item.claim},
+            **{"row": item.row, "against": item.against},
+            **{"is_confirmatory": item.is_confirmatory},
             **{"benchmark": item.benchmark, "verdict": item.verdict, "published": item.published},
             **_numeric_difference(item.difference),
         }
@@ -133,6 +136,7 @@ def _numeric_difference(item: Difference | None) -> dict[str, Any]:
         "difference_n": None if item is None else item.num_problems,
         "p": None if item is None else _null(item.p_holm),
         "direction": "" if item is None else item.direction,
+        "resolved": "" if item is None else item.resolved,
     }
 
 
@@ -184,6 +188,9 @@ def _difference_json(item: Difference | None) -> dict[str, Any] | None:
         "seeds": list(item.seeds),
         "by_seed": list(item.by_seed),
         "direction": item.direction,
+        "corrected_low": _null(item.corrected_interval[0]),
+        "corrected_high": _null(item.corrected_interval[1]),
+        "resolved": item.resolved,
     }
 
 

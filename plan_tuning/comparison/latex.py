@@ -182,7 +182,7 @@ def _tex_cell(cell: Cell | None) -> str:
 _TEX = {
     "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
     "†": "$^\\dagger$", "±": "$\\pm$", "Δ": "$\\Delta$", "▲": "$\\uparrow$", "▼": "$\\downarrow$",
-    "−": "$-$", "–": "--", "<": "$<$", ">": "$>$", "’": "'",
+    "≈": "$\\approx$", "−": "$-$", "–": "--", "<": "$<$", ">": "$>$", "’": "'",
 }  # fmt: skip
 
 

@@ -14,6 +14,14 @@ from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
+from plan_tuning.comparison.plan_value_figure import worth_figure
+from plan_tuning.comparison.plan_value_text import (
+    VALUE_LEGEND,
+    WORTH_LEGEND,
+    correlation_lines,
+    likelihood_table,
+    worth_table,
+)
 from plan_tuning.comparison.runs import corpus_files, read_predictions, read_trajectories
 from plan_tuning.comparison.table_text import (
     CLAIMS_LEGEND,
@@ -43,6 +51,8 @@ def report_page(comparison: Comparison, *, title: str) -> str:
             f'<p class="warning">{escape(line)}</p>' for line in comparison.warnings
         ),
         "table": _accuracies(table),
+        "plan_values": _plan_values(comparison),
+        "plans_link": '<a href="#plans">Plans</a>' if comparison.worth.rows else "",
         "claims": _claims(comparison),
         "figures": "".join(_figure(figure) for figure in _figures(comparison)),
         "corpus": _funnels(comparison),
@@ -98,7 +108,7 @@ def _accuracies(table: Table) -> str:
 def _kept_together(text: str) -> str:
     """Let no sign stand alone on a line."""
     shown = escape(text)
-    for sign in ("▲", "▼", "?"):
+    for sign in ("▲", "▼", "≈", "?"):
         shown = shown.replace(f" {sign}", f"&nbsp;{sign}")
     return shown
 
@@ -112,8 +122,30 @@ def _rewards(table: Table) -> str:
     return f"<h3>Rewards of GRPO</h3>{_html_table(head, cells)}{legend}"
 
 
+def _plan_values(comparison: Comparison) -> str:
+    """The section of what plans are worth; nothing where it was not asked for."""
+    worth = comparison.worth
+    if not worth.rows:
+        return ""
+    parts = [_text_table(*likelihood_table(worth)), _dim(VALUE_LEGEND)]
+    head, rows = worth_table(worth)
+    if rows:
+        parts += [_text_table(head, rows), _dim(WORTH_LEGEND)]
+    parts += [f"<p>{escape(line)}</p>" for line in correlation_lines(worth)]
+    return f'<section id="plans"><h2>What a plan is worth</h2>{"".join(parts)}</section>'
+
+
+def _text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return _html_table(head, [[_kept_together(text) for text in row] for row in rows])
+
+
+def _dim(text: str) -> str:
+    return f'<p class="dim">{escape(text)}</p>'
+
+
 def _claims(comparison: Comparison) -> str:
     silence = "".join(f"<p>{escape(line)}</p>" for line in comparison.silence)
+    silence = "".join(f"<p>{escape(line)}</p>" for line in comparison.registration) + silence
     if not comparison.findings:
         return silence
     head, rows = finding_table(comparison.findings)
@@ -143,7 +175,9 @@ def _figures(comparison: Comparison) -> list[Figure]:
         for path in paths[:_MAX_CORPORA]
         if (rows := read_trajectories(path))
     }
-    return draw_figures(table, corpora=curves, rates=rates)
+    drawn = draw_figures(table, corpora=curves, rates=rates)
+    worth = worth_figure(table, comparison.worth)
+    return drawn if worth is None else [*drawn, worth]
 
 
 def _figure(figure: Figure) -> str:

@@ -47,6 +47,7 @@ class Run:
     settings: Mapping[str, Any]  # flat: "filter.plan_score_threshold" -> 80
     predictions: Mapping[str, Path]
     curves: Path | None
+    plan_values: Mapping[str, Path] = field(default_factory=dict)  # by benchmark
     defects: tuple[str, ...] = ()  # figures that cannot be used, and why
     regraded: Mapping[str, Regrading] = field(default_factory=dict)  # by benchmark
 
@@ -210,7 +211,12 @@ def run_of(folder: Path, result: JobResult) -> Run:
     found = {
         name: _present(run, path, name) or path for name, path in original_predictions(run).items()
     }
-    return replace(run, predictions=found)
+    values = {}
+    for name, path in original_values(run).items():
+        kept = (values_evidence(place, run, name) for place in (folder, folder.parent))
+        there = (file for file in (path, *kept) if file is not None and file.is_file())
+        values[name] = next(there, path)
+    return replace(run, predictions=found, plan_values=values)
 
 
 def original_predictions(run: Run) -> dict[str, Path]:
@@ -224,8 +230,21 @@ def corpus_path(run: Run) -> Path | None:
     return run.folder / where / TRAJECTORIES if where else None
 
 
+def original_values(run: Run) -> dict[str, Path]:
+    """Name the files that a job's plan values were written to, whether or not they are there."""
+    return {name: run.folder / where for name, where in (run.result.plan_values or {}).items()}
+
+
+def values_evidence(folder: Path, run: Run, benchmark: str) -> Path | None:
+    """Name the file in ``folder`` that stands for plan values of ``run``; None without any."""
+    key = (run.result.fingerprints.plan_values or {}).get(benchmark)
+    if not key or Path(key).name != key:
+        return None
+    return folder / EVIDENCE / "plan_values" / key / "plan_values.jsonl.gz"
+
+
 def evidence_file(folder: Path, run: Run, benchmark: str | None) -> Path | None:
-    """Name the file in ``folder`` that stands for an artifact of ``run``.
+    """Name the file in ``folder`` that stands for predictions or the corpus of ``run``.
 
     Args:
         folder: of the sweep or the job.

@@ -11,12 +11,13 @@ from plan_tuning.comparison.disagreements import Disagreement
 from plan_tuning.comparison.tables import Cell, Row, Table
 from plan_tuning.statistics.intervals import mean_interval
 
-_SIGNS = {"higher": "▲", "lower": "▼", "undecided": "?"}
+SIGNS = {"higher": "▲", "lower": "▼", "undecided": "?", "equivalent": "≈"}
 _NEEDS_SEEDS = "more seeds needed"
 _SHOWN_PROBLEMS = 5
 _SMALLEST_P = 0.001  # that is printed
 LEGEND_LINE = (
-    "[95 % interval], Δ points to the baseline: ▲ ▼ decided (p < 0.05, Holm), ? undecided; "
+    "[95 % interval], Δ points to the baseline: ▲ ▼ decided (p < 0.05, Holm), ≈ equivalent, "
+    "? undecided; "
     "† one seed only; - cannot matter."
 )
 LEGEND_ENTRIES = (
@@ -31,6 +32,9 @@ LEGEND_ENTRIES = (
     "a permutation of problems; one seed: McNemar, mid-p), Holm-corrected over this table.",
     "▲ ▼ where p < 0.05 and the interval, which is not corrected, excludes 0; ? undecided, which "
     "is not equal: more seeds needed stands where the interval excludes 0 and p does not decide.",
+    "≈ equivalent: undecided, and the interval at the level that Holm's correction leaves lies "
+    "within ± the smallest effect of interest (comparison.smallest_effect). resolved: yes (▲ ▼, "
+    "and that interval excludes 0), equivalent, or no.",
     "-: the choice cannot change this row.",
     "time/job: mean wall time, + where finished stages were taken over.",
     "answers, USD: the teacher's answers that the row rests on and their price, whichever job "
@@ -41,6 +45,8 @@ LEGEND_ENTRIES = (
 )
 LEGEND = " ".join(LEGEND_ENTRIES)
 CLAIMS_LEGEND = (
+    "Per line: the ablation's code, the accuracies of both rows, their difference, and whether it "
+    "is resolved; confirmatory where it was registered before the first job. "
     "Verdicts compare the direction only, by the same rule as ▲ ▼, corrected for the number of "
     "these comparisons; † one seed, so nothing is known about others. A claim that something is "
     "inconsistent agrees where both directions are decided, and is judged over all its rows. In "
@@ -81,7 +87,8 @@ def difference_text(item: Difference | None) -> str:
     else:
         interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
         mark = "†" if item.is_single_seed else ""
-        text += f" {interval} {p_text(item.p_holm)} {_SIGNS[item.direction]}{mark}"
+        sign = "equivalent" if item.resolved == "equivalent" else item.direction
+        text += f" {interval} {p_text(item.p_holm)} {SIGNS[sign]}{mark}"
         text += f" {_NEEDS_SEEDS}" if item.needs_seeds else ""
     if item.is_partial:
         listed = ", ".join(str(seed) for seed in item.seeds)
@@ -181,7 +188,8 @@ def finding_table(found: Sequence[Finding]) -> tuple[list[str], list[list[str]]]
     benchmarks = list(dict.fromkeys(item.benchmark for item in found))
     lines: dict[tuple[str, str, str], dict[str, Finding]] = {}
     for item in found:
-        line = lines.setdefault((f"{item.claim} ({item.certainty})", item.row, item.against), {})
+        claim = f"{item.ablation}: {item.claim} ({item.certainty})"
+        line = lines.setdefault((claim, item.row, item.against), {})
         line[item.benchmark] = item
     rows = []
     for (claim, row, against), items in lines.items():
@@ -196,7 +204,8 @@ def finding_summary(found: Sequence[Finding]) -> tuple[list[str], list[list[str]
     rows = []
     for claim in dict.fromkeys(item.claim for item in found):
         cells = []
-        certainty = next(item.certainty for item in found if item.claim == claim)
+        first = next(item for item in found if item.claim == claim)
+        certainty, code = first.certainty, first.ablation
         for name in benchmarks:
             items = [item for item in found if (item.claim, item.benchmark) == (claim, name)]
             verdicts = [item.verdict for item in items]
@@ -206,7 +215,7 @@ def finding_summary(found: Sequence[Finding]) -> tuple[list[str], list[list[str]
             cells.append(_finding_text(items[0]) if len(items) == 1 else several)
         rows.append(
             [
-                f"{claim} ({certainty})",
+                f"{code}: {claim} ({certainty})",
                 *cells,
                 _numbers([item for item in found if item.claim == claim]),
             ]
@@ -228,9 +237,12 @@ def _finding_text(finding: Finding) -> str:
     )
     mark = "†" if item.is_single_seed else ""
     interval = f"[{percent(item.low, sign=True)}, {percent(item.high, sign=True)}]"
-    figures = f"{percent(item.value, sign=True)} {interval} {p_text(item.p_holm)}"
+    pair = " -> ".join(percent(accuracy) for accuracy in finding.accuracies)
+    figures = f"{pair}, {percent(item.value, sign=True)} {interval} {p_text(item.p_holm)}"
     needed = f", {_NEEDS_SEEDS}" if item.needs_seeds else ""
-    return f"{finding.verdict}{mark}: {figures}, {seeds}{needed}"
+    resolved = f", resolved: {item.resolved}" if item.resolved else ""
+    kind = ", confirmatory" if finding.is_confirmatory else ""
+    return f"{finding.verdict}{mark}: {figures}, {seeds}{needed}{resolved}{kind}"
 
 
 DISAGREEMENTS_LEGEND = (

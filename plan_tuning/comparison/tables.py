@@ -77,6 +77,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     basis: str = ""  # which rows are baselines and why, where that was a choice
+    smallest_effect: float | None = None  # of interest, 0..1 units
 
     def label(self, row: Row) -> str:
         """Describe a row in one line: the choices that matter to it."""
@@ -90,7 +91,11 @@ class Table:
 
 
 def build_table(
-    results: Results, *, baseline: str | None = None, reader: OutcomeReader | None = None
+    results: Results,
+    *,
+    baseline: str | None = None,
+    reader: OutcomeReader | None = None,
+    smallest_effect: float | None = None,
 ) -> Table:
     """Build the table of the completed runs, with differences to the baseline.
 
@@ -100,6 +105,7 @@ def build_table(
             there is one, else the answer's reward where nothing but rewards and starts of GRPO
             is compared, else the row that shares most seeds and problems with the others.
         reader: shared with other parts of a comparison, so that no file is read twice.
+        smallest_effect: a difference that would matter, 0..1 units; None: nobody said.
 
     Raises:
         ComparisonError: no row matches ``baseline``.
@@ -113,7 +119,13 @@ def build_table(
     )
     ordered = sorted(groups.items(), key=lambda item: _order(swept, item[0]))
     rows = [_row(values, members, benchmarks) for values, members in ordered]
-    table = Table(tuple(swept), benchmarks, tuple(rows), tuple(_notes(rows)))
+    table = Table(
+        tuple(swept),
+        benchmarks,
+        tuple(rows),
+        tuple(_notes(rows)),
+        smallest_effect=smallest_effect,
+    )
     chosen = Baselines(
         [row.values for row in rows],
         [{name: row.runs_for(name) for name in row.cells} for row in rows],
@@ -338,7 +350,7 @@ def _with_differences(
             item = difference(base.runs_for(name), row.runs_for(name), name, reader)
             if item is not None:
                 found[index, name] = item
-    tested = corrected(found)
+    tested = corrected(found, smallest_effect=table.smallest_effect)
     rows = [
         replace(
             row,

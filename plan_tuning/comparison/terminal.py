@@ -10,6 +10,11 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from plan_tuning.comparison.comparison import Comparison
+from plan_tuning.comparison.plan_value_text import (
+    correlation_lines,
+    likelihood_table,
+    worth_table,
+)
 from plan_tuning.comparison.table_text import (
     LEGEND_LINE,
     accuracy_table,
@@ -38,9 +43,17 @@ def show(comparison: Comparison) -> None:
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
+    if comparison.worth.rows:
+        title = "Log-probability of the reference executions, nats"
+        console.print(_plain(title, *likelihood_table(comparison.worth)))
+        head, rows = worth_table(comparison.worth)
+        if rows:
+            console.print(_plain("What a plan is worth, nats a token", head, rows))
+        for line in correlation_lines(comparison.worth):
+            console.print(escape(line))
     if comparison.findings:
         console.print(_findings(comparison))
-    for line in comparison.silence:
+    for line in (*comparison.registration, *comparison.silence):
         console.print(escape(line))
     for line in comparison.holes[:_SHOWN_HOLES]:
         console.print(f"[red]missing:[/] {escape(line)}")

@@ -12,13 +12,17 @@ from plan_tuning.config.job_parts import (
     asks_teacher,
     distils,
     draws_problems,
+    executes_here,
     has_executor,
+    is_one_file,
     is_tested,
     is_trained,
     reads_problems,
     reads_world,
+    tests_internal_split,
     uses_corpus,
     validates,
+    values_given_plans,
 )
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
@@ -42,8 +46,14 @@ def _is_own_mix(job: Config) -> bool:
 CONDITIONS: tuple[Condition, ...] = (
     # data
     Condition(
-        ("data.limit", "data.fraction", "data.split"),
+        ("data.limit", "data.fraction"),
         reads_problems,
+        "this job reads no training problems",
+        "method=m1 corpus.path=null",
+    ),
+    Condition(
+        ("data.split",),
+        lambda job: reads_problems(job) or tests_internal_split(job),
         "this job reads no training problems",
         "method=m1 corpus.path=null",
     ),
@@ -55,23 +65,43 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("data.path", "data.revision"),
-        lambda job: reads_problems(job) or (is_tested(job) and job.data.name in job.benchmarks),
+        lambda job: (
+            reads_problems(job)
+            or tests_internal_split(job)
+            or (is_tested(job) and job.data.name in job.benchmarks)
+        ),
         "this job reads no problems of that set",
         "method=sft",
     ),
     Condition(
         ("data.revision",),
-        lambda job: reads_problems(job) and job.data.path is None and not _is_own_mix(job),
+        lambda job: (
+            (reads_problems(job) or tests_internal_split(job))
+            and job.data.path is None
+            and not _is_own_mix(job)
+        ),
         "no training problems are loaded from the Hub under data.revision",
         "data=gsm8k data.path=null",
+    ),
+    Condition(
+        ("data.holdout",),
+        lambda job: reads_problems(job) or tests_internal_split(job),
+        "this job reads no problems that could be cut",
+        "method=sft",
+    ),
+    Condition(
+        ("data.holdout_seed",),
+        lambda job: job.data.holdout is not None,
+        "data.holdout=null holds nothing out",
+        "data.holdout=100",
     ),
     Condition(
         ("data.world.family",), lambda _: False, "each source has its family", "data=microworld_b"
     ),
     Condition(
         ("data.benchmarks",),
-        lambda job: is_tested(job) and not job.evaluation.benchmarks,
-        "evaluation.benchmarks names the test sets",
+        lambda job: is_tested(job) and not job.evaluation.benchmarks and job.data.holdout is None,
+        "evaluation.benchmarks or data.holdout names the test sets",
         "evaluation.benchmarks=[]",
     ),
     Condition(
@@ -116,8 +146,8 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("model.revision",),
-        lambda job: job.model.kind == "pretrained",
-        "the weights are made here",
+        lambda job: job.model.kind == "pretrained" and not is_one_file(job),
+        "the weights are made here, or come from a file",
         "model=path model.path=HUB_ID",
     ),
     Condition(
@@ -133,6 +163,12 @@ CONDITIONS: tuple[Condition, ...] = (
         tuple(f"adapter.{key}" for key in ("rank", "alpha", "dropout", "target_modules", "export")),
         lambda job: job.adapter.name != "full",
         "adapter=full trains the weights themselves",
+        "adapter=lora",
+    ),
+    Condition(
+        ("adapter.base_dtype",),
+        lambda job: job.adapter.name == "lora",
+        "adapter={job.adapter.name} has no float weights that stay as they are",
         "adapter=lora",
     ),
     # teacher, distillation, filter
@@ -151,6 +187,21 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(("teacher.seeded",), distils, "this job distils nothing", "method=m1"),
     Condition(("distillation",), distils, "this job distils nothing", "method=m1"),
+    Condition(
+        ("distillation",),
+        lambda job: job.teacher.is_asked,
+        "teacher={job.teacher.backend} takes the plans of the data set: nobody is asked",
+        "teacher=openai_compatible teacher.api_base=URL",
+    ),
+    Condition(
+        tuple(
+            f"distillation.{key}"
+            for key in ("num_candidates", "plan_temperature", "max_plan_tokens")
+        ),
+        lambda job: not job.distillation.has_given_plans,
+        "distillation.plans=dataset: each problem brings its one plan",
+        "distillation.plans=teacher",
+    ),
     Condition(
         ("distillation.execute_threshold",),
         lambda job: job.distillation.execution == "retained",
@@ -216,6 +267,30 @@ CONDITIONS: tuple[Condition, ...] = (
         ),
         "only m2's student writes a plan in a call of its own",
         "method=m2 evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        is_tested,
+        "nothing is evaluated",
+        "stages=[distill,train,evaluate]",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        lambda job: not job.method.has_two_calls or job.evaluation.plan == "own",
+        "evaluation.plan={job.evaluation.plan} has other plans executed than the student's",
+        "evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.plan_value", "evaluation.plan_value_corpus"),
+        executes_here,
+        "executor={job.executor.name} tells no log-probabilities",
+        "executor=base",
+    ),
+    Condition(
+        ("evaluation.plan_value_corpus",),
+        values_given_plans,
+        "no plan of a teacher is compared",
+        "method=m1 evaluation.plan_value=true",
     ),
     Condition(
         ("evaluation.server",),

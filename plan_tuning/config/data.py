@@ -10,6 +10,7 @@ from plan_tuning.config.extensions import check_extension
 from plan_tuning.config.microworld import MicroworldConfig
 
 SPLITS = ("train", "test")
+INTERNAL_SPLIT = "_internal_split"  # ends the name of a benchmark that is no published test set
 OWN_STYLES = ("math", "gsm8k", "olympiadbench", "aime", "strategyqa")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -44,6 +45,8 @@ class DataConfig:
     limit: int | None = None  # at most so many problems
     fraction: float = 1.0  # share of the problems; smaller shares are subsets of larger ones
     seed: int = 42  # order from which limit and fraction take the first
+    holdout: int | None = None  # an internal split: so many questions are tested, never trained on
+    holdout_seed: int = 42  # which ones
     benchmarks: list[str] = field(default_factory=list)  # default of evaluation.benchmarks
     extension: str | None = field(default=None, metadata={"runtime": True})  # what brings it
 
@@ -59,11 +62,29 @@ class DataConfig:
             "above 0 and at most 1",
             "data.fraction=0.25",
         )
+        require_positive("data.holdout", self.holdout, "data.holdout=100")
+        require(
+            self.holdout is None or self.can_be_cut,
+            "data.holdout",
+            self.holdout,
+            f"null: {self.name} has test sets of its own, and several sources are not cut",
+            "data=gsm8k_socratic data.path=FILE data.holdout=100",
+        )
 
     @property
     def is_microworld(self) -> bool:
         """Whether the problems are made offline."""
         return False
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether an internal split can be taken out of it: one file, or one set of the Hub."""
+        return True
+
+    @property
+    def internal_split(self) -> str | None:
+        """Name of the benchmark that is cut out of the training problems; None: none is."""
+        return None if self.holdout is None else f"{self.name}{INTERNAL_SPLIT}"
 
     @property
     def form(self) -> RowForm:
@@ -89,6 +110,11 @@ class MicroworldDataConfig(DataConfig, MicroworldConfig):
     def is_microworld(self) -> bool:
         """Whether the problems are made offline."""
         return True
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Its test sets are made apart from the training problems."""
+        return False
 
     def world(self) -> MicroworldConfig:
         """The knobs that determine the world's problems, without those of ``data``."""

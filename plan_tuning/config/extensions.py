@@ -18,7 +18,7 @@ from plan_tuning.config.checks import ConfigError, require, require_choice
 # What a record of each kind may need: that is handed over, or has to be there.
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "data": ("world", "sources"),
-    "teacher": ("network",),
+    "teacher": ("network", "plans"),
     "filter": (),
     "method": ("corpus", "rewards"),
     "reward": ("teacher_plan", "ask", "generate", "log_probs"),
@@ -125,6 +125,11 @@ class Extension:
         )
 
     @property
+    def takes_plans(self) -> bool:
+        """A method: whether there is a place for a plan, learnt or in the request of two calls."""
+        return self.writes_plan or not self.is_trained
+
+    @property
     def loss_weights(self) -> tuple[str, ...]:
         """A method: which weights of ``method`` its rows are learned with."""
         found = ("plan_weight",) if "plan" in self.learns else ()
@@ -176,6 +181,7 @@ BUILT_IN = (
     Extension("data", "aime2024", _SETS, "AIME2024"),
     Extension("data", "aime2025", _SETS, "AIME2025"),
     Extension("data", "strategyqa", _SETS, "STRATEGYQA"),
+    Extension("data", "gsm8k_socratic", _SETS, "GSM8K_SOCRATIC"),
     Extension(
         "data", "jsonl", "plan_tuning.tasks.schemas", "own",
         schema="plan_tuning.config.data:OwnDataConfig",
@@ -198,10 +204,14 @@ BUILT_IN = (
         needs=("network",), asked_as="api",
     ),
     Extension("teacher", "replay", f"{_BACKENDS}.backend", "ReplayBackend", asked_as="api"),
+    Extension(
+        "teacher", "dataset", "plan_tuning.tasks.dataset_plans", "dataset_plan", needs=("plans",)
+    ),
     Extension("filter", "none", _FILTERS, "rejection"),
     Extension("filter", "plan_only", _FILTERS, "rejection"),
     Extension("filter", "answer_only", _FILTERS, "rejection"),
     Extension("filter", "two_stage", _FILTERS, "rejection"),
+    Extension("filter", "recompute", _FILTERS, "rejection"),
     Extension("method", "zero_shot", _FORMATS, "student_messages"),
     Extension("method", "zero_shot_cot", _FORMATS, "student_messages", protocol="zero_shot_cot"),
     Extension("method", "sft", _FORMATS, "segments", learns=("solution",)),

@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
 from plan_tuning.config.extensions import check_extension
 
+# What helps where a filter asks for scores that there are not.
+UNSCORED_ADVICE = (
+    "filter=recompute (executions with annotated equations), filter=answer_only or filter=none; "
+    "or have a teacher verify and execute the same plans: teacher=openai_compatible "
+    "teacher.api_base=http://127.0.0.1:8000/v1 distillation.plans=dataset"
+)
 SELECTIONS = ("first", "best", "random", "all", "diverse")
 
 
@@ -22,6 +28,8 @@ class FilterConfig:
     max_rows: int | None = None  # equal-size subsampling: at most so many rows, chosen by `seed`
     seed: int = 42
     drop_leaks: bool = False  # drop plans that hold the answer or a box
+    # Keep executions whose annotated equations recompute exactly and end at the gold number
+    recompute: bool = False
     diverse_below: float = 0.8  # selection=diverse: plans as alike as this or more are left out
     extension: str | None = field(default=None, metadata={"runtime": True})  # what brings it
 

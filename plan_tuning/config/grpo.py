@@ -5,10 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-from plan_tuning.config.checks import require, require_choice, require_positive
+from plan_tuning.config.checks import (
+    AUTO,
+    require,
+    require_choice,
+    require_positive,
+    require_tokens,
+)
 from plan_tuning.config.evaluation import DECODINGS
-from plan_tuning.config.extensions import DEFAULT_METHOD, records
+from plan_tuning.config.extensions import DEFAULT_METHOD, find, records
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.training import (
     SCHEDULERS,
@@ -26,6 +33,8 @@ BASELINES = ("mean", "leave_one_out")
 CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
 SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
+REFERENCE_DTYPES = ("float32", "bfloat16")
+ROUNDED_CAP = 2.0  # what importance_cap=auto is where rollouts and passes are rounded differently
 UNTRAINED, GIVEN = "base", "path"  # starts that no job trains
 
 _RUNTIME = {"runtime": True}
@@ -67,12 +76,14 @@ class GRPOConfig(MethodConfig):
         None  # None: as epsilon_low; cispo: 1 + epsilon_high caps the ratio
     )
     ratio_cap: float | None = None  # upper bound of the ratio where the advantage is negative
-    importance_cap: float | None = None  # truncated importance sampling against the sampler
+    # Truncated importance sampling against the sampler: a cap, auto or None (off)
+    importance_cap: Any = None
     off_policy_bound: float | None = None  # bad completions further from the policy are left out
     beta: float = 0.04  # weight of the KL term; 0: no reference policy at all
     kl_estimator: str = "k3"
     kl_weighting: str = "plain"
     kl_in: str = "loss"
+    reference_dtype: str = "float32"  # of the copy that the KL refers to where all are trained
     entropy_bonus: float = 0.0
     # Advantages
     baseline: str = "mean"
@@ -97,8 +108,8 @@ class GRPOConfig(MethodConfig):
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
     decoding: str = field(default="auto", metadata=_RUNTIME)  # of the rollouts, as evaluation's
     sampler_dtype: str = field(default="auto", metadata=_RUNTIME)
-    generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
-    # Sampler against trainer, mean over tokens; None: 0.002 in float32, else 0.05; 0: unchecked
+    generation_batch_tokens: Any = field(default=65536, metadata=_RUNTIME)  # or auto
+    # Sampler against trainer, mean over tokens; None: 0.002 in float32, else 0.2; 0: unchecked
     max_log_prob_gap: float | None = field(default=None, metadata=_RUNTIME)
     checkpoint_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
     log_completions_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
@@ -115,8 +126,9 @@ class GRPOConfig(MethodConfig):
         )
         for key in ("epochs", "prompts_per_step", "max_new_tokens", "mini_batches"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=8")
-        for key in ("temperature", "learning_rate", "buffer_epochs", "generation_batch_tokens"):
+        for key in ("temperature", "learning_rate", "buffer_epochs"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1")
+        require_tokens("method.generation_batch_tokens", self.generation_batch_tokens)
         for key in (
             *("ratio_cap", "off_policy_bound", "plan_amplification"),
             *("stop_kl", "stop_entropy", "stop_reward_drop"),
@@ -141,6 +153,7 @@ class GRPOConfig(MethodConfig):
             ("truncation", TRUNCATIONS),
             ("decoding", DECODINGS),
             ("sampler_dtype", SAMPLER_DTYPES),
+            ("reference_dtype", REFERENCE_DTYPES),
         ):
             require_choice(f"method.{key}", getattr(self, key), choices)
         require(
@@ -176,11 +189,14 @@ class GRPOConfig(MethodConfig):
             f"above 1 + epsilon_high = {1 + self.clip_high:g}",
             "method.ratio_cap=4",
         )
+        cap = self.importance_cap
+        is_number = isinstance(cap, int | float) and not isinstance(cap, bool)
         require(
-            self.importance_cap is None or self.importance_cap >= 1.0,
+            cap is None or cap == AUTO or (is_number and cap >= 1.0),
             "method.importance_cap",
-            self.importance_cap,
-            "1 or more: a lower cap would weigh every token down, on-policy ones too",
+            cap,
+            "auto, null, or 1 or more: a lower cap would weigh every token down, on-policy ones "
+            "too",
             "method.importance_cap=2",
         )
         require(
@@ -248,6 +264,17 @@ class GRPOConfig(MethodConfig):
         """Whether a step's rollouts are used for one optimizer step only."""
         return self.mini_batches * self.buffer_epochs == 1
 
+    def resolved(self, precision: str) -> GRPOConfig:
+        """Say what auto is, by the precision of the training and never by the machine.
+
+        Args:
+            precision: ``trainer.precision``.
+        """
+        if self.importance_cap != AUTO:
+            return self
+        cap = ROUNDED_CAP if precision == "bf16" else None
+        return dataclasses.replace(self, importance_cap=cap)
+
     def total_steps(self, num_problems: int) -> int:
         """Count the GRPO steps of a training."""
         if self.steps > 0:
@@ -291,3 +318,9 @@ class StartConfig:
             "the folder of a student, with start=path and only there",
             "start=path start.path=multirun_outputs/artifacts/students/FINGERPRINT",
         )
+
+    @property
+    def learns_trajectories(self) -> bool:
+        """Whether a start is trained here on trajectories that its filter keeps."""
+        found = find("method", self.name)
+        return found is not None and "corpus" in found.needs

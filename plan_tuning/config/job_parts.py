@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from plan_tuning.config.data import MicroworldDataConfig
+from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import Extension, find, record
 from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
 from plan_tuning.config.mixture import MICRO_SOURCES, MixtureDataConfig
@@ -69,18 +72,45 @@ def uses_corpus(job: Config) -> bool:
     return set(job.stages) == {"distill"} or (is_trained(job) and job.method.needs_corpus)
 
 
+def is_one_file(job: Config) -> bool:
+    """Whether the model is a file, which has no revisions, and no folder or hub id."""
+    return job.model.path is not None and Path(job.model.path).expanduser().is_file()
+
+
 def distils(job: Config) -> bool:
     """Whether a corpus of these settings goes in, of training problems or of a test set."""
     is_own = uses_corpus(job) and job.corpus.path is None
     evaluation = job.evaluation
-    return is_own or (
-        executes(job) and evaluation.plan == "teacher" and evaluation.plan_corpus is None
-    )
+    is_swapped = executes(job) and evaluation.plan == "teacher" and evaluation.plan_corpus is None
+    is_compared = values_given_plans(job) and evaluation.plan_value_corpus == DISTILLED_HERE
+    return is_own or is_swapped or is_compared
+
+
+def executes_here(job: Config) -> bool:
+    """Whether plans are carried out by a model of this machine, which tells log-probabilities."""
+    needs = set(record("executor", job.executor.name).needs)
+    return not job.method.has_two_calls or bool(needs & {"student", "base", "model"})
+
+
+def values_plans(job: Config) -> bool:
+    """Whether reference executions are put behind plans."""
+    is_own = not job.method.has_two_calls or job.evaluation.plan == "own"
+    return is_tested(job) and job.evaluation.plan_value and is_own and executes_here(job)
+
+
+def values_given_plans(job: Config) -> bool:
+    """Whether these are a teacher's too."""
+    return values_plans(job) and job.method.record.takes_plans
 
 
 def reads_problems(job: Config) -> bool:
     """Whether the training problems are read."""
     return (uses_corpus(job) and job.corpus.path is None) or learns_rationales(job)
+
+
+def tests_internal_split(job: Config) -> bool:
+    """Whether the split that is cut out of the training problems is a test set of the job."""
+    return is_tested(job) and job.data.internal_split in job.benchmarks
 
 
 def reads_world(job: Config) -> bool:

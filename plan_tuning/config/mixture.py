@@ -86,6 +86,11 @@ class MixtureDataConfig(DataConfig):
         """Whether every source is made offline."""
         return all(name in MICRO_SOURCES for name in self.sources)
 
+    @property
+    def can_be_cut(self) -> bool:
+        """Every source has a test set of its own."""
+        return False
+
     def parts(self) -> dict[str, DataConfig]:
         """Every source as the ``data`` of a job of its own."""
         return {name: self._part(name, source) for name, source in self.sources.items()}

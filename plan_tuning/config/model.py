@@ -14,6 +14,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 ADAPTERS = ("full", "lora", "qlora")
 EXPORTS = ("auto", "adapter", "merged")
+BASE_DTYPES = ("auto", "float32", "bfloat16")
+EXPORT_DTYPES = ("bfloat16", "float16")
+
+_RUNTIME = {"runtime": True}
 
 
 @dataclass
@@ -22,7 +26,7 @@ class ModelConfig:
 
     name: str = "???"  # label in tables and folder names
     kind: str = "pretrained"  # pretrained (path), tiny (random weights, tests), micro (built here)
-    path: str | None = None  # hub id or local folder of a pretrained model
+    path: str | None = None  # hub id, local folder or GGUF file of a pretrained model
     revision: str | None = None  # commit of the hub repository
     family: str = "auto"  # selects LoRA targets and tiny configurations
     dtype: str = "float32"  # master weights; full fine-tuning in bfloat16 loses small updates
@@ -40,7 +44,7 @@ class ModelConfig:
             self.kind != "pretrained" or bool(self.path) or self.name == "???",
             "model.path",
             self.path,
-            "a pretrained model (of model, or of executor.model) needs a hub id or a folder",
+            "a pretrained model (or executor.model) needs a hub id, a folder or a GGUF file",
             "model=path model.path=Qwen/Qwen3-0.6B",
         )
         require(
@@ -72,11 +76,17 @@ class AdapterConfig:
     export: str = (
         "auto"  # adapter; merged weights; auto: merged where the base is an adapter itself
     )
+    export_dtype: str | None = None  # of a further copy, for serving; None: no copy
+    # How frozen weights beside a lora adapter are stored; the results are equal to the bit
+    base_dtype: str = field(default="auto", metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require_choice("adapter.name", self.name, ADAPTERS)
         require_choice("adapter.export", self.export, EXPORTS)
+        require_choice("adapter.base_dtype", self.base_dtype, BASE_DTYPES)
+        if self.export_dtype is not None:
+            require_choice("adapter.export_dtype", self.export_dtype, EXPORT_DTYPES)
         require(
             self.name != "qlora" or self.export != "merged",
             "adapter.export",
@@ -105,3 +115,13 @@ class AdapterConfig:
             "family, or a list of module names",
             "'adapter.target_modules=[q_proj,v_proj]'",
         )
+
+    def rounds_base(self, precision: str, strategy: str = "auto") -> bool:
+        """Whether frozen weights are stored as the training's passes read them, in bfloat16.
+
+        Args:
+            precision: ``trainer.precision``.
+            strategy: ``trainer.strategy``; fsdp gathers its shards in bfloat16 by itself.
+        """
+        is_beside_adapter = self.name == "lora" and self.base_dtype != "float32"
+        return is_beside_adapter and precision == "bf16" and strategy != "fsdp"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
+from plan_tuning.config.comparison import ComparisonConfig, RegistrationConfig
 from plan_tuning.config.data import DataConfig
 from plan_tuning.config.evaluation import EvaluationConfig, ExecutorConfig
-from plan_tuning.config.extensions import DEFAULT_METHOD
-from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.extensions import DEFAULT_METHOD, record
+from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
 from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
@@ -121,6 +122,8 @@ class Config:
     sweep_name: str = "adhoc"
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     tags: list[str] = field(default_factory=list)
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -147,6 +150,7 @@ class Config:
         require(self.seed >= 0, "seed", self.seed, "0 or more", "seed=1")
         _ = self.start_trainer  # its ranges hold too
         self._check_world()
+        self._check_given_plans()
         self._check_roles()
         self._check_shards()
 
@@ -184,6 +188,48 @@ class Config:
                 "the micro-world's problems are made, not read",
                 "data=gsm8k data.path=FOLDER",
             )
+
+    def _check_given_plans(self) -> None:
+        """Refuse to ask a data set for what only a model gives: scores, judgements, executions."""
+        asked = {"reward.judge": self.judge} if self.uses_judge else {}
+        if "evaluate" in self.stages and self.method.has_two_calls:
+            asked |= {"executor.teacher": self.executor_teacher} if self.executes_by_ask else {}
+        for role, teacher in asked.items():
+            if not teacher.is_asked:
+                instead = (
+                    f"teacher@{role}=openai_compatible {role}.api_base=http://127.0.0.1:8000/v1"
+                )
+                raise ConfigError(
+                    role,
+                    teacher.backend,
+                    "a data set has plans and answers nothing: name a model for this role",
+                    f"reward.plan.kind=steps, or {instead}" if role == "reward.judge" else instead,
+                )
+        if not self.uses_teacher:
+            return
+        sources = getattr(self.data, "sources", {self.data.name: None})
+        micro = [name for name in sources if name.startswith("microworld")]
+        if micro and (self.distillation.has_given_plans or not self.teacher.is_asked):
+            key = "teacher" if not self.teacher.is_asked else "distillation.plans"
+            raise ConfigError(
+                key,
+                "dataset",
+                f"the problems of {', '.join(micro)} are made and bring no plans",
+                f"data=gsm8k_socratic data.path=FILE {key}=dataset",
+            )
+        if self.teacher.is_asked or "train" not in self.stages or not self.method.needs_corpus:
+            return
+        filters = {"filter": self.filter}
+        if isinstance(self.method, GRPOConfig) and self.start.learns_trajectories:
+            filters["filter@start.filter"] = self.start.filter
+        for key, chosen in filters.items():
+            if chosen.plan:
+                raise ConfigError(
+                    key,
+                    chosen.name,
+                    "a filter without scores: plans that come with their data set have none",
+                    UNSCORED_ADVICE.replace("filter=", f"{key}="),
+                )
 
     def _check_roles(self) -> None:
         if (
@@ -256,6 +302,11 @@ class Config:
         return self.trainer if own is None else own.over(self.trainer)
 
     @property
+    def executes_by_ask(self) -> bool:
+        """Whether plans are executed by a large model that is asked."""
+        return "ask" in record("executor", self.executor.name).needs
+
+    @property
     def executor_teacher(self) -> TeacherConfig:
         """Who executes plans with executor=teacher: the teacher of the corpus unless named."""
         return self.executor.teacher or self.teacher
@@ -275,4 +326,6 @@ class Config:
     @property
     def benchmarks(self) -> list[str]:
         """Benchmarks of this job; the first one gives the objective."""
-        return list(self.evaluation.benchmarks or self.data.benchmarks)
+        internal = self.data.internal_split
+        own = self.data.benchmarks if internal is None else [internal]
+        return list(self.evaluation.benchmarks or own)

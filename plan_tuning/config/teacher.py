@@ -11,6 +11,7 @@ from plan_tuning.config.extensions import check_extension, extension_spec, names
 from plan_tuning.config.microworld import SCRIPTED_VERSION, ScriptedTeacherConfig
 
 EXECUTIONS = ("all", "retained")
+PLANS = ("teacher", "dataset")
 SCORE_PARSERS = ("strict", "released_code")
 _RUNTIME = {"runtime": True}
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -165,8 +166,15 @@ class TeacherConfig:
                 "teacher.api_base=http://127.0.0.1:8000/v1",
             )
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether anybody answers; the plans of teacher=dataset come with the problems."""
+        return "plans" not in record("teacher", self.backend).needs
+
     def spec(self) -> dict[str, Any]:
         """What determines its answers, for fingerprints and store keys."""
+        if not self.is_asked:
+            return {"kind": self.backend, "model": self.backend, "label": ""}
         kind = record("teacher", self.backend).asked_as or self.backend
         spec: dict[str, Any] = {"kind": kind, "model": self.model, "label": self.label}
         if self.backend == "scripted":
@@ -197,6 +205,8 @@ class TeacherConfig:
 class DistillationConfig:
     """How plans are sampled, verified and executed (experiments/METHOD.md section 2)."""
 
+    # Whose plans: the teacher's, or the data set's own, which it then verifies and executes
+    plans: str = "teacher"
     num_candidates: int = 5  # N plans per problem; paper: 5
     plan_temperature: float = 0.7  # paper: 0.7
     temperature: float = 0.0  # constraints, verifier, executor; paper: 0
@@ -216,6 +226,7 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require_choice("distillation.plans", self.plans, PLANS)
         require_positive(
             "distillation.num_candidates", self.num_candidates, "distillation.num_candidates=5"
         )
@@ -248,3 +259,13 @@ class DistillationConfig:
         require_rate(
             "distillation.max_failed_rate", self.max_failed_rate, "distillation.max_failed_rate=0.5"
         )
+
+    @property
+    def has_given_plans(self) -> bool:
+        """Whether the plans come with the problems."""
+        return self.plans == "dataset"
+
+    @property
+    def candidates(self) -> int:
+        """Plans of each problem: one, where it comes with the problem."""
+        return 1 if self.has_given_plans else self.num_candidates

@@ -219,6 +219,16 @@ TRAINING: tuple[Condition, ...] = (
         "method.beta=0.04",
     ),
     Condition(
+        ("method.reference_dtype",),
+        lambda job: (
+            isinstance(job.method, GRPOConfig)
+            and job.method.has_reference
+            and job.adapter.name == "full"
+        ),
+        "no copy of the start is kept: with an adapter it is the base, with method.beta=0 nobody",
+        "adapter=full method.beta=0.04",
+    ),
+    Condition(
         ("method.scaling",),
         lambda job: job.reward.aggregation == "sum_then_normalise",
         "reward.aggregation=normalise_then_sum divides each part by its own spread",
@@ -256,6 +266,12 @@ TRAINING: tuple[Condition, ...] = (
         lambda job: job.adapter.name == "lora",
         "adapter={job.adapter.name} has nothing to merge",
         "adapter=lora",
+    ),
+    Condition(
+        ("method.shared_prompt",),
+        lambda job: not job.trainer.gradient_checkpointing,
+        "a checkpointed pass keeps no prompt to share",
+        "trainer.gradient_checkpointing=false",
     ),
     # start, reward
     Condition(("start",), is_grpo, "only method=grpo has a start", "method=grpo"),

@@ -23,12 +23,15 @@ from plan_tuning.artifacts import hashed_values, write_atomic
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.distillation.card import write_card
-from plan_tuning.distillation.funnel import Tally
+from plan_tuning.distillation.funnel import Tally, unscored_filters
+from plan_tuning.distillation.given_plans import given_trajectories
 from plan_tuning.distillation.monitor import Monitor
 from plan_tuning.distillation.parquet import RecordWriter, write_records
 from plan_tuning.distillation.synthesis import distil
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem, Trajectory, Verdict, from_json, to_json
+from plan_tuning.tasks.dataset_plans import VERSION as DATASET_PLANS
+from plan_tuning.tasks.published_tests import known_test_problems
 from plan_tuning.tasks.regrading import VERSIONS, Regrading, StoredAnswer, regrade, remembered
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import HolesError
@@ -67,9 +70,17 @@ def corpus_spec(
         grading: the Answer Verifier's policy.
     """
     asked = dict(teacher.spec())
+    if not teacher.is_asked:
+        return {
+            "problems": dict(problems_spec),
+            "teacher": {**asked, "version": DATASET_PLANS},
+            "grading": hashed_values(grading),
+        }
     if not teacher.seeded:
         asked["seeded"] = False
+    given = {"plans": DATASET_PLANS} if distillation.has_given_plans else {}
     return {
+        **given,
         "problems": dict(problems_spec),
         "teacher": asked,
         "distillation": hashed_values(distillation),
@@ -131,17 +142,20 @@ async def _make(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     with Grader(grading) as grader:
-        async with open_caller(
-            teacher, calls, max_failed_rate=distillation.max_failed_rate, usage=usage
-        ) as caller:
-            for is_last in (False, True):
-                usage.left_out = 0
-                tally = await _distil(
-                    folder, problems, caller, grader, distillation, teacher, is_shown=progress
-                )
-                if is_last or not usage.left_out:
-                    break
-                logger.info("%d calls kept failing: they are retried once", usage.left_out)
+        if not teacher.is_asked:
+            tally = await _take(folder, problems, grader)
+        else:
+            async with open_caller(
+                teacher, calls, max_failed_rate=distillation.max_failed_rate, usage=usage
+            ) as caller:
+                for is_last in (False, True):
+                    usage.left_out = 0
+                    tally = await _distil(
+                        folder, problems, caller, grader, distillation, teacher, is_shown=progress
+                    )
+                    if is_last or not usage.left_out:
+                        break
+                    logger.info("%d calls kept failing: they are retried once", usage.left_out)
     if usage.left_out and not distillation.allow_holes:
         raise HolesError(
             f"{usage.left_out} calls to {teacher.model} failed to the end, each in two rounds of "
@@ -152,6 +166,7 @@ async def _make(
     if usage.left_out:
         logger.warning("%d calls failed to the end; the corpus lacks them", usage.left_out)
     write_records(folder / PROBLEMS, Problem, problems)
+    known = known_test_problems(problem.problem for problem in problems)
     facts = {
         **tally.facts(),
         **VERSIONS,
@@ -166,6 +181,7 @@ async def _make(
         "teacher": teacher.spec(),
         "served_models": sorted(usage.served_models),
         "distil_s": round(time.perf_counter() - started, 3),
+        **({"test_problems": known} if known else {}),
     }
     write_card(folder, facts, problems, distillation)
     return facts
@@ -173,6 +189,17 @@ async def _make(
 
 def _rounded(usd: float | None) -> float | None:
     return None if usd is None else round(usd, 6)
+
+
+async def _take(folder: Path, problems: Sequence[Problem], grader: Grader) -> Tally:
+    """Write the plans and executions that came with the problems; nobody is asked."""
+    tally = Tally(len(problems), unscored_filters(problems))
+    with RecordWriter(folder / TRAJECTORIES, Trajectory) as writer:
+        async for rows in given_trajectories(problems, grader):
+            tally.add(rows)
+            writer.add(rows)
+    logger.info("%s", tally.line())
+    return tally
 
 
 async def _distil(

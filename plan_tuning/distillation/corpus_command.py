@@ -1,4 +1,4 @@
-"""The subcommands ``plan-tuning corpus …``: look at, filter and export what a teacher wrote."""
+"""The subcommands ``plan-tuning corpus …``: import, look at, filter and export trajectories."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from plan_tuning.distillation.import_command import import_file
+
 if TYPE_CHECKING:
     from plan_tuning.config.filter import FilterConfig
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.command("import")(import_file)
 
 Corpus = Annotated[
     str | None,
@@ -27,7 +30,7 @@ CorpusOption = Annotated[
 ]
 Outputs = Annotated[Path, typer.Option(help="Root of all results (paths.outputs).")]
 FilterName = Annotated[
-    str, typer.Option("--filter", help="none, plan_only, answer_only or two_stage.")
+    str, typer.Option("--filter", help="none, plan_only, answer_only, two_stage or recompute.")
 ]
 Threshold = Annotated[int, typer.Option(help="Lowest plan score that passes, -100 to 100.")]
 Selection = Annotated[
@@ -203,9 +206,9 @@ def _filter(
     from dataclasses import replace
 
     from plan_tuning.config.checks import require_choice
-    from plan_tuning.distillation.filters import STANDARD_FILTERS
+    from plan_tuning.distillation.filters import RECOMPUTE, STANDARD_FILTERS
 
-    known = {config.name: config for config in STANDARD_FILTERS}
+    known = {config.name: config for config in (*STANDARD_FILTERS, RECOMPUTE)}
     require_choice("--filter", name, known)
     return replace(
         known[name],

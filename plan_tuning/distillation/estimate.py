@@ -16,6 +16,7 @@ from plan_tuning.distillation.teacher_requests import (
     verify_request,
 )
 from plan_tuning.records import Message, Problem, Reply, Request
+from plan_tuning.tasks.dataset_plans import dataset_plan
 from plan_tuning.teachers.pricing import Price, estimate_prompt_tokens, price_of
 from plan_tuning.teachers.resampling import peek
 from plan_tuning.teachers.store import FILE_NAME, CallStore, teacher_fingerprint
@@ -59,8 +60,11 @@ def count_missing_calls(
     problems_count: int, teacher: TeacherConfig, distillation: DistillationConfig
 ) -> Estimate:
     """Bound a distillation from above without looking at problems or store, for a sweep's list."""
-    plans = problems_count * distillation.num_candidates
-    counts = {"constraints": problems_count, "plan": plans, "verify": plans, "execute": plans}
+    plans = problems_count * distillation.candidates
+    written = 0 if distillation.has_given_plans else plans
+    counts = {"constraints": problems_count, "plan": written, "verify": plans, "execute": plans}
+    if not teacher.is_asked:
+        counts = dict.fromkeys(counts, 0)
     estimate = Estimate(problems=problems_count, to_buy=counts)
     _price(estimate, _TYPICAL_PROMPT, _TYPICAL_REPLY, _TYPICAL_LATENCY_S, teacher)
     return estimate
@@ -136,14 +140,21 @@ class _Walk:
         self._seen: set[tuple[str, str, str]] = set()
 
     def visit(self, problem: Problem, store: CallStore | None) -> None:
+        given = dataset_plan(problem) if self._config.has_given_plans else None
+        if self._config.has_given_plans and given is None:
+            return  # without a plan nothing is asked about it
         constraints = self._look(constraints_request(problem, self._config), store)
-        for index in range(self._config.num_candidates):
-            reply = self._look(plan_request(problem, self._config, index), store)
+        for index in range(self._config.candidates):
+            reply = (
+                self._look(plan_request(problem, self._config, index), store)
+                if given is None
+                else Reply(given.plan)
+            )
             if reply is None:  # its plan is unknown, so both later requests are
                 self.missing["verify"] += 1
                 self.missing["execute"] += 1
                 continue
-            plan = parse_plan(reply.text)
+            plan = given.plan if given else parse_plan(reply.text)
             if reply.status != "ok" or not plan or (problem.id, plan, "") in self._seen:
                 continue
             self._seen.add((problem.id, plan, ""))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plan_tuning.config.extensions import find
-from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
+from plan_tuning.distillation.recomputation import defect
 from plan_tuning.records import Trajectory, Verdict
 from plan_tuning.text.plans import leaks, similarity
 
@@ -22,10 +23,17 @@ STANDARD_FILTERS = (
     FilterConfig(name="answer_only", plan=False, answer=True, selection="first"),
     FilterConfig(name="two_stage", plan=True, answer=True, selection="best"),
 )
-"""The choices of the group ``filter``, under the paper's names."""
+"""The paper's choices of the group ``filter``, under its names."""
+
+RECOMPUTE = FilterConfig(
+    name="recompute", plan=False, answer=True, selection="first", recompute=True
+)
+"""For executions that come with their data set: the equations in them are computed again."""
 
 USABLE = "ok"
 MISSING = "missing"
+ABSENT = "absent"  # the execution of a row that was imported without one
+UNSCORED = "unscored"  # a plan that no verifier was asked about
 _EXECUTED = ("ok", "truncated")
 
 
@@ -68,8 +76,14 @@ def filter_trajectories(
 
     Raises:
         FilterError: a candidate that passes so far was never executed, and its execution is to be
-            learnt or its answer to be checked.
+            learnt or its answer to be checked; or it was never scored, and its score decides; or no
+            execution has equations that could be computed again; or no row was imported with an
+            execution, and executions are asked for.
     """
+    if config.answer or needs_execution:
+        _check_executions(rows, config)
+    if config.recompute and not any(row.annotated_execution for row in rows):
+        raise FilterError(_not_annotated(config))
     groups: dict[str, list[Trajectory]] = {}
     for row in rows:
         groups.setdefault(row.problem_id, []).append(row)
@@ -154,10 +168,13 @@ def rejection(
     """Say why a candidate does not pass; None where it does.
 
     Raises:
-        FilterError: its answer or its execution is asked for and it was not executed.
+        FilterError: its answer or its execution is asked for and it was not executed, or its score
+            is asked for and it was not scored.
     """
     if row.plan_status != USABLE or not row.plan:
         return f"plan_{row.plan_status}" if row.plan_status != USABLE else "plan_empty"
+    if config.plan and row.score_status == UNSCORED:
+        raise FilterError(_not_scored(row, config))
     if config.plan and row.plan_score is None:
         return f"score_{row.score_status}"
     if config.plan and row.plan_score is not None and row.plan_score < config.plan_score_threshold:
@@ -168,12 +185,16 @@ def rejection(
         if config.answer or needs_execution:
             raise FilterError(_not_executed(row, config))
         return _further_rejection(row, config)
+    if row.execution_status == ABSENT and not (config.answer or needs_execution):
+        return _further_rejection(row, config)
     if row.execution_status not in _EXECUTED or (
         needs_execution and row.execution_status != USABLE
     ):
         return f"execution_{row.execution_status}"
     if config.answer and not row.is_correct:
         return f"answer_{row.verdict or Verdict.NO_ANSWER}"
+    if config.recompute and (reason := defect(row.annotated_execution or "", row.answer)):
+        return reason
     return _further_rejection(row, config)
 
 
@@ -186,7 +207,43 @@ def _further_rejection(row: Trajectory, config: FilterConfig) -> str | None:
     return reason
 
 
+def _check_executions(rows: Sequence[Trajectory], config: FilterConfig) -> None:
+    """Refuse rows of which not one was imported with an execution."""
+    usable = [row for row in rows if row.plan_status == USABLE and row.plan]
+    if usable and all(row.execution_status == ABSENT for row in usable):
+        by_filter = f"filter={config.name} checks answers"
+        asks = by_filter if config.answer else "this method learns executions"
+        raise FilterError(
+            f"these plans were imported without executions, and {asks}. Import the file again with "
+            "--execution-key COLUMN, or train on the plans alone: method=m2 filter=none, or "
+            "filter=plan_only where the plans have scores"
+        )
+
+
+def _not_scored(row: Trajectory, config: FilterConfig) -> str:
+    return (
+        f"filter={config.name} keeps plans by their score, and the plan of problem "
+        f"{row.problem_id} has none: it came with the data set, and no Plan Verifier was asked. "
+        f"Choose {UNSCORED_ADVICE}; a file with scores is imported with --score-key COLUMN"
+    )
+
+
+def _not_annotated(config: FilterConfig) -> str:
+    return (
+        f"filter={config.name} computes the annotated equations (<<a=b>>) of each execution again, "
+        "and no execution of this corpus has any: data=gsm8k_socratic has them, for "
+        "teacher=dataset. Choose filter=answer_only or filter=none"
+    )
+
+
 def _not_executed(row: Trajectory, config: FilterConfig) -> str:
+    if row.score_status == UNSCORED:
+        return (
+            f"an execution is needed, and problem {row.problem_id} brings a plan without one: "
+            "choose method=m2 filter=none, which learns plans alone, or have a teacher execute the "
+            "plans: distillation.plans=dataset teacher=openai_compatible "
+            "teacher.api_base=http://127.0.0.1:8000/v1"
+        )
     needs, instead = (
         (f"filter={config.name} checks answers", "or choose filter=plan_only")
         if config.answer

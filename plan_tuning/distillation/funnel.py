@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from plan_tuning.distillation.filters import STANDARD_FILTERS, filter_trajectories
-from plan_tuning.records import Trajectory
+from plan_tuning.config.filter import FilterConfig
+from plan_tuning.distillation.filters import RECOMPUTE, STANDARD_FILTERS, filter_trajectories
+from plan_tuning.distillation.recomputation import NO_EQUATION
+from plan_tuning.records import Problem, Trajectory
+from plan_tuning.tasks.dataset_plans import dataset_plan
 from plan_tuning.text.parsing import parse_score, parse_score_released
 from plan_tuning.text.plans import (
     distinct_n,
@@ -33,6 +36,7 @@ FUNNEL = (
 )
 GOOD_SCORE = 80
 _DIVERSITY_PROBLEMS = 200  # diversity is quadratic in N: it is measured on about so many problems
+_UNEXECUTED = ("missing", "absent")
 _SCORES = range(-100, 101)
 
 
@@ -68,9 +72,11 @@ class Tally:
 
     Args:
         total: problems that will be counted, in whatever order they are finished.
+        filters: what is kept is counted for each; the last one is the strictest.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, filters: Sequence[FilterConfig] = STANDARD_FILTERS) -> None:
+        self._filters = filters
         self._diversity_stride = max(1, total // _DIVERSITY_PROBLEMS)
         self.problems = 0
         self.funnel: Counter[str] = Counter()
@@ -78,7 +84,7 @@ class Tally:
         self.score_status: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
-        self.reasons: dict[str, Counter[str]] = {f.name: Counter() for f in STANDARD_FILTERS}
+        self.reasons: dict[str, Counter[str]] = {f.name: Counter() for f in filters}
         self.parser_differs = 0
         self._right: Counter[int] = Counter()  # executions by plan score
         self._wrong: Counter[int] = Counter()
@@ -91,17 +97,21 @@ class Tally:
         self.problems += 1
         for row in rows:
             self._add_row(row)
-        for config in STANDARD_FILTERS:
+        for config in self._filters:
+            if config.recompute and not any(row.annotated_execution for row in rows):
+                self.kept[config.name] += 0
+                self.reasons[config.name][NO_EQUATION] += len(rows)
+                continue
             if config.answer and any(
-                row.plan_status == "ok" and row.execution_status == "missing" for row in rows
+                row.plan_status == "ok" and row.execution_status in _UNEXECUTED for row in rows
             ):
-                executed = [row for row in rows if row.execution_status != "missing"]
+                executed = [row for row in rows if row.execution_status not in _UNEXECUTED]
                 result = filter_trajectories(executed, config)
             else:
                 result = filter_trajectories(rows, config)
             self.kept[config.name] += bool(result.kept)
             self.reasons[config.name].update(result.reasons)
-            if config.name == "two_stage":
+            if config is self._filters[-1]:
                 self._after.add(result.kept)
         self._before.add(rows)
         if rows and zlib.crc32(rows[0].problem_id.encode()) % self._diversity_stride == 0:
@@ -150,17 +160,29 @@ class Tally:
             below += self._wrong[score]
         return area / (rights * wrongs)
 
+    def line(self) -> str:
+        """What was counted, in one line."""
+        kept = ", ".join(f"filter={name} keeps {count}" for name, count in self.kept.items())
+        return (
+            f"{self.problems} problems bring {self.funnel['plans']} plans and "
+            f"{self.funnel['executed']} executions, {self.funnel['correct']} of them right; {kept}"
+        )
+
+    def _funnel(self) -> dict[str, int]:
+        """The steps by name; without scores the last ones are those of the strictest filter."""
+        strictest = self._filters[-1].name
+        counts = {"problems": self.problems, **self.funnel}
+        if strictest == "two_stage":
+            return {**counts, "selected": self.kept[strictest]}
+        return {**counts, f"kept_by_{strictest}": self.kept[strictest]}
+
     def facts(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         n = max(1, self._diverse_problems)
         auc = self.score_auc
         return {
             "problems": self.problems,
-            "funnel": {
-                "problems": self.problems,
-                **self.funnel,
-                "selected": self.kept["two_stage"],
-            },
+            "funnel": self._funnel(),
             "kept_problems": dict(self.kept),
             "kept_rate": {
                 name: round(count / self.problems, 4) if self.problems else 0.0
@@ -176,3 +198,17 @@ class Tally:
             "plans_after": self._after.means(),
             "diversity": {name: round(total / n, 4) for name, total in self._diversity.items()},
         }
+
+
+def unscored_filters(problems: Iterable[Problem]) -> tuple[FilterConfig, ...]:
+    """The filters that ask for no score, for plans that come with their problems."""
+    plain = tuple(config for config in STANDARD_FILTERS if not config.plan)
+    plans = map(dataset_plan, problems)
+    has_equations = any(plan is not None and plan.annotated_execution for plan in plans)
+    return (*plain, RECOMPUTE) if has_equations else plain
+
+
+def funnel_rows(funnel: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The steps of a funnel in their order, for people; no steps of scores where nobody scored."""
+    names = FUNNEL if "selected" in funnel else tuple(funnel)
+    return [(name.replace("_", " "), funnel.get(name, 0)) for name in names]

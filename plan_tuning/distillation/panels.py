@@ -11,7 +11,7 @@ from plan_tuning.artifacts import is_complete
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import TRAJECTORIES, CorpusError
 from plan_tuning.distillation.filters import FilterResult
-from plan_tuning.distillation.funnel import FUNNEL, Checks
+from plan_tuning.distillation.funnel import Checks, funnel_rows
 from plan_tuning.job_record import RESULT_FILE
 from plan_tuning.records import Trajectory
 from plan_tuning.teachers.pricing import shown_usd
@@ -88,28 +88,44 @@ def status_table(folder: Path, manifest: Mapping[str, Any]) -> RenderableType:
     funnel = Table(title=f"corpus {folder.name}", title_justify="left")
     funnel.add_column("passed")
     funnel.add_column("count", justify="right")
-    for name in FUNNEL:
-        funnel.add_row(name.replace("_", " "), str(facts["funnel"].get(name, 0)))
+    for title, count in funnel_rows(facts["funnel"]):
+        funnel.add_row(title, str(count))
     filters = Table(title="filters", title_justify="left")
     for column in ("filter", "problems kept", "rate"):
         filters.add_column(column, justify="left" if column == "filter" else "right")
     for name, count in facts["kept_problems"].items():
         filters.add_row(name, str(count), f"{facts['kept_rate'][name]:.1%}")
-    teacher = facts["teacher"]["model"]
-    served = ", ".join(facts["served_models"]) or "unknown"
     auc = facts["score_auc"]
     lines = [
         f"folder: {folder}",
-        f"teacher: {teacher} (served: {served})",
-        f"made: {manifest['provenance']['created']}, {facts['distil_s']:.0f} s",
-        f"calls of that run: {facts['calls']['bought']} asked, {facts['calls']['cached']} from the "
-        f"store, {facts['calls']['left_out']} left out; "
-        f"cost of the corpus: {shown_usd(facts['cost_usd']['corpus'])}",
+        *_origin(manifest),
         "score against right execution, AUC: " + ("not defined" if auc is None else f"{auc:.3f}"),
         f"verifier replies: {facts['score_status']}; the released parser differs on "
         f"{facts['released_parser_differs']}",
     ]
     return Group(funnel, filters, Text("\n".join(lines)))
+
+
+def _origin(manifest: Mapping[str, Any]) -> list[str]:
+    """Say in lines who wrote the plans, and what they cost."""
+    facts = manifest["facts"]
+    created = manifest["provenance"]["created"]
+    imported = facts.get("imported")
+    if imported is not None:
+        left_out = sum(imported["left_out"].values())
+        return [
+            f"imported: {imported['rows']} rows of {imported['from']} ({imported['shape']}), "
+            f"{imported['split']} problems; {left_out} rows left out",
+            f"made: {created}, {facts['import_s']:.0f} s",
+        ]
+    served = ", ".join(facts["served_models"]) or "unknown"
+    return [
+        f"teacher: {facts['teacher']['model']} (served: {served})",
+        f"made: {created}, {facts['distil_s']:.0f} s",
+        f"calls of that run: {facts['calls']['bought']} asked, {facts['calls']['cached']} from the "
+        f"store, {facts['calls']['left_out']} left out; "
+        f"cost of the corpus: {shown_usd(facts['cost_usd']['corpus'])}",
+    ]
 
 
 def store_table(store: CallStore, path: Path) -> RenderableType:

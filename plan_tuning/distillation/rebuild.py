@@ -23,7 +23,8 @@ from plan_tuning.distillation.corpus import (
     read_problems,
     read_trajectories,
 )
-from plan_tuning.distillation.funnel import Tally
+from plan_tuning.distillation.filters import STANDARD_FILTERS, UNSCORED
+from plan_tuning.distillation.funnel import Tally, unscored_filters
 from plan_tuning.distillation.parquet import write_records
 from plan_tuning.distillation.synthesis import MISSING, OK, TRUNCATED, mark_duplicates
 from plan_tuning.grading.grader import Grader
@@ -49,11 +50,16 @@ def rebuild_corpus(source: Path, outputs: Path) -> Path:
         The folder of the new corpus, an artifact of its own.
 
     Raises:
-        CorpusError: the folder is no finished corpus.
+        CorpusError: the folder is no finished corpus, or one that was imported.
     """
     if not is_complete(source):
         raise CorpusError(f"{source} is no finished corpus: give the folder of one")
     manifest = read_manifest(source)
+    if "imported" in manifest["facts"]:
+        raise CorpusError(
+            f"{source} was imported: it rests on no stored replies, and thoughts were cut off when "
+            "it was read. To read the file again: plan-tuning corpus import FILE"
+        )
     spec = {"corpus": manifest["fingerprint"], "is_without_thoughts": True}
 
     def make(folder: Path) -> Mapping[str, Any]:
@@ -81,7 +87,9 @@ def _make(
     rows: dict[str, list[Trajectory]] = {}
     for row in read_trajectories(source):
         rows.setdefault(row.problem_id, []).append(row)
-    tally = Tally(len(problems))
+    is_unscored = all(row.score_status == UNSCORED for found in rows.values() for row in found)
+    filters = unscored_filters(problems) if is_unscored else STANDARD_FILTERS
+    tally = Tally(len(problems), filters)
     written: list[Trajectory] = []
     grading = _config(GradingConfig, manifest["spec"].get("grading", {}))
     with CallStore(calls) as store, Grader(grading) as grader:
@@ -113,6 +121,8 @@ class _Reader:
 
     def read(self, row: Trajectory, problem: Problem) -> Trajectory:
         """Make a row anew; what rests on a text that is no plan is left out."""
+        if row.score_status == UNSCORED:
+            return row  # it came with its data set, and no reply of anybody stands behind it
         texts = (row.constraints, row.plan, row.score_text, row.execution)
         statuses = ("ok", row.plan_status, "ok", row.execution_status)
         constraints, plan_reply, verified, executed = self._replies(row, texts, statuses)

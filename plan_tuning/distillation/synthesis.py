@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, replace
 
 from plan_tuning.config.teacher import DistillationConfig
+from plan_tuning.distillation.given_plans import given_row
 from plan_tuning.distillation.teacher_requests import (
     constraints_request,
     execute_request,
@@ -23,6 +24,7 @@ from plan_tuning.distillation.teacher_requests import (
 from plan_tuning.distillation.usability import Usability
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Ask, Problem, Reply, Trajectory, Verdict
+from plan_tuning.tasks.dataset_plans import dataset_plan
 from plan_tuning.text.parsing import PARSED, SCORE_PARSERS, UNPARSED, Score, parse_plan
 
 MISSING = "missing"
@@ -136,10 +138,12 @@ class _ProblemRequests:
         self.parse_score = SCORE_PARSERS[config.score_parser]
 
     async def run(self) -> tuple[Trajectory, ...]:
+        if self.config.has_given_plans and dataset_plan(self.problem) is None:
+            return (given_row(self.problem),)
         constraints = asyncio.create_task(self._constraints())
         candidates = [
             asyncio.create_task(self._candidate(index, constraints))
-            for index in range(self.config.num_candidates)
+            for index in range(self.config.candidates)
         ]
         try:
             rows = await asyncio.gather(*candidates)
@@ -154,25 +158,14 @@ class _ProblemRequests:
         return await self.ask(constraints_request(self.problem, self.config))
 
     async def _candidate(self, index: int, constraints: asyncio.Task[Reply]) -> Trajectory:
-        problem = self.problem
-        plan_reply = await self.ask(plan_request(problem, self.config, index))
-        plan = parse_plan(plan_reply.text)
-        plan_status = plan_reply.status if plan or plan_reply.status != OK else "empty"
-        row = Trajectory(
-            problem_id=problem.id,
-            candidate=index,
-            problem=problem.problem,
-            answer=problem.answer,
-            solution=problem.solution,
-            plan=plan,
-            plan_status=plan_status,
-            source=problem.source,
-            difficulty=problem.difficulty,
-            style=problem.style,
-            true_plan=problem.true_plan,
-        )
-        given = await constraints
-        if plan_status != OK:
+        row, plan_reply = given_row(self.problem), None
+        if not self.config.has_given_plans:
+            plan_reply = await self.ask(plan_request(self.problem, self.config, index))
+            plan = parse_plan(plan_reply.text)
+            status = plan_reply.status if plan or plan_reply.status != OK else "empty"
+            row = replace(row, candidate=index, plan=plan, plan_status=status)
+        plan, given = row.plan, await constraints
+        if row.plan_status != OK:
             return _with_calls(row, given, plan_reply, None, None)
         if self.config.execution == "all":
             verified, execution = await asyncio.gather(
@@ -190,7 +183,7 @@ class _ProblemRequests:
         self,
         row: Trajectory,
         given: Reply,
-        plan_reply: Reply,
+        plan_reply: Reply | None,
         verified: tuple[Reply | None, Score],
         execution: Execution | None,
     ) -> Trajectory:
@@ -249,7 +242,7 @@ class _ProblemRequests:
 def _with_calls(
     row: Trajectory,
     constraints: Reply,
-    plan: Reply,
+    plan: Reply | None,
     verifier: Reply | None,
     execution: Reply | None,
 ) -> Trajectory:

@@ -9,12 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.extensions import record
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Message, Problem, Reply, Request
+from plan_tuning.students.generation.static_decoding import is_static
 from plan_tuning.students.loading import Student
-from plan_tuning.students.templates import prompt_ids
+from plan_tuning.students.memory import release_card_memory
+from plan_tuning.students.templates import DATE, DATE_STRING, prompt_ids, template_date
 from plan_tuning.text import formats
 from plan_tuning.text.prompts import render
 from plan_tuning.text.thoughts import split_thoughts
@@ -74,9 +78,16 @@ class Writer(Protocol):
     ) -> list[Written]:
         """Answer everything that is asked, in its order."""
 
+    def facts(self) -> dict[str, Any]:
+        """Say what the answers hang on, beside the Spec."""
+
 
 class _StudentRequests:
     """Students are asked in the words that they were trained on."""
+
+    def facts(self) -> dict[str, Any]:
+        """Say what the answers hang on, beside the Spec, for the manifest of predictions."""
+        return {}
 
     def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
         """Ask for an answer (or for m2: a plan) to a problem."""
@@ -155,13 +166,92 @@ class LocalWriter(_StudentRequests):
             )
         return [Written(c.text, c.finish_reason, len(c.token_ids)) for c in completions]
 
+    def facts(self) -> dict[str, Any]:
+        """Name a date in prompts, and what rounding hangs on where it is coarse.
+
+        The kernels of half precision depend on the shape of a batch, so that other batches may
+        choose other tokens.
+        """
+        date = template_date(self.student.tokenizer)
+        found: dict[str, Any] = {} if date is None else {"template_date": date}
+        dtype = next(p.dtype for p in self.student.model.parameters() if p.is_floating_point())
+        if dtype == torch.float32:
+            return found
+        chosen = self.evaluation.decoding
+        return found | {
+            "decoding": {
+                "precision": str(dtype).removeprefix("torch."),
+                "batch_tokens": self.evaluation.batch_tokens,
+                "decoding": "static" if is_static(self.student, chosen) else "dynamic",
+            }
+        }
+
+
+class AdapterOffWriter(LocalWriter):
+    """The base of a student whose adapter is being trained: the same weights, its updates off."""
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order."""
+        with self.student.model.disable_adapter():
+            return super().write(
+                keys, asked, max_new_tokens=max_new_tokens, phase=phase, progress=progress
+            )
+
+
+class WaitingWriter(_StudentRequests):
+    """A student that waits in the machine's memory and is on the card while it writes.
+
+    Args:
+        load: reads it into the machine's memory; called at the first use.
+        device: where it computes.
+        evaluation: how it writes.
+    """
+
+    def __init__(
+        self, load: Callable[[], Student], device: str, evaluation: EvaluationConfig
+    ) -> None:
+        self._load = load
+        self._device = device
+        self._evaluation = evaluation
+        self._student: Student | None = None
+
+    def write(
+        self,
+        keys: Sequence[Key],
+        asked: Sequence[Messages],
+        *,
+        max_new_tokens: int,
+        phase: str,
+        progress: Progress | None,
+    ) -> list[Written]:
+        """Answer everything that is asked, in its order."""
+        if self._student is None:
+            self._student = self._load()
+        model = self._student.model
+        model.to(self._device)
+        try:
+            return LocalWriter(self._student, self._evaluation).write(
+                keys, asked, max_new_tokens=max_new_tokens, phase=phase, progress=progress
+            )
+        finally:
+            model.to("cpu")
+            release_card_memory()
+
 
 class ServedWriter(_StudentRequests):
     """A student behind an OpenAI-compatible server; the server applies the chat template.
 
     What vLLM and SGLang would fill in by themselves is said in every request: the thinking switch
-    of the template, which training has off, and the settings that they read off the student's
-    generation config.
+    of the template, which training has off, the date that it may write, which training has fixed,
+    and the settings that they read off the student's generation config.
     """
 
     def __init__(self, ask_all: AskAll, evaluation: EvaluationConfig) -> None:
@@ -221,11 +311,15 @@ class ServedWriter(_StudentRequests):
             for reply in replies
         ]
 
+    def facts(self) -> dict[str, Any]:
+        """Name the date that the server's template may write."""
+        return {"template_date": DATE.isoformat()}
+
     def _extra(self, phase: str) -> dict[str, Any]:
         """Name the fields that decode a served student as this project's own engine does."""
         stop = self._evaluation.stop_strings(phase)
         return {
-            "chat_template_kwargs": {"enable_thinking": False},
+            "chat_template_kwargs": {"enable_thinking": False, "date_string": DATE_STRING},
             "top_p": self._evaluation.top_p,
             "top_k": self._evaluation.top_k or -1,  # the servers' word for all tokens
             "repetition_penalty": 1.0,
@@ -240,6 +334,10 @@ def _holds_plan(messages: Messages) -> bool:
 
 class TeacherWriter(ServedWriter):
     """A large model, asked in the words of distillation and decoded as its provider does."""
+
+    def facts(self) -> dict[str, Any]:
+        """Say nothing: it is not told any date."""
+        return {}
 
     def _extra(self, phase: str) -> dict[str, Any]:
         """Send nothing that only servers of students know."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from plan_tuning.artifacts import hashed_values, read_manifest
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig
+from plan_tuning.config.evaluation import PLAN_CONDITIONS
 from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
@@ -62,6 +63,30 @@ def teacher_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str:
     )
 
 
+def value_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str:
+    """Say how many texts are run through students to value plans; empty where none is.
+
+    Each stage counts once. A text is a problem, a plan and the reference execution. Executed are
+    edited plans, of the micro-world or where 100 plans or more hold a number.
+    """
+    texts: dict[str, int] = {}
+    edited: dict[str, int] = {}
+    for config, graph in jobs:
+        for entry, stage in zip(config.benchmarks, graph.plan_values, strict=False):
+            if stage.is_done:
+                continue
+            count = count_benchmark(entry, config)
+            has_plans = config.method.record.takes_plans
+            texts[stage.fingerprint] = count * (len(PLAN_CONDITIONS) if has_plans else 1)
+            edited[stage.fingerprint] = 2 * count if has_plans else 0
+    if not texts:
+        return ""
+    return (
+        f"Plan values: at most {sum(texts.values()):,} texts in forward passes, and "
+        f"{sum(edited.values()):,} executions of edited plans; no answer is generated again."
+    )
+
+
 def _cost(estimates: Iterable[Estimate]) -> str:
     low = high = 0.0
     for estimate in estimates:
@@ -82,7 +107,7 @@ def _corpora(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
         for name, part in source_parts(config.data).items():
             origin = _origin(name, part, config)
             count, largest = needs.get(origin, (0, config))
-            most = max(largest, config, key=lambda c: c.distillation.num_candidates)
+            most = max(largest, config, key=lambda c: c.distillation.candidates)
             needs[origin] = (max(count, count_problems(part)), most)
     estimates = tuple(
         count_missing_calls(count, config.teacher, config.distillation)
@@ -102,11 +127,12 @@ def _origin(name: str, part: DataConfig, config: Config) -> str:
 
 
 def _test_plans(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
-    """Test sets that the jobs distil themselves, for a swap of plans."""
+    """Test sets that the jobs distil themselves, for a swap of plans or to value the teacher's."""
     needs = {
         stage.fingerprint: (count_benchmark(entry, config), config)
         for config, graph in jobs
-        for entry, stage in zip(config.benchmarks, graph.plan_corpora, strict=False)
+        for corpora in (graph.plan_corpora, graph.value_corpora)
+        for entry, stage in zip(config.benchmarks, corpora, strict=False)
         if not stage.is_available
     }
     estimates = tuple(

@@ -1,54 +1,38 @@
 """Jobs -> what they would do and whether they can (``dry_run=true``); nothing is built or written.
 
-Read are local data files; asked are servers of the user's own, once, for their list of models. What
-lies on the Hub is not fetched, and no provider is asked.
+Read are local data files; asked are servers of the user's own, once, for their list of models. Of
+what lies on the Hub only a model's ``config.json`` is fetched, and no provider is asked.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
-from plan_tuning.config.checks import Finding
-from plan_tuning.config.data import DataConfig, KeyNames, MicroworldDataConfig, RowForm
-from plan_tuning.config.model import ModelConfig
+from plan_tuning.config.checks import ConfigError, Finding
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
-from plan_tuning.job.costs import teacher_line
-from plan_tuning.job.eval_spec import benchmark_of
+from plan_tuning.job.costs import teacher_line, value_line
+from plan_tuning.job.data_findings import data_findings, is_trained, makes_corpus
+from plan_tuning.job.disk import Job, disk_findings, is_dequantised
 from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.inputs import (
-    count_benchmark,
-    count_problems,
-    load_problems,
-    source_parts,
-)
-from plan_tuning.job.train_spec import start_config
-from plan_tuning.tasks.benchmarks import Reading, rationale_advice, read
+from plan_tuning.job.inputs import load_problems
+from plan_tuning.job.memory_report import memory_findings, memory_lines
+from plan_tuning.job.sensitivity import power_line
+from plan_tuning.job.test_problems import check_test_problems
+from plan_tuning.students.gguf import check_reader
 from plan_tuning.tasks.json_rows import DataError
-from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
-from plan_tuning.tasks.row_files import file_of
+from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.teachers.errors import TeacherError, read_key
 from plan_tuning.teachers.health import check_server
 from plan_tuning.teachers.pricing import check_payment, price_of
 
 CANNOT_WORK = 2  # exit code
-
-_BYTES_PER_CALL = 4096  # of the store and the corpus together; of a prediction too
-_FLOAT32 = 4
-_OPTIMIZER = 2  # AdamW's numbers a weight
-_NEARLY = 0.8  # of the free space
-_SIZE = re.compile(r"(?i)(?<![a-z0-9])(\d+(?:[._]\d+)?)([bm])(?![a-z0-9])")
-
-Job = tuple[Config, JobGraph]
 
 
 def print_job(config: Config, graph: JobGraph) -> int:
@@ -63,13 +47,19 @@ def print_job(config: Config, graph: JobGraph) -> int:
         )
     with _silent():
         found = findings([(config, graph)])
-        is_readable = not any(finding.kind == "error" for finding in _data(config, graph))
-        if _makes_corpus(graph) and config.uses_teacher and is_readable:
+        is_readable = not any(finding.kind == "error" for finding in data_findings(config, graph))
+        if makes_corpus(graph) and config.uses_teacher and config.teacher.is_asked and is_readable:
             problems = load_problems(config)
             estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
             console.print(render_estimate(estimate, config.teacher))
+    if values := value_line([(config, graph)]):
+        console.print(values, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
+    for line in memory_lines(config, graph):
+        console.print(line, soft_wrap=True, highlight=False)
+    if line := power_line({"": [config]}):
+        console.print(line, highlight=False, soft_wrap=True)
     return _print(found)
 
 
@@ -86,7 +76,7 @@ def check_data(config: Config, graph: JobGraph) -> None:
         DataError: a file cannot be read, or holds nothing that the method learns.
     """
     with _silent():
-        for finding in _data(config, graph):
+        for finding in data_findings(config, graph):
             if finding.kind == "error":
                 raise DataError(finding.text)
 
@@ -113,103 +103,47 @@ def findings(jobs: Iterable[Job]) -> list[Finding]:
     listed = list(jobs)
     found: dict[Finding, None] = {}
     for config, graph in listed:
-        for check in (_data, _model, _teachers):
+        for check in (data_findings, _test_problems, _model, _teachers, memory_findings):
             found.update(dict.fromkeys(check(config, graph)))
-    found.update(dict.fromkeys(_disk(listed)))
+    found.update(dict.fromkeys(disk_findings(listed)))
     return list(found)
 
 
-def _is_trained(graph: JobGraph) -> bool:
-    return graph.student is not None and not graph.student.is_available
-
-
-def _makes_corpus(graph: JobGraph) -> bool:
-    is_missing = graph.corpus is not None and not graph.corpus.is_available
-    return is_missing and (graph.student is None or _is_trained(graph))
-
-
-def _data(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Read the training problems and the test sets that are still needed."""
-    is_trained = _is_trained(graph)
-    if _makes_corpus(graph) or (graph.corpus is None and is_trained):
-        for name, part in source_parts(config.data).items():
-            if not isinstance(part, MicroworldDataConfig):
-                yield from _set(name, part.split, part.path, part.form, part)
-                if is_trained:
-                    yield from _rationales(config, graph, name, part)
-    for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
-        name, path = benchmark_of(entry, config)
-        if not stage.is_done and not name.startswith(MICRO_PREFIX):
-            yield from _set(name, "test", path, config.data.form)
-
-
-def _set(
-    name: str, split: str, path: str | None, form: RowForm, data: DataConfig | None = None
-) -> Iterator[Finding]:
-    if path is None:
-        yield Finding("ok", f"{name}: {split} problems come from the Hub, when the job runs")
-        return
+def _test_problems(config: Config, graph: JobGraph) -> Iterator[Finding]:
+    """Name the published test problems that a student is trained on."""
     try:
-        reading = _read(name, split, path, *_hashable(form))
+        found = check_test_problems(config, graph)
     except (ValueError, OSError) as error:
         yield Finding("error", str(error))
         return
-    count, file = len(reading.problems), file_of(name, split, Path(path))
-    used = count if data is None else count_problems(data)
-    taken = "" if used == count else f", {used} of them used"
-    yield Finding("ok", f"{file}: {count} {split} problems of {name}{taken}")
-    if reading.note:
-        yield Finding("note", reading.note)
-    for reason, ids in reading.left_out.items():
-        yield Finding("note", f"{path}: {len(ids)} rows are left out, {reason}: {ids[0]}, …")
-
-
-def _hashable(form: RowForm) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return form.style, tuple(vars(form.keys).items())
-
-
-@cache
-def _read(
-    name: str, split: str, path: str, style: str, keys: tuple[tuple[str, str], ...]
-) -> Reading:
-    return read(name, split=split, path=path, form=RowForm(style, KeyNames(**dict(keys))))
-
-
-def _rationales(config: Config, graph: JobGraph, name: str, data: DataConfig) -> Iterator[Finding]:
-    """Count the problems without the human rationale, where that is what is learned."""
-    trained = [config]
-    if graph.start is not None and not graph.start.is_available:
-        trained.append(start_config(config))
-    methods = [one.method for one in trained if one.method.is_trained]
-    learns_it = [method.name for method in methods if not method.needs_corpus]
-    if not learns_it or data.path is None:
-        return
-    try:
-        reading = _read(name, data.split, data.path, *_hashable(data.form))
-    except (ValueError, OSError):
-        return  # said by the check of the set
-    missing = sum(not problem.solution.strip() for problem in reading.problems)
-    if missing:
-        is_all = missing == len(reading.problems)
-        file = file_of(name, data.split, Path(data.path))
-        text = f"{file}: {missing} of {len(reading.problems)} problems have no solution; "
-        yield Finding("error" if is_all else "note", text + rationale_advice(learns_it[0]))
+    if found:
+        yield Finding("note", f"the student is trained on {name_test_problems(found)}")
 
 
 def _model(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Look for a model that is named by a path."""
+    """Look for a model that is named by a path, and for what reads it."""
     path = config.model.path
-    is_path = path is not None and (path.startswith(("/", ".", "~")) or path.count("/") > 1)
-    if path is not None and is_path and not Path(path).expanduser().is_dir():
+    if path is None:
+        return
+    is_path = path.startswith(("/", ".", "~")) or path.count("/") > 1
+    if is_path and not Path(path).expanduser().exists():
         yield Finding("error", f"model.path={path}: there is no such folder")
+    if is_dequantised(graph):
+        try:
+            check_reader(path)
+        except ConfigError as error:
+            yield Finding("error", str(error))
+            return
+        yield Finding("ok", f"{path}: a GGUF file, dequantised once")
 
 
 def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
     """Check key, price and address of every large model that is asked, and a student's server."""
-    makes_plans = any(not stage.is_available for stage in graph.plan_corpora)
-    if (config.uses_teacher and _makes_corpus(graph)) or makes_plans:
+    corpora = (*graph.plan_corpora, *graph.value_corpora)
+    makes_plans = any(not stage.is_available for stage in corpora)
+    if (config.uses_teacher and makes_corpus(graph)) or makes_plans:
         yield from _teacher("teacher", config.teacher)
-    if config.uses_judge and _is_trained(graph) and config.judge is not config.teacher:
+    if config.uses_judge and is_trained(graph) and config.judge is not config.teacher:
         yield from _teacher("reward.judge", config.judge)
     is_asked = config.method.has_two_calls and config.executor.name == "teacher"
     if is_asked and graph.predictions and not graph.is_done:
@@ -224,7 +158,7 @@ def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
 
 
 def _teacher(role: str, teacher: TeacherConfig) -> Iterator[Finding]:
-    if teacher.backend in ("scripted", "replay"):
+    if teacher.backend in ("scripted", "replay") or not teacher.is_asked:
         return
     try:
         secret = read_key(teacher.api_key_env, is_required=teacher.requires_key)
@@ -239,84 +173,3 @@ def _teacher(role: str, teacher: TeacherConfig) -> Iterator[Finding]:
         yield Finding("error", str(error).replace("teacher.", f"{role}."))
     if teacher.api_base:
         yield check_server(f"{role}.api_base", teacher.api_base, teacher.model, secret)
-
-
-def _disk(jobs: Sequence[Job]) -> Iterator[Finding]:
-    """Compare what will be written with the free space."""
-    if not jobs:
-        return
-    outputs = Path(jobs[0][0].paths.outputs)
-    place = next(folder for folder in (outputs, *outputs.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    needed = _bytes_written(jobs)
-    if not needed:
-        return
-    text = f"about {_shown(needed)} to write below {outputs}, {_shown(free)} free"
-    if needed > free:
-        yield Finding("error", f"{text}: choose another disk by paths.outputs=DIR")
-    else:
-        yield Finding("note" if needed > _NEARLY * free else "ok", text)
-
-
-def _bytes_written(jobs: Sequence[Job]) -> int:
-    """Estimate the artifacts that are to be built, each once, and the largest checkpoint."""
-    kept: dict[str, int] = {}
-    largest_checkpoint = 0
-    for config, graph in jobs:
-        for student in (graph.start, graph.student):
-            if student is not None and not student.is_available:
-                kept[student.fingerprint], checkpoint = _bytes_of_student(config)
-                largest_checkpoint = max(largest_checkpoint, checkpoint)
-        corpus = graph.corpus
-        if corpus is not None and _makes_corpus(graph) and config.uses_teacher:
-            calls = 1 + 3 * config.distillation.num_candidates
-            count = sum(count_problems(part) for part in source_parts(config.data).values())
-            kept[corpus.fingerprint] = count * calls * _BYTES_PER_CALL
-        for entry, stage in zip(config.benchmarks, graph.predictions, strict=False):
-            if not stage.is_done:
-                rows = _count(entry, config) * config.evaluation.num_samples
-                kept[stage.fingerprint] = rows * _BYTES_PER_CALL
-    return sum(kept.values()) + largest_checkpoint
-
-
-def _count(entry: str, config: Config) -> int:
-    try:
-        name, path = benchmark_of(entry, config)
-        if path is None:
-            return count_benchmark(entry, config)
-        count = len(_read(name, "test", path, *_hashable(config.data.form)).problems)
-        return min(count, config.evaluation.limit or count)
-    except (ValueError, OSError):
-        return 0  # said by the check of the set
-
-
-def _bytes_of_student(config: Config) -> tuple[int, int]:
-    """Bytes of an exported student, and of its checkpoints while it is trained."""
-    parameters, adapter = _parameters(config.model), config.adapter
-    if adapter.name != "full":
-        width = _FLOAT32 if config.model.dtype == "float32" else _FLOAT32 // 2
-        return (parameters * width if adapter.export == "merged" else 0), 0
-    weights = parameters * _FLOAT32
-    checkpoint = weights * (1 + _OPTIMIZER) if config.trainer.checkpoint_every_n_steps else 0
-    return weights, checkpoint
-
-
-def _parameters(model: ModelConfig) -> int:
-    """Count a model's weights, by its files or by its name; 0 where neither says."""
-    folder = Path(model.path).expanduser() if model.path else None
-    if folder is not None and folder.is_dir():
-        stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        return stored // 2  # half precision, as weights are published
-    found = _SIZE.search(model.path or "")
-    if found is None:
-        return 0
-    number = float(found.group(1).replace("_", "."))
-    return int(number * {"b": 1e9, "m": 1e6}[found.group(2).lower()])
-
-
-def _shown(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"

@@ -15,7 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.artifacts import hashed_values
+from plan_tuning.artifacts import (
+    file_fingerprint,
+    hashed_values,
+    is_complete,
+    read_manifest,
+)
 from plan_tuning.config.checks import ConfigError, require
 from plan_tuning.config.data import MicroworldDataConfig
 from plan_tuning.config.extensions import TWO_CALLS, extension_spec, names
@@ -23,7 +28,7 @@ from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
-from plan_tuning.job.train_spec import model_spec
+from plan_tuning.job.train_spec import holdout_spec, model_spec
 from plan_tuning.tasks.benchmarks import source_spec
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world
 from plan_tuning.text.prompts import prompt_fingerprint
@@ -95,6 +100,24 @@ def check_swap(config: Config) -> None:
     )
 
 
+def check_method(folder: Path, config: Config, words: str) -> None:
+    """Refuse to ask a student otherwise than it was trained, as far as its manifest tells.
+
+    Raises:
+        ConfigError: it was trained with another method.
+    """
+    if not is_complete(folder) or not config.method.is_trained:
+        return
+    trained = read_manifest(folder)["spec"].get("method", {}).get("name", config.method.name)
+    if trained != config.method.name:
+        raise ConfigError(
+            "method",
+            config.method.name,
+            f"the student in {folder} was trained with {trained} and is asked in that way",
+            f"method={trained} {words}",
+        )
+
+
 def world_of(config: Config) -> MicroworldConfig:
     """The micro-world of this job's test sets: that of its data, else the default one."""
     if isinstance(config.data, MixtureDataConfig):
@@ -113,6 +136,8 @@ def benchmark_of(entry: str, config: Config) -> tuple[str, str | None]:
     name, _, path = entry.partition("=")
     if path:
         return name, path
+    if name == config.data.internal_split:
+        return name, config.data.path
     inherited = None
     if isinstance(config.data, MixtureDataConfig) and name in config.data.sources:
         inherited = config.data.sources[name].path
@@ -142,6 +167,10 @@ def question_spec(entry: str, config: Config) -> dict[str, Any]:
     if benchmark.startswith(MICRO_PREFIX):
         world, _ = benchmark_world(benchmark, world_of(config))
         source: dict[str, Any] = {"world": hashed_values(world)}
+    elif benchmark == config.data.internal_split:
+        data = config.data
+        cut_from = source_spec(data.name, data.split, path, data.revision, data.form)
+        source = {**cut_from, "holdout": holdout_spec(data)}
     else:
         source = source_spec(benchmark, "test", path, None, config.data.form)
     spec: dict[str, Any] = {
@@ -215,6 +244,45 @@ def execution_spec(
     if plan_corpus is not None:
         spec["plan_corpus"] = plan_corpus
     return spec
+
+
+def value_spec(
+    questions: Mapping[str, Any], config: Config, predictions: str, corpus: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What determines plan values: the predictions, whose questions, student and plans they are of.
+
+    Args:
+        questions: see :func:`question_spec`.
+        config: the job.
+        predictions: their fingerprint.
+        corpus: fingerprint of the corpus that the teacher's plans come from.
+
+    Returns:
+        The Spec, and the artifacts that go in, by role.
+    """
+    upstream = {"predictions": predictions} | ({} if corpus is None else {"plan_corpus": corpus})
+    named = {"benchmark": questions["benchmark"], "method": config.method.name}
+    return named | upstream, upstream
+
+
+def report_fingerprint(config: Config) -> str:
+    """Of the report of contamination: it changes how predictions are summarised, nothing else.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    file = config.evaluation.decontaminate
+    if file is None:
+        return ""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            "evaluation.decontaminate",
+            file,
+            "an existing report of contamination",
+            f"plan-tuning contamination --train math --test aime_1983_2024 --out {file}",
+        )
+    return file_fingerprint(path)
 
 
 def _engine_spec(config: Config) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import (
-    file_fingerprint,
     fingerprint_of,
     folder_fingerprint,
     folder_of,
@@ -23,27 +22,33 @@ from plan_tuning.artifacts import (
 )
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.effects import effective
+from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.job_parts import needs_student
-from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.config.job_parts import needs_student, values_given_plans, values_plans
+from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.job.eval_spec import (
     Party,
     answer_spec,
+    check_method,
     check_swap,
     execution_spec,
     executor_party,
     model_party,
     question_spec,
+    report_fingerprint,
     student_party,
     teacher_party,
+    value_spec,
 )
+from plan_tuning.job.given_corpus import check_use
 from plan_tuning.job.train_spec import (
     base_spec,
     check_own_name,
     distillation_spec,
     has_start,
+    is_made_here,
     merge_spec,
     problems_spec,
     start_config,
@@ -51,14 +56,14 @@ from plan_tuning.job.train_spec import (
 )
 
 # Bumped by hand when a stage's code changes what it writes for the same Spec.
-STAGE_VERSIONS = {"bases": 1, "corpora": 1, "students": 1, "predictions": 1}
+STAGE_VERSIONS = {"bases": 1, "corpora": 1, "students": 1, "predictions": 1, "plan_values": 1}
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of a job: its artifact, and whether it is already there."""
 
-    kind: str  # bases, corpora, students, predictions
+    kind: str  # bases, corpora, students, predictions, plan_values
     fingerprint: str
     spec: Mapping[str, Any]
     upstream: Mapping[str, str]  # role -> fingerprint
@@ -90,6 +95,9 @@ class JobGraph:
     executor_predictions: tuple[Stage, ...] = ()
     # ... and the distilled test sets that a swap takes the teacher's plans from
     plan_corpora: tuple[Stage, ...] = ()
+    # What plans are worth, benchmark by benchmark, and the test sets with the teacher's ones
+    plan_values: tuple[Stage, ...] = ()
+    value_corpora: tuple[Stage, ...] = ()
     executor_base: Stage | None = None  # of executor=model
     start: Stage | None = None  # what training begins from, where that is not the base
     merged: tuple[Stage, ...] = ()  # finished students that the student is made of
@@ -99,7 +107,8 @@ class JobGraph:
         """The stages in the order in which they are built."""
         head = (self.base, self.corpus, self.start, self.student, self.executor_base)
         tail = (*self.plan_corpora, *self.predictions, *self.executor_predictions)
-        return (*(stage for stage in head if stage is not None), *tail)
+        values = (*self.value_corpora, *self.plan_values)
+        return (*(stage for stage in head if stage is not None), *tail, *values)
 
     @property
     def fingerprint(self) -> str:
@@ -110,8 +119,8 @@ class JobGraph:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to build."""
-        last = (*self.predictions, *self.executor_predictions) if self.predictions else self.stages
-        return all(stage.is_done for stage in last)
+        last = (*self.predictions, *self.executor_predictions, *self.plan_values)
+        return all(stage.is_done for stage in (last if self.predictions else self.stages))
 
 
 def job_graph(config: Config) -> JobGraph:
@@ -133,7 +142,7 @@ def job_graph(config: Config) -> JobGraph:
     merged: tuple[Stage, ...] = ()
     if takes_part and config.student.path is not None:
         student = _external("students", config.student.path, "student.path")
-        _check_method(student.folder, config, f"student.path={config.student.path}")
+        check_method(student.folder, config, f"student.path={config.student.path}")
     elif takes_part and config.merge.is_merged:
         merged = tuple(_merged_stage(entry, config) for entry in config.merge.students)
         found = [stage.fingerprint for stage in merged]
@@ -145,7 +154,7 @@ def job_graph(config: Config) -> JobGraph:
             start = _start_stage(config, base, corpus)
             student = _student_stage(config, base, corpus, start)
     graph = JobGraph(base, corpus, student, start=start, merged=merged)
-    return _evaluated(graph, config) if is_evaluated else graph
+    return _valued(_evaluated(graph, config), config) if is_evaluated else graph
 
 
 def _stage(
@@ -185,7 +194,7 @@ def _external(kind: str, path: str, key: str) -> Stage:
 
 def _base_stage(model: ModelConfig, config: Config) -> Stage | None:
     """The base that is made here; None for weights from elsewhere."""
-    if model.kind == "pretrained":
+    if not is_made_here(model):
         return None
     return _stage(config, "bases", base_spec(model, config))
 
@@ -194,33 +203,8 @@ def _corpus_stage(config: Config) -> Stage:
     if config.corpus.path is None:
         return _stage(config, "corpora", distillation_spec(problems_spec(config.data), config))
     given = _external("corpora", config.corpus.path, "corpus.path")
-    sources = _sources_of_corpus(given.folder)
-    # The micro student's vocabulary holds no real problem.
-    if isinstance(config.model, MicroModelConfig) and any("world" not in s for s in sources):
-        raise ConfigError(
-            "model",
-            config.model.name,
-            "the micro student knows the micro-world's words only, and the corpus is not of it",
-            f"corpus.path={config.corpus.path} model=tiny_qwen3 data=gsm8k",
-        )
-    is_of_test_set = any(str(source.get("split", "")).startswith("test") for source in sources)
-    if is_of_test_set and "train" in config.stages:
-        raise ConfigError(
-            "corpus.path",
-            config.corpus.path,
-            "these are plans for test problems, and nothing is ever trained on those",
-            "method=m2 evaluation.plan=teacher evaluation.plan_corpus=FOLDER",
-        )
+    check_use(given.folder, config)
     return given
-
-
-def _sources_of_corpus(folder: Path) -> list[Mapping[str, Any]]:
-    """What a corpus says of its problems, source by source; nothing where it has no manifest."""
-    if not is_complete(folder):
-        return []
-    problems = read_manifest(folder)["spec"].get("problems", {})
-    sources: list[Mapping[str, Any]] = problems.get("mixture", [problems])
-    return sources
 
 
 def _start_stage(config: Config, base: Stage | None, corpus: Stage | None) -> Stage | None:
@@ -252,22 +236,8 @@ def _merged_stage(entry: str, config: Config) -> Stage:
     folder = folder_of(config.paths.artifacts, "students", entry)
     path = folder if "/" not in entry and is_complete(folder) else Path(entry)
     given = _external("students", str(path), "merge.students")
-    _check_method(given.folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
+    check_method(given.folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
     return given
-
-
-def _check_method(folder: Path, config: Config, words: str) -> None:
-    """Refuse to ask a student otherwise than it was trained, as far as its manifest tells."""
-    if not is_complete(folder) or not config.method.is_trained:
-        return
-    trained = read_manifest(folder)["spec"].get("method", {}).get("name", config.method.name)
-    if trained != config.method.name:
-        raise ConfigError(
-            "method",
-            config.method.name,
-            f"the student in {folder} was trained with {trained} and is asked in that way",
-            f"method={trained} {words}",
-        )
 
 
 def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
@@ -279,7 +249,7 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
             "at least one benchmark to evaluate on",
             "'evaluation.benchmarks=[gsm8k]'",
         )
-    graph = replace(graph, report_fingerprint=_report_fingerprint(config))
+    graph = replace(graph, report_fingerprint=report_fingerprint(config))
     base = None if graph.base is None else graph.base.fingerprint
     untrained = model_party(config.model, base)
     tested = untrained
@@ -314,7 +284,8 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
     if config.evaluation.plan == "none":
         return replace(graph, predictions=without_plan)
     if config.evaluation.plan == "teacher":
-        corpora = tuple(_test_corpus_stage(question, config) for question in questions)
+        given, key = config.evaluation.plan_corpus, "evaluation.plan_corpus"
+        corpora = tuple(_test_corpus_stage(question, config, given, key) for question in questions)
         graph = replace(graph, plan_corpora=corpora)
     if config.executor.zero_shot:
         graph = replace(graph, executor_predictions=without_plan)
@@ -328,6 +299,25 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
             )
         ),
     )
+
+
+def _valued(graph: JobGraph, config: Config) -> JobGraph:
+    """Add what plans are worth, where it is asked for."""
+    if not values_plans(config):
+        return graph
+    questions = [question_spec(entry, config) for entry in config.benchmarks]
+    given = config.evaluation.plan_value_corpus
+    corpora: tuple[Stage, ...] = ()
+    if given is not None and values_given_plans(config):
+        own = None if given == DISTILLED_HERE else given
+        key = "evaluation.plan_value_corpus"
+        corpora = tuple(_test_corpus_stage(question, config, own, key) for question in questions)
+    values = []
+    for place, answered in enumerate(graph.predictions):
+        corpus = corpora[place].fingerprint if corpora else None
+        spec, upstream = value_spec(questions[place], config, answered.fingerprint, corpus)
+        values.append(_stage(config, "plan_values", spec, upstream, answered.label))
+    return replace(graph, plan_values=tuple(values), value_corpora=corpora)
 
 
 def _executor(config: Config, untrained: Party) -> tuple[Party | None, Stage | None]:
@@ -362,29 +352,17 @@ def _execution_stage(
     return _stage(config, "predictions", spec, upstream, question["benchmark"])
 
 
-def _test_corpus_stage(question: Mapping[str, Any], config: Config) -> Stage:
-    """The distillation of a test set, whose plans are swapped in and never trained on."""
-    given = config.evaluation.plan_corpus
+def _test_corpus_stage(
+    question: Mapping[str, Any], config: Config, given: str | None, key: str
+) -> Stage:
+    """The distillation of a test set, whose plans are swapped in and never trained on.
+
+    ``given`` by ``key``: fingerprint or folder of a corpus; None: the job distils it.
+    """
     if given is not None:
         folder = folder_of(config.paths.artifacts, "corpora", given)
         path = folder if "/" not in given and is_complete(folder) else given
-        return _external("corpora", str(path), "evaluation.plan_corpus")
+        return _external("corpora", str(path), key)
     problems = {key: question[key] for key in ("benchmark", "source", "limit")}
     spec = distillation_spec({**problems, "split": "test"}, config)
     return _stage(config, "corpora", spec, label=question["benchmark"])
-
-
-def _report_fingerprint(config: Config) -> str:
-    """Of the report of contamination: it changes how predictions are summarised, nothing else."""
-    file = config.evaluation.decontaminate
-    if file is None:
-        return ""
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            "evaluation.decontaminate",
-            file,
-            "an existing report of contamination",
-            f"plan-tuning contamination --train math --test aime_1983_2024 --out {file}",
-        )
-    return file_fingerprint(path)

@@ -16,6 +16,7 @@ from plan_tuning.job.eval_spec import benchmark_of, domain_tag, world_of
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import benchmark_named, load
 from plan_tuning.tasks.contamination import seen_ids
+from plan_tuning.tasks.internal_split import cut
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world, load_microworld
 from plan_tuning.tasks.mixture import tagged
@@ -62,6 +63,7 @@ def count_problems(data: DataConfig) -> int:
         size = benchmark_named(data.name).num_rows[data.split]
     else:
         return len(_load(data))
+    size -= data.holdout or 0
     share = max(1, round(data.fraction * size))
     return share if data.limit is None else min(share, data.limit)
 
@@ -75,6 +77,8 @@ def count_benchmark(entry: str, config: Config) -> int:
     name, path = benchmark_of(entry, config)
     if name.startswith(MICRO_PREFIX):
         size = benchmark_world(name, world_of(config))[0].test_size
+    elif name == config.data.internal_split:
+        size = config.data.holdout or 0
     elif path is None and "test" in benchmark_named(name).num_rows:
         size = benchmark_named(name).num_rows["test"]
     else:
@@ -97,10 +101,18 @@ def _load(data: DataConfig) -> list[Problem]:
     if isinstance(data, MicroworldDataConfig):
         limit = count_problems(data)
         return load_microworld(data.world(), data.split, limit=limit, seed=data.seed)
+    problems, _ = _cut(data)
+    return subset(problems, fraction=data.fraction, limit=data.limit, seed=data.seed)
+
+
+def _cut(data: DataConfig) -> tuple[list[Problem], list[Problem]]:
+    """Load the problems of one set, and take its internal split out where it has one."""
     problems = load(
         data.name, split=data.split, path=data.path, revision=data.revision, form=data.form
     )
-    return subset(problems, fraction=data.fraction, limit=data.limit, seed=data.seed)
+    if data.holdout is None:
+        return problems, []
+    return cut(problems, count=data.holdout, seed=data.holdout_seed)
 
 
 def _load_mixture(data: MixtureDataConfig) -> list[Problem]:
@@ -127,6 +139,8 @@ def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> lis
     name, path = benchmark_of(entry, config)
     if name.startswith(MICRO_PREFIX):
         problems = load_microworld(*benchmark_world(name, world_of(config)))
+    elif name == config.data.internal_split:
+        _, problems = _cut(config.data)
     else:
         problems = load(name, split="test", path=path, form=config.data.form)
     tag = domain_tag(name, config) if is_tagged else ""

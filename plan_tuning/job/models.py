@@ -23,6 +23,7 @@ from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.distillation.corpus import OnUsage
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
+from plan_tuning.job.memory_report import check_memory
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
@@ -40,20 +41,34 @@ def check_machine(config: Config, graph: JobGraph) -> str:
         Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
 
     Raises:
-        ConfigError: CUDA, or what 4-bit weights need, is asked for and absent.
+        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent, or
+            the card is too small.
     """
     student = graph.student
     is_trained = "train" in config.stages and student is not None and not student.is_available
     is_tested = "evaluate" in config.stages and not all(
-        stage.is_done for stage in (*graph.predictions, *graph.executor_predictions)
+        stage.is_done
+        for stage in (*graph.predictions, *graph.executor_predictions, *graph.plan_values)
     )
     if not is_trained and not is_tested:
         return "cpu"
+    from plan_tuning.students.gguf import check_reader
+
+    for base, model in (
+        (graph.base, config.model),
+        (graph.executor_base, config.executor.model),
+    ):
+        if base is not None and model is not None and model.path and not base.is_available:
+            check_reader(model.path)
     device = device_of(config.trainer)
     if is_trained and config.adapter.name == "qlora":
-        from plan_tuning.students.loading import check_four_bits
+        from plan_tuning.students.loading import check_four_bits, check_quantisable
 
+        if config.start.path is not None:
+            check_quantisable(Path(config.start.path).expanduser())
         check_four_bits()
+    if device == "cuda":
+        check_memory(config, graph)
     return device
 
 
@@ -159,13 +174,55 @@ class Models:
             return self.tested
         if "ask" in extension.needs:
             return TeacherWriter(self._ask_all(config.executor_teacher), config.evaluation)
-        if "model" in extension.needs and config.executor.model is not None:
-            model = config.executor.model
-            where = self._build_base(self.graph.executor_base, model)
-            return LocalWriter(self._load(where, model), config.evaluation)
-        if self.graph.student is None:  # the untrained model is the one that is tested
-            return LocalWriter(self.student, config.evaluation)
-        return LocalWriter(self._load(self.base, config.model), config.evaluation)
+        if "base" in extension.needs and self.graph.student is None:
+            return LocalWriter(self.student, config.evaluation)  # the one that is tested
+        return LocalWriter(self._load(*self._executing_model()), config.evaluation)
+
+    @property
+    def validation_executor(self) -> Writer:
+        """Who executes M2's plans in a validation; a model of ours waits off the card."""
+        from plan_tuning.evaluation.writers import WaitingWriter
+
+        config = self.config
+        extension = record("executor", config.executor.name)
+        if extension.is_outside or "ask" in extension.needs:
+            return self.executor
+
+        def load() -> Student:
+            return self._load(*self._executing_model(), waits=True)
+
+        return WaitingWriter(load, device_of(config.trainer), config.evaluation)
+
+    def _executing_model(self) -> tuple[str | Path, ModelConfig]:
+        """The weights that execute plans: those of executor=model, or the untrained student's."""
+        model = self.config.executor.model
+        if self.config.executor.name == "model" and model is not None:
+            return self._build_base(self.graph.executor_base, model), model
+        return self.base, self.config.model
+
+    @cached_property
+    def follower(self) -> Student:
+        """Who carries plans out here: M2's executor, or the student itself; a server's is loaded.
+
+        Its weights tell log-probabilities, which no server is asked for.
+
+        Raises:
+            ConfigError: the executor is none of this machine.
+        """
+        from plan_tuning.evaluation.writers import LocalWriter
+
+        is_own = "student" in record("executor", self.config.executor.name).needs
+        if not self.config.method.has_two_calls or is_own:
+            return self.student
+        executor = self.executor
+        if not isinstance(executor, LocalWriter):
+            raise ConfigError(
+                "executor",
+                self.config.executor.name,
+                "it tells no log-probabilities, by which plans are valued",
+                "executor=base",
+            )
+        return executor.student
 
     def build_executor(self) -> None:
         """Make the executor's weights where they are ours and absent; nothing is loaded."""
@@ -182,12 +239,12 @@ class Models:
 
         return self._resources.enter_context(Grader(self.config.evaluation.grading))
 
-    def _load(self, where: str | Path, model: ModelConfig) -> Student:
-        from plan_tuning.students.loading import for_inference, load_student
+    def _load(self, where: str | Path, model: ModelConfig, *, waits: bool = False) -> Student:
+        from plan_tuning.students.loading import load_for_inference
 
         prepare_torch(self.config.trainer)
         device = device_of(self.config.trainer)
-        return for_inference(load_student(where, model, device=device, for_training=False))
+        return load_for_inference(where, model, device=device, waits=waits)
 
     def _ask_server(self) -> AskAll:
         """Ask the server of ``evaluation.server``; its answers belong to this student alone."""

@@ -31,8 +31,10 @@ from plan_tuning.job_record import (
     Fingerprints,
     JobError,
     JobResult,
+    PlanValue,
     StageTime,
     parse_metrics,
+    parse_plan_value,
     parse_result,
 )
 from plan_tuning.records import Prediction, Problem, from_json, to_json
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 CURVES_FILE = "metrics.csv"
 PREDICTIONS_FILE = "predictions.jsonl"
+PLAN_VALUES_FILE = "plan_values.jsonl"
 _MAX_MESSAGE = 2000  # characters of an error's text
 DECONTAMINATED = "_decontaminated"  # suffix of a benchmark without its contaminated problems
 
@@ -68,7 +71,10 @@ class Outcome:
     metrics: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # by benchmark
     predictions: dict[str, Path] = field(default_factory=dict)  # by benchmark: file
     executor_zero_shot: dict[str, BenchmarkMetrics] = field(default_factory=dict)  # of m2
+    plan_value: dict[str, PlanValue] = field(default_factory=dict)  # by benchmark
+    plan_values: dict[str, Path] = field(default_factory=dict)  # by benchmark: folder
     seen_in_training: dict[str, int] | None = None  # test problems, by benchmark
+    test_problems: Mapping[str, int] = field(default_factory=dict)  # trained on, by test split
     train_problems: Sequence[Problem] | None = None  # that the student was made from, once asked
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
@@ -95,6 +101,11 @@ class Outcome:
         """Note how many test problems stand in the training problems; None: not known."""
         if number is not None:
             self.seen_in_training = {**(self.seen_in_training or {}), benchmark: number}
+
+    def add_plan_value(self, benchmark: str, folder: Path) -> None:
+        """Note what plans are worth on one benchmark, by its artifact."""
+        self.plan_value[benchmark] = parse_plan_value(read_manifest(folder)["facts"]["figures"])
+        self.plan_values[benchmark] = folder / PLAN_VALUES_FILE
 
     def add_selection(self, selection: Mapping[str, Any]) -> None:
         """Account what a training took of the corpus: rows, reasons and what else it counted."""
@@ -136,11 +147,15 @@ def note_seen(outcome: Outcome, config: Config, benchmark: str, entry: str) -> N
 
 
 def log_accuracies(outcome: Outcome) -> None:
-    """Log each benchmark's accuracy with its interval."""
+    """Log each benchmark's accuracy with its interval, and what plans are worth, if asked for."""
     for name, found in outcome.metrics.items():
         shares = (found.accuracy, found.low, found.high)
         figures = (math.nan if share is None else 100 * share for share in shares)
         logger.info("%s: accuracy %.1f %% [%.1f, %.1f] of %d", name, *figures, found.n)
+    for name, worth in outcome.plan_value.items():
+        behind = {key: f"{found.per_token:.3f}" for key, found in worth.conditions.items()}
+        shown = ", ".join(f"{key} {value}" for key, value in behind.items())
+        logger.info("%s: log-probability a token of references behind plans: %s", name, shown)
 
 
 def ending(context: JobContext, graph: JobGraph) -> str:
@@ -211,13 +226,17 @@ def check_overwritten(folder: Path, key: str) -> None:
         )
 
 
-def read_result(folder: Path, key: str) -> JobResult | None:
-    """Read the result of an earlier run of the same job, if it was completed.
+def read_result(folder: Path, graph: JobGraph) -> JobResult | None:
+    """Read the result of an earlier run of the same job, if it was completed and lacks nothing.
 
-    A result of another meaning under the same name (an edited configuration) is not this job's.
+    A result of another meaning under the same name (an edited configuration) is not this job's. An
+    earlier run may not have been asked what plans are worth.
     """
     found = _earlier(folder)
-    return found if found is not None and found.key == key else None
+    if found is None or found.key != graph.fingerprint:
+        return None
+    asked = {stage.label for stage in graph.plan_values}
+    return found if asked <= (found.plan_value or {}).keys() else None
 
 
 def _earlier(folder: Path) -> JobResult | None:
@@ -261,9 +280,13 @@ def write_result(
         metrics=outcome.metrics,
         executor_zero_shot=outcome.executor_zero_shot,
         predictions={name: _relative(path, folder) for name, path in outcome.predictions.items()},
+        plan_value=outcome.plan_value or None,
+        plan_values={name: _relative(path, folder) for name, path in outcome.plan_values.items()}
+        or None,
         corpus=corpus,
         training=outcome.training,
         seen_in_training=outcome.seen_in_training,
+        trained_on_test_problems=outcome.test_problems or None,
         curves=CURVES_FILE if (folder / CURVES_FILE).is_file() else None,
         device=outcome.device,
         stages=outcome.stages,
@@ -296,6 +319,7 @@ def fingerprints(graph: JobGraph) -> Fingerprints:
         student=graph.student.fingerprint if graph.student else None,
         predictions={stage.label: stage.fingerprint for stage in graph.predictions},
         executor_zero_shot={stage.label: stage.fingerprint for stage in graph.executor_predictions},
+        plan_values={stage.label: stage.fingerprint for stage in graph.plan_values} or None,
     )
 
 
@@ -306,6 +330,9 @@ def final_numbers(result: JobResult) -> dict[str, float | None]:
         shares = {"accuracy": found.accuracy, "low": found.low, "high": found.high}
         numbers |= {f"test/{name}/{key}": share for key, share in shares.items()}
         numbers[f"test/{name}/n"] = found.n
+    for name, worth in (result.plan_value or {}).items():
+        for condition, behind in worth.conditions.items():
+            numbers[f"test/{name}/plan_value/{condition}"] = behind.per_token
     return numbers
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plan_tuning.artifacts import ArtifactError
+from plan_tuning.artifacts import ArtifactError, folder_of, is_complete, read_manifest
 from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
@@ -21,8 +21,11 @@ from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
 from plan_tuning.job.models import Models, prepare_torch, rank_models
 from plan_tuning.job.result import CURVES_FILE
+from plan_tuning.job.test_problems import FACT, facts_of_students, facts_of_training
 from plan_tuning.job.train_spec import filter_spec
 from plan_tuning.records import Ask, Problem
+from plan_tuning.students import gguf
+from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking import Tracker
 
@@ -73,7 +76,11 @@ class Training:
         from plan_tuning.training.lightning import TrainingRun
         from plan_tuning.training.logs import CurveFile
 
+        self.begin()  # a base of ours says in its manifest what a student's card repeats
         provenance = training_provenance(self.config, self.stage)
+        seen = facts_of_training(self.config, self.corpus, self.start)
+        if seen:
+            provenance["trained on"] = name_test_problems(seen[FACT])
         if self.process is None:
             return TrainingRun(folder, self.run_dir, loggers or (), provenance)
         tracker = self.process.tracker
@@ -113,8 +120,12 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
 
 
 def make_base(config: Config, model: ModelConfig, folder: Path) -> Facts:
-    """Make an untrained model of ours: the micro-world's, or a tiny one with random weights."""
+    """Make an untrained model: the micro-world's, a tiny one with random weights, a GGUF file's."""
     prepare_torch(config.trainer)
+    file = gguf.file_of(model.path)
+    if file is not None:
+        logger.info("dequantising %s: about a minute, once", file.name)
+        return gguf.dequantise(folder, file)
     if isinstance(model, MicroModelConfig):
         from plan_tuning.training.microworld_base import train_base
 
@@ -132,7 +143,9 @@ def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Fa
         from plan_tuning.students.merging import merge_students
 
         combine = record("merge", config.merge.name).load()
-        return merge_students(folder, [s.folder for s in students], config.merge.shares, combine)
+        folders = [student.folder for student in students]
+        facts = merge_students(folder, folders, config.merge.shares, combine)
+        return {**facts, **facts_of_students(folders)}
 
     return merge
 
@@ -168,7 +181,8 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
         models = rank_models(config, resources) if process is None else process.models
         evaluation = held_out_evaluation(training, models)
         facts = train_student(run, settings, training.begin(), rows, evaluation)
-    return {**facts, "selection": selection, **VERSIONS}
+    seen = facts_of_training(config, corpus, training.start)
+    return {**facts, "selection": selection, **seen, **VERSIONS}
 
 
 def train_with_rewards(
@@ -211,7 +225,8 @@ def train_with_rewards(
             else process.models.grader
         )
         facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
-    return {**facts, "selection": selection, **VERSIONS}
+    seen = facts_of_training(config, training.corpus, training.start)
+    return {**facts, "selection": selection, **seen, **VERSIONS}
 
 
 def _is_grpo(training: Training) -> bool:
@@ -245,6 +260,12 @@ def _has_own_executor(config: Config) -> bool:
     return config.method.has_two_calls and "student" not in needs
 
 
+def _is_beneath_adapter(config: Config) -> bool:
+    """Whether m2's executor is the very model that the student's adapter is trained upon."""
+    is_base = "base" in record("executor", config.executor.name).needs
+    return is_base and config.adapter.name == "lora" and not config.method.continued_steps
+
+
 def held_out_evaluation(training: Training, models: Models) -> HeldOutEvaluation | None:
     """Say how a student solves held-out training problems while it is trained, as at test time.
 
@@ -264,13 +285,15 @@ def held_out_evaluation(training: Training, models: Models) -> HeldOutEvaluation
     if corpus is not None and not (corpus / PROBLEMS).is_file():
         return None  # trajectories from elsewhere: nobody says how their problems are graded
     problems = load_problems(config) if corpus is None else read_problems(corpus)
+    is_base = _has_own_executor(config) and _is_beneath_adapter(config)
     return HeldOutEvaluation(
         _tagged(problems, config),
         config.method.name,
         config.prompt,
         config.evaluation,
         models.grader,
-        models.executor if _has_own_executor(config) else None,
+        models.validation_executor if _has_own_executor(config) and not is_base else None,
+        executes_with_base=is_base,
     )
 
 
@@ -286,13 +309,19 @@ def _tagged(problems: Sequence[Problem], config: Config) -> Sequence[Problem]:
 
 def training_provenance(config: Config, stage: Stage) -> dict[str, Any]:
     """Say for a model card what a student stands on; nothing of it is a path."""
+    held = f", without an internal split of {config.data.holdout}" if config.data.holdout else ""
     known = {
         "method": config.method.name,
-        "training problems": f"{config.data.name} ({config.data.split})",
+        "training problems": f"{config.data.name} ({config.data.split}){held}",
         "seed": config.seed,
         "fingerprint": stage.fingerprint,
         **{f"fingerprint of the {role}": value for role, value in stage.upstream.items()},
     }
+    if (base := stage.upstream.get("base")) is not None:
+        folder = folder_of(config.paths.artifacts, "bases", base)
+        facts = read_manifest(folder)["facts"] if is_complete(folder) else {}
+        if gguf.ROUNDING in facts:
+            known["weights of the base"] = facts[gguf.ROUNDING]
     if not config.method.needs_corpus:
         return known
     if config.corpus.path is None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import (
+    file_fingerprint,
     folder_fingerprint,
     hashed_values,
     is_complete,
@@ -35,6 +37,7 @@ from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.distillation.corpus import corpus_spec
+from plan_tuning.students import gguf
 from plan_tuning.tasks.benchmarks import source_spec
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
 from plan_tuning.text.prompts import prompt_fingerprint
@@ -63,6 +66,8 @@ def problems_spec(data: DataConfig) -> dict[str, Any]:
         spec["fraction"] = data.fraction
     if data.limit is not None:
         spec["limit"] = data.limit
+    if data.holdout is not None:
+        spec["holdout"] = holdout_spec(data)
     if isinstance(data, MicroworldDataConfig):
         # A family is the same problems whatever the choice of data that names it is called.
         return spec | {"name": MICRO_PREFIX, "world": hashed_values(data.world())}
@@ -75,6 +80,11 @@ def problems_spec(data: DataConfig) -> dict[str, Any]:
         )
     source = source_spec(data.name, data.split, data.path, data.revision, data.form)
     return spec | {"source": source}
+
+
+def holdout_spec(data: DataConfig) -> dict[str, Any]:
+    """What determines an internal split, given the problems that it is cut out of."""
+    return {"questions": data.holdout, "seed": data.holdout_seed}
 
 
 def check_own_name(data: DataConfig) -> None:
@@ -99,8 +109,22 @@ def distillation_spec(problems: Mapping[str, Any], config: Config) -> dict[str, 
     return corpus_spec(problems, config.teacher, config.distillation, config.evaluation.grading)
 
 
+def is_made_here(model: ModelConfig) -> bool:
+    """Whether an untrained model is an artifact: drawn and trained here, or dequantised.
+
+    Raises:
+        ConfigError: ``model.path`` names a file that is absent or no GGUF file.
+    """
+    return model.kind != "pretrained" or gguf.file_of(model.path) is not None
+
+
 def base_spec(model: ModelConfig, config: Config) -> dict[str, Any]:
-    """What determines an untrained model that is made here."""
+    """What determines an untrained model that is made here; of a GGUF file its content."""
+    file = gguf.file_of(model.path)
+    if file is not None:
+        state = file.stat()
+        found = _content_fingerprint(file.absolute(), state.st_size, state.st_mtime_ns)
+        return {"kind": "gguf", "file": found}
     spec: dict[str, Any] = {"kind": model.kind, "family": model.family, "seed": model.seed}
     if isinstance(model, MicroModelConfig):
         spec["vocabulary"] = {key: getattr(model.world, key) for key in VOCABULARY_KEYS}
@@ -108,6 +132,12 @@ def base_spec(model: ModelConfig, config: Config) -> dict[str, Any]:
         if config.debug.max_steps is not None:
             spec["debug_max_steps"] = config.debug.max_steps
     return spec
+
+
+@cache
+def _content_fingerprint(file: Path, size: int, mtime_ns: int) -> str:
+    """Hash a large file once a process, unless it changes."""
+    return file_fingerprint(file)
 
 
 def model_spec(model: ModelConfig, base: str | None) -> dict[str, Any]:
@@ -200,6 +230,8 @@ def filter_spec(config: Config) -> dict[str, Any]:
         spec["plan_score_threshold"] = chosen.plan_score_threshold
     if chosen.drop_leaks:
         spec["drop_leaks"] = True
+    if chosen.recompute:
+        spec["recompute"] = True
     if chosen.selection == "diverse":
         spec["diverse_below"] = chosen.diverse_below
     if chosen.max_rows is not None:
@@ -213,12 +245,14 @@ def filter_spec(config: Config) -> dict[str, Any]:
 
 
 def _adapter_spec(config: Config) -> dict[str, Any]:
-    """Which weights are trained; ``export`` counts where it is chosen."""
+    """Which weights are trained; ``export`` and the copy for servers count where chosen."""
     adapter = config.adapter
+    copy = {} if adapter.export_dtype is None else {"export_dtype": adapter.export_dtype}
     if adapter.name == "full":
-        return {"name": "full"}
-    left_out = ("export",) if adapter.export == "auto" else ()
-    return {key: value for key, value in vars(adapter).items() if key not in left_out}
+        return {"name": "full", **copy}
+    keys = ("name", "rank", "alpha", "dropout", "target_modules")
+    export = {} if adapter.export == "auto" else {"export": adapter.export}
+    return {**{key: getattr(adapter, key) for key in keys}, **export, **copy}
 
 
 def _method_spec(method: MethodConfig) -> dict[str, Any]:
@@ -275,6 +309,7 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     Of the reward the parts count that are switched on; its name is a label. Who judges, and with
     which words, counts where somebody is asked.
     """
+    method = method.resolved(config.trainer.precision)
     extra = {name: weight for name, weight in config.reward.extra.items() if weight}
     reward = replace(config.reward, name=RewardConfig().name, judge=None, extra=extra)
     if not reward.plan.weight:

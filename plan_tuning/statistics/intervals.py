@@ -136,11 +136,62 @@ def paired_bootstrap(
 
 
 @dataclass(frozen=True, slots=True)
+class Precision:
+    """How exactly a mean is known, for an interval of any confidence.
+
+    Attributes:
+        error: standard error of the mean, with its degrees of ``freedom``.
+        seeds_error: that of the means over seeds alone, with ``seeds_freedom``; 0 where seeds are
+            no sample.
+    """
+
+    error: float
+    freedom: float
+    seeds_error: float = 0.0
+    seeds_freedom: float = 1.0
+
+    def half_width(self, confidence: float) -> float:
+        """Half of the interval's width: Student's, the wider one of the two; nan if unknown.
+
+        Raises:
+            ValueError: the confidence is outside (0, 1).
+        """
+        of_seeds = _student_half(self.seeds_error, self.seeds_freedom, confidence)
+        half = _student_half(self.error, self.freedom, confidence)
+        return half if math.isnan(half) else max(half, of_seeds)
+
+    def corrected_half_width(self, confidence: float) -> float:
+        """Half of the width at the confidence that a correction for many comparisons asks for.
+
+        The interval excludes 0 where the corrected test and the plain 95 % interval both decide:
+        the seeds alone are held to 95 %, because the test is not theirs; nan if unknown.
+
+        Raises:
+            ValueError: the confidence is outside (0, 1).
+        """
+        half = _student_half(self.error, self.freedom, confidence)
+        return half if math.isnan(half) else max(half, self.half_width(0.95))
+
+
+def _student_half(error: float, freedom: float, confidence: float) -> float:
+    normal_quantile(confidence)
+    if not error > 0:  # 0, or nan
+        return error
+    from scipy.special import stdtrit
+
+    return error * float(stdtrit(freedom, 0.5 + confidence / 2))
+
+
+UNKNOWN = Precision(math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
 class Crossed:
     """A mean difference over problems and seeds, both taken as samples of more."""
 
     interval: Interval  # 95 %, or as asked for
     p: float  # two-sided
+    precision: Precision = UNKNOWN
 
 
 def crossed(differences: Sequence[Sequence[float]], *, confidence: float = 0.95) -> Crossed:
@@ -171,7 +222,7 @@ def crossed(differences: Sequence[Sequence[float]], *, confidence: float = 0.95)
     if len({len(line) for line in differences}) > 1:
         raise ValueError("all seeds must list the same problems; write nan where one is missing")
     import numpy as np
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtr
 
     table = np.atleast_2d(np.array(differences, dtype=np.float64))  # (seeds, problems)
     table = table[:, ~np.isnan(table).all(axis=0)]
@@ -188,11 +239,12 @@ def crossed(differences: Sequence[Sequence[float]], *, confidence: float = 0.95)
     of_seeds = float(by_seed.var(ddof=1)) / num_seeds
     of_rest = float(np.nansum(rest**2)) / ((n - 1) * (num_seeds - 1)) / (n * num_seeds)
     variance = max(of_problems + of_seeds - of_rest, of_problems, of_seeds)
-    alone = mean_interval([float(mean) for mean in by_seed], confidence=confidence)
     if variance == 0:
-        return Crossed(Interval(value, value, value, n), 0.0 if value else 1.0)
+        known = Precision(0.0, math.inf)
+        return Crossed(Interval(value, value, value, n), 0.0 if value else 1.0, known)
     freedom = variance**2 / (of_problems**2 / (n - 1) + of_seeds**2 / (num_seeds - 1))
     error = math.sqrt(variance)
-    half = max(float(stdtrit(freedom, 0.5 + confidence / 2)) * error, alone.high - value)
+    precision = Precision(error, freedom, math.sqrt(of_seeds), num_seeds - 1)
+    half = precision.half_width(confidence)
     p = min(1.0, 2 * float(stdtr(freedom, -abs(value) / error)))
-    return Crossed(Interval(value, value - half, value + half, n), p)
+    return Crossed(Interval(value, value - half, value + half, n), p, precision)

@@ -6,11 +6,13 @@ table, or the enumeration of all outcomes of a small case.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _MAX_ENUMERATED = 16  # pairs that differ: 2^16 assignments of signs
+_MAX_ORDERED = 8  # pairs whose 40,320 orders are all tried
 _ROUNDING = 1e-9  # totals this close are equal: they differ by the order of their sums
 
 
@@ -88,6 +90,51 @@ def permutation_test(
     return float((1 + np.sum(totals >= observed)) / (num_resamples + 1))
 
 
+@dataclass(frozen=True, slots=True)
+class RankCorrelation:
+    """Spearman's rho of two lists, with its two-sided p; nan where one of them is constant."""
+
+    rho: float
+    p: float
+    n: int
+
+
+def spearman(
+    first: Sequence[float], second: Sequence[float], *, num_resamples: int = 10_000, seed: int = 0
+) -> RankCorrelation:
+    """Correlate ranks (Spearman 1904); equal values share the mean of their ranks.
+
+    ``p`` is that of a permutation test: up to eight pairs all orders are tried, beyond that orders
+    are drawn, and the observed one counts as one of the draws.
+
+    Raises:
+        ValueError: lengths differ.
+
+    >>> spearman([1, 2, 3], [10, 20, 15]).rho
+    0.5
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} figures cannot be paired")
+    import numpy as np
+    from scipy.stats import rankdata
+
+    n = len(first)
+    one, two = (np.asarray(rankdata(values)) - (n + 1) / 2 for values in (first, second))
+    scale = math.sqrt(float(one @ one) * float(two @ two))
+    if n < 2 or scale == 0:
+        return RankCorrelation(math.nan, math.nan, n)
+    observed = float(one @ two)
+    if n <= _MAX_ORDERED:
+        orders = np.array(list(itertools.permutations(range(n))))
+    else:
+        generator = np.random.default_rng(seed)
+        orders = np.array([generator.permutation(n) for _ in range(num_resamples)])
+    is_extreme = np.abs(two[orders] @ one) >= abs(observed) - _ROUNDING
+    drawn = 0 if n <= _MAX_ORDERED else 1
+    p = (drawn + float(is_extreme.sum())) / (drawn + len(orders))
+    return RankCorrelation(round(observed / scale, 12), p, n)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for the family-wise error rate (Holm 1979), in the order given.
 
@@ -105,6 +152,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(order) - rank) * p_values[i]))
         adjusted[i] = highest
     return adjusted
+
+
+def holm_levels(p_values: Sequence[float], *, level: float = 0.05) -> list[float]:
+    """The level at which Holm's procedure tests each p-value, in the order given.
+
+    The smallest is tested at level / m, the next at level / (m - 1), and so on; after the first
+    that is not rejected all others are tested at its level, for the procedure has stopped. An
+    interval of confidence 1 - level excludes 0 where the p-value is rejected.
+
+    Raises:
+        ValueError: a p-value is outside 0..1.
+
+    >>> [round(level, 4) for level in holm_levels([0.01, 0.04, 0.03])]
+    [0.0167, 0.025, 0.025]
+    """
+    _check_p(p_values)
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    levels = [0.0] * len(p_values)
+    stopped_at: float | None = None
+    for rank, i in enumerate(order):
+        levels[i] = stopped_at or level / (len(order) - rank)
+        if stopped_at is None and p_values[i] >= levels[i]:
+            stopped_at = levels[i]
+    return levels
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:

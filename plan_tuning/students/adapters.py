@@ -50,6 +50,26 @@ def wrap(loaded: Any, model: ModelConfig, adapter: AdapterConfig) -> Any:
         return get_peft_model(loaded, settings)
 
 
+def merge_rounding_once(wrapped: Any, dtype: torch.dtype) -> Any:
+    """Fold an adapter into weights of ``dtype``: the sum is float32's and rounded once.
+
+    Args:
+        wrapped: a peft model; its own merge would round the update before it is added.
+        dtype: of the merged weights.
+
+    Returns:
+        The model without adapter layers.
+    """
+    for module in wrapped.modules():
+        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer"):
+            weight = module.base_layer.weight
+            total = weight.data.float()
+            for name in module.active_adapters:
+                total += module.get_delta_weight(name)
+            weight.data = total.to(dtype)
+    return wrapped.unload()
+
+
 def _targets(loaded: Any, model: ModelConfig, adapter: AdapterConfig) -> list[str] | str:
     """Name the modules that get updates, in peft's words; the head is never among them."""
     has_tower = getattr(loaded.config, "vision_config", None) is not None

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import torch
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.students import templates
-from plan_tuning.students.adapters import quiet_peft, wrap
+from plan_tuning.students.adapters import merge_rounding_once, quiet_peft, wrap
+from plan_tuning.students.image_towers import park_tower
 from plan_tuning.students.memory import keep_freed_memory
+from plan_tuning.students.rounding import as_float32, round_frozen
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class Student:
     end_ids: tuple[int, ...]  # every id that ends a generation
     turn_end: tuple[int, ...]  # what stands behind a completion in training
     origin: dict[str, Any] = field(default_factory=dict)  # base, revision, architecture, parameters
+    tower: dict[str, Any] = field(default_factory=dict)  # image modules that text has no use for
+    is_rounded: bool = False  # frozen weights lie in bfloat16, see students/rounding.py
 
     @property
     def device(self) -> torch.device:
@@ -63,8 +67,12 @@ def load_student(
     device: str = "cpu",
     for_training: bool = False,
     adapter: AdapterConfig | None = None,
+    rounds_base: bool = False,
 ) -> Student:
     """Load weights or an adapter folder; weights come from safetensors only.
+
+    They are read into the machine's memory in the precision in which they are used, and moved to
+    the device last.
 
     Args:
         folder_or_id: a folder with weights, a folder with a peft adapter (its base is recorded in
@@ -74,6 +82,9 @@ def load_student(
         for_training: keep an adapter trainable and wrap a new one around plain weights when
             ``adapter`` asks for it; an earlier student's adapter is merged first.
         adapter: which weights are trained; only read for training.
+        rounds_base: store the frozen weights beside an adapter as a bfloat16 pass reads them
+            (:meth:`AdapterConfig.rounds_base`); only read for training, and only with
+            ``model.dtype=float32``.
 
     Raises:
         StudentError: the folder does not exist or holds neither weights nor an adapter.
@@ -82,29 +93,32 @@ def load_student(
         keep_freed_memory()
     folder = Path(folder_or_id)
     adapter = adapter or AdapterConfig()
-    is_adapter = folder.is_dir() and (folder / ADAPTER_FILE).is_file()
-    if for_training and adapter.name == "qlora":
+    is_four_bits = for_training and adapter.name == "qlora"
+    is_rounded = for_training and rounds_base and model.dtype == "float32"
+    if is_four_bits:
         check_four_bits()
-        if is_adapter:
-            raise StudentError(
-                f"{folder} is an adapter, and 4-bit weights cannot take it up: begin from a folder "
-                "of merged weights, or use adapter=lora"
-            )
-        loaded, tokenizer, origin = _load_weights(
-            str(folder_or_id), model, device, is_four_bits=True
-        )
-    elif is_adapter:
-        loaded, tokenizer, origin = _load_adapter(folder, model, device)
+        check_quantisable(folder)
+    if is_adapter(folder):
+        loaded, tokenizer, origin = _load_adapter(folder, model)
         if for_training:
             loaded = loaded.merge_and_unload()
         else:
             loaded.requires_grad_(False)
     else:
-        loaded, tokenizer, origin = _load_weights(str(folder_or_id), model, device)
+        dtype = torch.bfloat16 if is_rounded and is_stored_rounded(folder_or_id, model) else None
+        loaded, tokenizer, origin = _load_weights(
+            str(folder_or_id), model, dtype, is_four_bits=is_four_bits
+        )
+    tower = park_tower(loaded)
     if for_training:
-        loaded = wrap(loaded, model, adapter)
+        with as_float32(loaded) if is_rounded else nullcontext():
+            loaded = wrap(loaded, model, adapter)
+        if is_rounded:
+            round_frozen(loaded)
     else:
         loaded.eval()
+    if not is_four_bits:
+        loaded.to(device)
     generation = getattr(loaded, "generation_config", None)
     return Student(
         model=loaded,
@@ -112,7 +126,88 @@ def load_student(
         end_ids=templates.end_ids(tokenizer, generation, loaded.config),
         turn_end=tuple(templates.turn_end_ids(tokenizer)),
         origin=origin,
+        tower=tower,
+        is_rounded=is_rounded,
     )
+
+
+def load_for_inference(
+    folder_or_id: str | Path, model: ModelConfig, *, device: str = "cpu", waits: bool = False
+) -> Student:
+    """Load a student so that inference is as cheap as it can be: merged, and bfloat16 on CUDA.
+
+    A token's cost on a card is that of reading the weights once, so half the bytes are half the
+    time; on a CPU bfloat16 is slow, and the weights stay as they are. An adapter is merged in
+    float32 and rounded once, in the machine's memory.
+
+    Args:
+        folder_or_id: weights, an adapter or a hub id.
+        model: how they are loaded.
+        device: where it shall compute: cpu, cuda or cuda:N.
+        waits: leave it in the machine's memory, in the precision of that device.
+
+    Raises:
+        StudentError: the folder does not exist or holds neither weights nor an adapter.
+    """
+    dtype, place = inference_dtype(device), "cpu" if waits else device
+    if dtype is None:
+        found = merge_for_inference(load_student(folder_or_id, model))
+        found.model.to(place)
+        return found
+    folder = Path(folder_or_id)
+    if is_adapter(folder):
+        base, _ = base_of_adapter(folder)
+        keeps = not is_adapter(Path(base)) and is_stored_rounded(base, model)
+        loaded, tokenizer, origin = _load_adapter(folder, model, dtype if keeps else None)
+        loaded = merge_rounding_once(loaded, dtype)
+    else:
+        loaded, tokenizer, origin = _load_weights(str(folder_or_id), model, dtype)
+    park_tower(loaded)
+    cast_weights(loaded, dtype)
+    loaded.requires_grad_(False)
+    loaded.eval().to(place)
+    return Student(
+        model=loaded,
+        tokenizer=tokenizer,
+        end_ids=templates.end_ids(tokenizer, loaded.generation_config, loaded.config),
+        turn_end=tuple(templates.turn_end_ids(tokenizer)),
+        origin=origin,
+    )
+
+
+def inference_dtype(device: str) -> torch.dtype | None:
+    """Choose the precision of inference; None: that of the stored weights."""
+    return torch.bfloat16 if device.startswith("cuda") and has_bfloat16() else None
+
+
+def has_bfloat16() -> bool:
+    """Whether a card computes in bfloat16 by itself: older ones, a T4 for instance, emulate it."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a peft adapter."""
+    return (folder / ADAPTER_FILE).is_file()
+
+
+def is_stored_rounded(source: str | Path, model: ModelConfig) -> bool:
+    """Whether the weights lie in bfloat16 where they come from, so that nothing is lost in it.
+
+    Args:
+        source: a folder or hub id.
+        model: its revision, and whether its code is trusted.
+
+    Raises:
+        StudentError: there is no model.
+    """
+    from transformers import AutoConfig
+
+    _require_config(Path(source))
+    try:
+        config = AutoConfig.from_pretrained(str(source), **_shared(str(source), model))
+    except OSError as error:
+        raise _cannot_be_loaded(str(source), error) from error
+    return str(getattr(config, "dtype", None)).removeprefix("torch.") == "bfloat16"
 
 
 @contextmanager
@@ -135,19 +230,7 @@ def merge_for_inference(student: Student) -> Student:
         return student
     merged = student.model.merge_and_unload()
     merged.eval()
-    return Student(merged, student.tokenizer, student.end_ids, student.turn_end, student.origin)
-
-
-def for_inference(student: Student) -> Student:
-    """Make inference as cheap as it can be: adapters merged, and bfloat16 on CUDA.
-
-    A token's cost on a card is that of reading the weights once, so half the bytes are half the
-    time; on a CPU bfloat16 is slow, and the weights stay as they are.
-    """
-    merged = merge_for_inference(student)
-    if merged.device.type == "cuda" and torch.cuda.is_bf16_supported():
-        cast_weights(merged.model, torch.bfloat16)
-    return merged
+    return replace(student, model=merged)
 
 
 def cast_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -180,21 +263,56 @@ def check_four_bits() -> None:
         )
 
 
-def _load_weights(
-    source: str, model: ModelConfig, device: str, *, is_four_bits: bool = False
-) -> tuple[Any, Any, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def check_quantisable(folder: Path) -> None:
+    """Refuse to load an adapter's folder in four bits.
 
-    folder = Path(source)
+    Raises:
+        StudentError: it is one.
+    """
+    if is_adapter(folder):
+        raise StudentError(
+            f"{folder} is an adapter, and 4-bit weights cannot take it up: begin from a folder "
+            "of merged weights, or use adapter=lora"
+        )
+
+
+def _shared(source: str, model: ModelConfig) -> dict[str, Any]:
+    """What every loader of transformers is told."""
+    shared: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if model.revision is not None and not Path(source).is_dir():
+        shared["revision"] = model.revision
+    return shared
+
+
+def _require_config(folder: Path) -> None:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise StudentError(
             f"{folder} is no student: neither config.json nor {ADAPTER_FILE} is in it. "
             "Give the folder that a finished training wrote, for example student.path=FOLDER"
         )
+
+
+def _cannot_be_loaded(source: str, error: OSError) -> StudentError:
+    return StudentError(
+        f"model.path={source} cannot be loaded: {error}. Give a folder with config.json and "
+        "safetensors weights or a hub id, for example model.path=Qwen/Qwen3-0.6B"
+    )
+
+
+def _load_weights(
+    source: str,
+    model: ModelConfig,
+    dtype: torch.dtype | None = None,
+    *,
+    is_four_bits: bool = False,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Read weights into the machine's memory; ``dtype`` None: as ``model.dtype`` says."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(source)
+    _require_config(folder)
     is_local = folder.is_dir()
-    shared: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
-    if model.revision is not None and not is_local:
-        shared["revision"] = model.revision
+    shared = _shared(source, model)
     quantised: dict[str, Any] = {}
     if is_four_bits:
         from transformers import BitsAndBytesConfig
@@ -214,19 +332,14 @@ def _load_weights(
             tokenizer = AutoTokenizer.from_pretrained(source, **shared)
             loaded = AutoModelForCausalLM.from_pretrained(
                 source,
-                dtype=getattr(torch, model.dtype),
+                dtype=dtype or getattr(torch, model.dtype),
                 attn_implementation=model.attention,
                 use_safetensors=True,
                 **quantised,
                 **shared,
             )
     except OSError as error:
-        raise StudentError(
-            f"model.path={source} cannot be loaded: {error}. Give a folder with config.json and "
-            "safetensors weights or a hub id, for example model.path=Qwen/Qwen3-0.6B"
-        ) from error
-    if not is_four_bits:
-        loaded.to(device)
+        raise _cannot_be_loaded(source, error) from error
     origin = {
         "base": str(folder.resolve()) if is_local else source,
         "revision": None if is_local else getattr(loaded.config, "_commit_hash", model.revision),
@@ -236,21 +349,23 @@ def _load_weights(
     return loaded, tokenizer, origin
 
 
-def _load_adapter(folder: Path, model: ModelConfig, device: str) -> tuple[Any, Any, dict[str, Any]]:
+def _load_adapter(
+    folder: Path, model: ModelConfig, dtype: torch.dtype | None = None
+) -> tuple[Any, Any, dict[str, Any]]:
     from peft import PeftModel
     from transformers import AutoTokenizer
 
     base, revision = base_of_adapter(folder)
     if revision is not None:  # what the hub holds today may not be what the adapter belongs to
         model = replace(model, revision=revision)
-    if (Path(base) / ADAPTER_FILE).is_file():  # trained on from an earlier student
-        earlier, _, origin = _load_adapter(Path(base), model, device)
+    if is_adapter(Path(base)):  # trained on from an earlier student
+        earlier, _, origin = _load_adapter(Path(base), model)
         loaded = earlier.merge_and_unload()
     else:
-        loaded, _, origin = _load_weights(base, model, device)
+        loaded, _, origin = _load_weights(base, model, dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
     with quiet_peft():
-        wrapped = PeftModel.from_pretrained(loaded, folder, torch_device=device)
+        wrapped = PeftModel.from_pretrained(loaded, folder, torch_device="cpu")
     return wrapped, tokenizer, {**origin, "adapter": str(folder.resolve())}
 
 

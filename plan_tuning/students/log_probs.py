@@ -7,6 +7,7 @@ chunk's logits are computed again in the backward pass, so no tensor exceeds chu
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,3 +210,37 @@ def check_projection(causal_lm: Any, input_ids: torch.Tensor) -> None:
             f"(relative difference {gap:.2g}): choose a model of the Qwen, Gemma, Llama or "
             "SmolLM families, for example model=qwen3_0_6b"
         )
+
+
+@torch.inference_mode()
+def last_token_log_probs(
+    causal_lm: Any, texts: Sequence[tuple[Sequence[int], int]]
+) -> list[list[float]]:
+    """Compute the log-probabilities of the last tokens of texts, in one forward pass.
+
+    Args:
+        causal_lm: as in :func:`token_log_probs`.
+        texts: B texts: their tokens, and the index of the first one that is asked for, at least 1.
+
+    Returns:
+        For each text its log-probabilities, one a token from that index on.
+    """
+    device = next(causal_lm.parameters()).device
+    longest = max(len(ids) for ids, _ in texts)
+    # Causal attention never looks at what stands behind, so any token fills a row.
+    padded = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids, _ in texts])
+    places = torch.tensor(
+        [
+            row * longest + place
+            for row, (ids, first) in enumerate(texts)
+            for place in range(first, len(ids))
+        ]
+    )
+    found = token_log_probs(
+        causal_lm,
+        padded.to(device),
+        (places - 1).to(device),
+        padded.flatten()[places].to(device),
+    ).log_probs.cpu()
+    lengths = [len(ids) - first for ids, first in texts]
+    return [part.tolist() for part in found.split(lengths)]

@@ -1,9 +1,11 @@
-"""Memory that a small model's passes free and ask for again, thousands of times a minute."""
+"""Freed memory: kept for a small model's next pass, given back between the stages of a job."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT = 256 * 2**20  # bytes at the end of the heap that stay with the process
@@ -22,3 +24,17 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
+
+
+def release_card_memory() -> None:
+    """Give back what a card's allocator holds for tensors that are gone."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def begin_peak_memory() -> None:
+    """Count a card's peak from here: that of a stage is not that of the one before it."""
+    release_card_memory()
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)

@@ -6,11 +6,29 @@ by rendering two turns and comparing their ids, so no family needs a rule of its
 
 from __future__ import annotations
 
+import datetime
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plan_tuning.records import Message
+
+# What Llama-3.2's template writes where it knows no clock.
+DATE, DATE_STRING = datetime.date(2024, 7, 26), "26 Jul 2024"
+# The function that other templates ask for the time, in a template's own language: transformers
+# hands no functions over.
+_CLOCK = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(
+        f" | replace('{code}', '{said}')"
+        for code, said in (
+            *(("%d", "26"), ("%-d", "26"), ("%b", "Jul"), ("%B", "July"), ("%m", "07")),
+            *(("%Y", "2024"), ("%y", "24"), ("%A", "Friday"), ("%a", "Fri"), ("%H", "00")),
+            *(("%M", "00"), ("%S", "00")),
+        )
+    )
+    + " }}{%- endmacro -%}"
+)
 
 _PROBES = ("a", "b", "1", "2", "yes", "no")
 
@@ -22,7 +40,8 @@ class TemplateError(ValueError):
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Render a conversation up to where the student begins to write.
 
-    Thinking is switched off where the template has that switch. A system message that the
+    Thinking is switched off where the template has that switch, and a template that writes the date
+    writes a fixed one: another day's prompt would be another prompt. A system message that the
     template cannot carry is put in front of the first user message.
 
     Args:
@@ -36,6 +55,13 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         TemplateError: there is no chat template, or it refuses the conversation.
     """
     return _render(tokenizer, messages, add_generation_prompt=True)
+
+
+def template_date(tokenizer: Any) -> str | None:
+    """Say which date a student's prompts carry; None: its template writes none."""
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    has_date = "date_string" in template or "strftime_now" in template
+    return DATE.isoformat() if has_date else None
 
 
 def turn_end_ids(tokenizer: Any) -> list[int]:
@@ -137,10 +163,14 @@ def _render(
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> list[int]:
+    template = tokenizer.chat_template
+    is_timed = isinstance(template, str) and "strftime_now" in template
     ids = tokenizer.apply_chat_template(
         messages,
+        chat_template=_CLOCK + template if is_timed else None,
         add_generation_prompt=generation,
         enable_thinking=False,  # templates without the switch ignore it
+        date_string=DATE_STRING,  # Llama-3's word
         tokenize=True,
         return_dict=False,
     )

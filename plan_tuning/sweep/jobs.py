@@ -17,11 +17,16 @@ from rich.table import Table
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.effects import IdleWord, idle_line, idle_words, key_of
 from plan_tuning.config.run import Config
-from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.memory_report import memory_line
 from plan_tuning.job.result import check_overwritten, read_result
+from plan_tuning.job.sensitivity import power_line
 
-HIDDEN = ("experiment=", "paths.", "dry_run=", "logger=", "sweep_name=")  # in the list
+HIDDEN = (  # in the list
+    *("experiment=", "paths.", "dry_run=", "logger=", "sweep_name="),
+    *("comparison.", "registration."),
+)
 # What is one for a whole sweep, and how several are run.
 _ONE_A_SWEEP = {
     "experiment": "one experiment, for each brings its own grids and folder: run them one after "
@@ -56,10 +61,7 @@ class Job:
 
     def is_finished(self, folder: Path) -> bool:
         """Whether the job's result lies in the sweep's ``folder`` and nothing is left to build."""
-        return (
-            self.graph.is_done
-            and read_result(folder / self.name, self.graph.fingerprint) is not None
-        )
+        return self.graph.is_done and read_result(folder / self.name, self.graph) is not None
 
 
 def check_swept(overrides: Sequence[Any]) -> None:
@@ -115,13 +117,17 @@ def job_table(jobs: Sequence[Job], title: str) -> Table:
     common = common_words(jobs)
     for column in (*shown, "predictions"):
         table.add_column(column, no_wrap=True)
+    has_values = any(job.graph.plan_values for job in jobs)
+    if has_values:
+        table.add_column("plan values", no_wrap=True)
     claimed: set[str] = set()
     for job in jobs:
         stages = (job.graph.base, job.graph.corpus, job.graph.start, job.graph.student)
         by_name = dict(zip(_STAGES, stages, strict=True))
         cells = [_state([by_name[name]], claimed) for name in shown]
         cells.append(_state(job.graph.predictions, claimed))
-        table.add_row(" ".join(word for word in _shown(job) if word not in common), *cells)
+        cells += [_state(job.graph.plan_values, claimed)] if has_values else []
+        table.add_row(" ".join(word for word in shown_words(job) if word not in common), *cells)
     return table
 
 
@@ -129,7 +135,7 @@ def common_words(jobs: Sequence[Job]) -> list[str]:
     """List the overrides that all jobs of a sweep have: they tell no job from another one."""
     if len(jobs) < 2:
         return []
-    return [word for word in _shown(jobs[0]) if all(word in job.overrides for job in jobs)]
+    return [word for word in shown_words(jobs[0]) if all(word in job.overrides for job in jobs)]
 
 
 def labels(jobs: Sequence[Job]) -> dict[str, str]:
@@ -137,7 +143,7 @@ def labels(jobs: Sequence[Job]) -> dict[str, str]:
     common = common_words(jobs)
     found: dict[str, str] = {}
     for job in jobs:
-        words = " ".join(word for word in _shown(job) if word not in common)
+        words = " ".join(word for word in shown_words(job) if word not in common)
         short = _NOT_SHOWN.sub("_", _FOLDERS.sub("", words))
         found[job.name] = short if len(short) <= _LABEL else f"{short[: _LABEL - 1]}…"
     if len(set(found.values())) < len(found):  # cut where they differ
@@ -145,21 +151,22 @@ def labels(jobs: Sequence[Job]) -> dict[str, str]:
     return {name: label or name for name, label in found.items()}
 
 
-def _shown(job: Job) -> list[str]:
+def shown_words(job: Job) -> list[str]:
+    """List a job's overrides without paths, names and what is the same for every job."""
     return [word for word in job.overrides if not word.startswith(HIDDEN)]
 
 
 def same_line(job: Job, kept: Job) -> str:
     """Say of which job another one of a sweep is the double, and why the two mean the same."""
     own, other = (
-        [word for word in one.overrides if word not in two.overrides and word in _shown(one)]
+        [word for word in one.overrides if word not in two.overrides and word in shown_words(one)]
         for one, two in ((job, kept), (kept, job))
     )
     idle = [*idle_words(job.config, own), *idle_words(kept.config, other)]
     reasons = dict.fromkeys(f"{key_of(w.word)}: {w.reason}; it needs {w.cure}" for w in idle)
     why = "; ".join(reasons) or "they differ in how it is done, not in what is computed"
     than = " ".join(other) or "the same without " + " ".join(own)
-    return f"{' '.join(_shown(job))} = {than} ({why})"
+    return f"{' '.join(shown_words(job))} = {than} ({why})"
 
 
 def idle_in_all(jobs: Sequence[Job]) -> list[IdleWord]:
@@ -167,7 +174,7 @@ def idle_in_all(jobs: Sequence[Job]) -> list[IdleWord]:
     found: dict[str, IdleWord] = {}
     read: set[str] = set()
     for job in jobs:
-        idle = {word.word: word for word in idle_words(job.config, _shown(job))}
+        idle = {word.word: word for word in idle_words(job.config, shown_words(job))}
         found |= idle
         read |= set(job.overrides) - set(idle)
     return [word for word in found.values() if word.word not in read]
@@ -182,6 +189,21 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
         console.print(idle_line(idle), highlight=False, soft_wrap=True)
     console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
+    if line := memory_line((job.config, job.graph) for job in jobs):
+        console.print(line, soft_wrap=True, highlight=False)
+    if values := value_line((job.config, job.graph) for job in jobs):
+        console.print(values, soft_wrap=True, highlight=False)
+    if line := power_line(rows_of(jobs), folder):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def rows_of(jobs: Sequence[Job]) -> dict[tuple[str, ...], list[Config]]:
+    """Group the jobs that differ in their seed alone: the rows of the comparison."""
+    rows: dict[tuple[str, ...], list[Config]] = {}
+    for job in jobs:
+        row = tuple(word for word in job.overrides if not word.startswith("seed="))
+        rows.setdefault(row, []).append(job.config)
+    return rows
 
 
 def _width() -> int | None:

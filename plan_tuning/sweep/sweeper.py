@@ -39,6 +39,7 @@ from plan_tuning.sweep.jobs import (
     same_line,
 )
 from plan_tuning.sweep.launch import Survivor, failed_returns
+from plan_tuning.sweep.preregistration import check_registration, register
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         first = jobs[0].config
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
+        register(jobs, folder)
         left = [job for job in jobs if not job.is_finished(folder)]
         if len(left) < len(jobs):
             logger.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
@@ -253,6 +255,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         try:
             check_names(kept)
             check_overwriting(kept, Path(self.config.hydra.sweep.dir))
+            check_registration(kept)
             check_outputs(kept[0].config)
         except ValueError as error:
             _refuse(error, "(no job was started)")

@@ -22,7 +22,7 @@ from plan_tuning.grading.equivalence import gold_defect
 from plan_tuning.records import Problem
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.published_sets import Benchmark, HubSource
-from plan_tuning.tasks.row_files import file_of, rows_of_file
+from plan_tuning.tasks.row_files import file_of, rows_of_file, rows_of_hub
 from plan_tuning.tasks.schemas import RowError
 from plan_tuning.tasks.schemas import own as own_row
 
@@ -225,21 +225,10 @@ def _source_of(benchmark: Benchmark, split: str, revision: str | None) -> HubSou
 
 
 def _rows_of_hub(source: HubSource, name: str) -> Iterator[Any]:
-    import datasets
-
+    instead = f"data.path=FOLDER or 'evaluation.benchmarks=[\"{name}=FOLDER\"]'"
     for config in source.configs:
         for split in source.splits:
-            try:
-                rows = datasets.load_dataset(
-                    source.repository, config, split=split, revision=source.revision
-                )
-            except (OSError, ValueError) as error:  # no network, no such revision, gated
-                raise DataError(
-                    f"{source.repository} at {source.revision} cannot be read from the Hub "
-                    f"({type(error).__name__}: {error}). Without a network, give a local copy: "
-                    f"data.path=FOLDER or 'evaluation.benchmarks=[\"{name}=FOLDER\"]'"
-                ) from error
-            for row in rows:
+            for row in rows_of_hub(source.repository, config, split, source.revision, instead):
                 yield {**row, "hub_config": config, "hub_split": split}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from plan_tuning.tasks.schemas import RowReader
 from plan_tuning.tasks.schemas import aime as aime_row
 from plan_tuning.tasks.schemas import gsm8k as gsm8k_row
+from plan_tuning.tasks.schemas import gsm8k_socratic as gsm8k_socratic_row
 from plan_tuning.tasks.schemas import math as math_row
 from plan_tuning.tasks.schemas import olympiadbench as olympiadbench_row
 from plan_tuning.tasks.schemas import strategyqa as strategyqa_row
@@ -43,23 +44,28 @@ class Benchmark:
     num_rows: Mapping[str, int]  # rows of the published set; another number is worth a warning
     # split -> the source whose problems are taken out of it (MATH's 12,000 = all minus MATH-500)
     without: Mapping[str, HubSource] = field(default_factory=dict)
+    has_plans: bool = False  # whether its rows on the Hub bring plans, see tasks/dataset_plans.py
 
 
 _MATH_500 = HubSource(
     "HuggingFaceH4/MATH-500", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", ("test",)
 )
+_GSM8K = ("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866")
 _HENDRYCKS = ("EleutherAI/hendrycks_math", "21a5633873b6a120296cce3e2df9d5550074f4a3")
 
 GSM8K = Benchmark(
     "gsm8k",
     gsm8k_row,
-    {
-        split: HubSource(
-            "openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", (split,), ("main",)
-        )
-        for split in ("train", "test")
-    },
+    {split: HubSource(*_GSM8K, (split,), ("main",)) for split in ("train", "test")},
     {"train": 7473, "test": 1319},
+)
+# The same problems, with a sub-question before each step of the rationale.
+GSM8K_SOCRATIC = Benchmark(
+    "gsm8k_socratic",
+    gsm8k_socratic_row,
+    {split: HubSource(*_GSM8K, (split,), ("socratic",)) for split in ("train", "test")},
+    {"train": 7473, "test": 1319},
+    has_plans=True,
 )
 # The split of PRM800K: 12,000 training problems, the rest is MATH-500.
 MATH = Benchmark(
@@ -122,7 +128,8 @@ AIME2025 = Benchmark(
     {"test": HubSource("math-ai/aime25", "563bb8404243c5f09de6ec262f2db674fe5bce9b", ("test",))},
     {"test": 30},
 )
-# The Hub's split (1,603 / 687) is not the upstream one (2,061 / 229), which needs a path.
+# The Hub's split (1,603 / 687), without decompositions, is not the upstream one (2,061 / 229): that
+# needs a path.
 STRATEGYQA = Benchmark(
     "strategyqa",
     strategyqa_row,

@@ -1,4 +1,4 @@
-"""File or folder of a data set -> its rows: JSONL, JSON, parquet or CSV."""
+"""File or folder of a data set, or a repository on the Hub -> its rows."""
 
 from __future__ import annotations
 
@@ -88,3 +88,29 @@ def _rows_of_parquet(file: Path) -> Iterator[tuple[int, Any]]:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise DataError(f"{file} is not a parquet file ({error})") from error
     yield from enumerate(table.to_pylist(), start=1)
+
+
+def rows_of_hub(
+    repository: str, config: str | None, split: str, revision: str, instead: str
+) -> Iterator[Any]:
+    """Read the rows of a split of a data set on the Hub.
+
+    Args:
+        repository: ``owner/name``.
+        config: of the data set; None: its only one.
+        split: by the Hub's name.
+        revision: commit, branch or tag.
+        instead: what helps without a network.
+
+    Raises:
+        DataError: it cannot be fetched.
+    """
+    import datasets
+
+    try:
+        yield from datasets.load_dataset(repository, config, split=split, revision=revision)
+    except (OSError, ValueError) as error:  # no network, no such revision, gated
+        raise DataError(
+            f"{repository} at {revision} cannot be read from the Hub "
+            f"({type(error).__name__}: {error}). Without a network, give a local copy: {instead}"
+        ) from error

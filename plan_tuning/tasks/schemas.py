@@ -13,12 +13,12 @@ from typing import Any
 from plan_tuning.config.data import RowForm
 from plan_tuning.grading.answers import extract
 from plan_tuning.records import Problem
+from plan_tuning.tasks.socratic import SocraticError, read_socratic, without_annotations
 
 Row = Mapping[str, Any]
 RowReader = Callable[[Row, str, str], Problem]
 """row, the id to use where it has none, the set's name -> problem; raises RowError."""
 
-_ANNOTATION = re.compile(r"<<[^<>]*>>")
 _KNOWN = frozenset({"id", "problem", "question", "answer", "solution", "hub_config", "hub_split"})
 _EITHER = re.compile(r"(-?\d+)\s+or\s+(-?\d+)\b")
 
@@ -43,10 +43,31 @@ def gsm8k(row: Row, default_id: str, source: str) -> Problem:
         id=_id(row, default_id),
         problem=_text(row, "problem", "question"),
         answer=answer.strip(),
-        solution=_ANNOTATION.sub("", solution).strip(),
+        solution=without_annotations(solution).strip(),
         source=source,
         style="gsm8k",
         metadata=_rest(row),
+    )
+
+
+def gsm8k_socratic(row: Row, default_id: str, source: str) -> Problem:
+    """Read GSM8K's configuration "socratic": lines ``sub-question ** step``, ``####``, number.
+
+    The sub-questions are the plan and the steps are the human rationale; the steps with their
+    annotations stay in the metadata (see :mod:`plan_tuning.tasks.dataset_plans`).
+    """
+    try:
+        read = read_socratic(_text(row, "answer"))
+    except SocraticError as error:
+        raise RowError("answer", str(error)) from error
+    return Problem(
+        id=_id(row, default_id),
+        problem=_text(row, "question", "problem"),
+        answer=read.number,
+        solution=read.rationale,
+        source=source,
+        style="gsm8k",
+        metadata={**_rest(row), "plan": read.plan, "annotated_execution": read.annotated},
     )
 
 

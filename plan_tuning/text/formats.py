@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import yaml
 
-from plan_tuning.config.extensions import find, records
+from plan_tuning.config.extensions import PLAIN, find, record, records
 from plan_tuning.config.training import PROMPTS, PromptConfig
 from plan_tuning.records import Message, Segment, SegmentKind
 
@@ -25,6 +26,7 @@ _BOX = re.compile(r"\\boxed\s*\{")
 _GSM8K_TAIL = re.compile(r"\n?####[^\n]*\s*\Z")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _TAGS = re.compile(r"</?(?:input|plan|output)>")
+_OUTPUT_TAGS = ("<output>\n", "\n</output>")
 
 
 class FormatError(ValueError):
@@ -128,8 +130,24 @@ def segments(learned: Mapping[str, str], answer: str) -> tuple[Segment, ...]:
         if part == "plan":
             found.append(_plan(text, tail="\n" if place < len(learned) else ""))
         else:
-            found.append(_output(_boxed(text, answer if part == "solution" else None)))
+            found.append(_output(boxed(text, answer) if part == "solution" else text))
     return tuple(found)
+
+
+def boxed(rationale: str, answer: str) -> str:
+    r"""End a rationale in a box; GSM8K's calculator marks and ``####`` line are not for students.
+
+    Args:
+        rationale: kept as it is where it has a box of its own.
+        answer: gold answer.
+
+    >>> boxed("2+2=<<2+2=4>>4\n#### 4", "4")
+    '2+2=4\nThe answer is \\boxed{4}.'
+    """
+    if _BOX.search(rationale):
+        return rationale
+    text = _GSM8K_TAIL.sub("", _CALCULATOR.sub("", rationale)).strip()
+    return f"{text}\nThe answer is \\boxed{{{answer}}}."
 
 
 def parse_plan(text: str) -> str:
@@ -165,6 +183,57 @@ def parse_output(text: str) -> str:
     return body.partition("</output>")[0].strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Conditioned:
+    """A text whose log-probability is asked for, and what stands in front of it."""
+
+    messages: tuple[Message, ...]  # what the student is asked
+    before: str  # of its completion: its plan and the tag that opens the output
+    target: str
+    after: str  # what closes the output; not asked for, but the last token may reach into it
+
+
+def conditioned(
+    problem_text: str,
+    plan: str,
+    target: str,
+    *,
+    method: str,
+    prompt: PromptConfig | str,
+    style: str,
+) -> Conditioned:
+    r"""Put a plan where the method puts plans, and an execution where the student writes it.
+
+    A student that writes its plan in the same call has it in front of its output. Of two calls, and
+    of a model that no method has trained, the plan stands in the request to carry it out; without
+    a plan it is asked for an answer as a model is that is given none.
+
+    Args:
+        problem_text: the problem.
+        plan: empty: no plan.
+        target: the execution.
+        method: how the student is asked.
+        prompt: matched or paper.
+        style: grading style; the micro-world's models write every output in its tags.
+
+    >>> conditioned("2+3?", "Add.", "5", method="m1", prompt="matched", style="math").before
+    '<plan>\nAdd.\n</plan>\n<output>\n'
+    >>> conditioned("2+3?", "", "5", method="zero_shot", prompt="matched", style="math").before
+    ''
+    """
+    plan, asked = _TAGS.sub("", plan).strip(), record("method", method)
+    is_requested = asked.calls == 2 or not asked.is_trained
+    # Nobody taught an untrained model to write the tags.
+    tags = ("", "") if is_requested and style != MICROWORLD else _OUTPUT_TAGS
+    if is_requested and plan:
+        messages = executor_messages(problem_text, plan, style=style)
+    else:
+        name = PLAIN if asked.calls == 2 else method
+        messages = student_messages(problem_text, method=name, prompt=prompt, style=style)
+    written = _plan(plan, tail="\n").text if plan and not is_requested else ""
+    return Conditioned(messages, f"{written}{tags[0]}", target, tags[1])
+
+
 def has_plan(text: str) -> bool:
     """Whether a completion holds a complete, non-empty plan."""
     before, closed, _ = text.partition("</plan>")
@@ -185,12 +254,5 @@ def _plan(plan: str, tail: str = "") -> Segment:
 
 
 def _output(text: str) -> Segment:
-    return Segment(kind=SegmentKind.SOLUTION, text=f"<output>\n{text}\n</output>")
-
-
-def _boxed(rationale: str, answer: str | None) -> str:
-    """End a rationale in a box; GSM8K's calculator marks and ``####`` line are not for students."""
-    if answer is None or _BOX.search(rationale):
-        return rationale
-    text = _GSM8K_TAIL.sub("", _CALCULATOR.sub("", rationale)).strip()
-    return f"{text}\nThe answer is \\boxed{{{answer}}}."
+    opened, closed = _OUTPUT_TAGS
+    return Segment(kind=SegmentKind.SOLUTION, text=f"{opened}{text}{closed}")

@@ -32,11 +32,21 @@ def steps(plan: str) -> list[str]:
     >>> steps("1. Find the total.\n2) Halve it.\nStep 3: Report.")
     ['Find the total.', 'Halve it.', 'Report.']
     """
+    return [text for _, text in marked_steps(plan)]
+
+
+def marked_steps(plan: str) -> list[tuple[str, str]]:
+    r"""Split a plan into its steps, each behind its number or bullet, which may be empty.
+
+    >>> marked_steps("1. Find the total.\nHalve it.")
+    [('1. ', 'Find the total.'), ('', 'Halve it.')]
+    """
     found = []
     for line in plan.split("\n"):
         text = _BULLET.sub("", _NUMBERING.sub("", line)).strip()
         if text:
-            found.append(text)
+            mark = line.rstrip()[: -len(text)].lstrip()
+            found.append((mark, text))
     return found
 
 

@@ -17,7 +17,8 @@ import torch
 from plan_tuning import interruption
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.students.loading import Student
+from plan_tuning.students.loading import Student, has_bfloat16
+from plan_tuning.students.memory import begin_peak_memory
 from plan_tuning.tracking import has_terminal
 from plan_tuning.training.distributed import ShardedStrategy
 from plan_tuning.training.logs import LogTable
@@ -34,6 +35,8 @@ _QUIET = (
     r"You defined a `validation_step` but have no `val_dataloader`.*",
     r"Found \d+ module\(s\) in eval mode at the start of training.*",
 )
+logger = logging.getLogger(__name__)
+
 _LOGGERS = ("pytorch_lightning", "lightning.fabric", "lightning_fabric")
 
 
@@ -171,6 +174,7 @@ def prepare(config: TrainerConfig, seed: int) -> None:
         ConfigError: the hardware is not there.
     """
     check_hardware(config)
+    begin_peak_memory()
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
@@ -185,6 +189,13 @@ def check_hardware(trainer: TrainerConfig) -> None:
             process is no rank.
     """
     check_cards(trainer)
+    has_card = trainer.accelerator != "cpu" and torch.cuda.is_available()
+    if has_card and trainer.precision == "bf16" and not has_bfloat16():
+        logger.warning(
+            "%s only emulates bfloat16, which is many times slower than float32: "
+            "trainer.precision=fp32 (another student: the precision counts)",
+            torch.cuda.get_device_name(),
+        )
     if trainer.devices > 1 and "LOCAL_RANK" not in os.environ:
         # Lightning would start this command again for every further rank: the whole job or sweep,
         # which then waits for the student that this process is holding the lock of.

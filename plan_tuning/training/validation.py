@@ -13,7 +13,7 @@ import torch
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.evaluation.predictions import solve
-from plan_tuning.evaluation.writers import Writer
+from plan_tuning.evaluation.writers import AdapterOffWriter, Writer
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem
 from plan_tuning.training.distributed import Ranks
@@ -37,7 +37,7 @@ class HeldOutEvaluation:
     """Held-out problems, and how a student that is being trained is evaluated on them.
 
     ``evaluation`` is made greedy, see :func:`greedy`; ``executor`` carries out m2's plans, None:
-    the student itself.
+    the student itself, or with ``executes_with_base`` the base beneath its adapter.
     """
 
     problems: Sequence[Problem]
@@ -46,6 +46,7 @@ class HeldOutEvaluation:
     evaluation: EvaluationConfig
     grader: Grader
     executor: Writer | None = None
+    executes_with_base: bool = False
 
     def of(self, held_out: Sequence[str], count: int) -> HeldOutEvaluation:
         """Keep the first ``count`` problems of those that are held out."""
@@ -64,12 +65,16 @@ class GeneratedAccuracy(pl.Callback):
 
     def __init__(self, evaluation: HeldOutEvaluation, log: CompletionLog | None = None) -> None:
         self.held_out = replace(evaluation, evaluation=greedy(evaluation.evaluation))
+        self._executing = evaluation.evaluation  # an executor decodes as at test time
         self.log_of_completions = log
         self.accuracies: dict[int, float] = {}
 
     def measure(self, module: Any) -> float:
         """Solve the held-out problems with the module's student as it is now."""
         held_out, step = self.held_out, module.finished_steps
+        executor = held_out.executor
+        if held_out.executes_with_base:
+            executor = AdapterOffWriter(module.student, self._executing)
         ranks = Ranks(module.trainer)
         # In the precision of the training. The weights stand still meanwhile, so that what autocast
         # keeps of them is right until this context, the outermost one, forgets it.
@@ -82,7 +87,7 @@ class GeneratedAccuracy(pl.Callback):
                 evaluation=held_out.evaluation,
                 benchmark="validation",
                 grader=held_out.grader,
-                executor=held_out.executor,
+                executor=executor,
             )
         right = torch.tensor(
             float(sum(row.is_correct for row in predictions)), device=module.device

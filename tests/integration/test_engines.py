@@ -157,7 +157,10 @@ def test_a_served_student_says_the_same(
     assert answers(writer, served) == expected
     assert {p.finish_reason for p in expected} == {"length"}, "cut answers are kept as they are"
     for asked in payloads:  # a server would think, and sample as the generation config says
-        assert asked["chat_template_kwargs"] == {"enable_thinking": False}
+        assert asked["chat_template_kwargs"] == {
+            "enable_thinking": False,
+            "date_string": "26 Jul 2024",
+        }
         assert (asked["top_k"], asked["top_p"], asked["repetition_penalty"]) == (-1, 1.0, 1.0)
         assert "stop" not in asked
 

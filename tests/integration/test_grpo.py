@@ -90,8 +90,8 @@ def test_a_reference_that_is_not_the_start_stops_the_run(
 
     copied = policy.frozen_copy
 
-    def wrong(student: Any) -> Any:
-        model = copied(student)
+    def wrong(student: Any, *where: Any) -> Any:
+        model = copied(student, *where)
         with torch.no_grad():
             model.get_input_embeddings().weight.mul_(1.3)
         return model
@@ -188,8 +188,8 @@ def test_the_policies_are_checked_at_the_first_update_whenever_it_comes(
 
     copied = policy.frozen_copy
 
-    def wrong(student: Any) -> Any:
-        model = copied(student)
+    def wrong(student: Any, *where: Any) -> Any:
+        model = copied(student, *where)
         with torch.no_grad():
             model.get_input_embeddings().weight.mul_(1.3)
         return model

@@ -12,7 +12,7 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
 from plan_tuning.evaluation.predictions import solve
-from plan_tuning.evaluation.writers import LocalWriter
+from plan_tuning.evaluation.writers import LocalWriter, WaitingWriter
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import load_student
@@ -192,3 +192,46 @@ def test_selection_by_accuracy_needs_problems():
         TrainerConfig(select_by="accuracy", select_best=True)
     with pytest.raises(ConfigError, match="select_by"):
         TrainerConfig(select_by="taste")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_base_that_executes_is_the_adapter_switched_off(base, tmp_path, grader, precision):
+    """The same answers as those of a second model, which no card has to hold."""
+    trainings = {}
+    for is_base in (False, True):
+        folder = tmp_path / str(is_base)
+        executor = None if is_base else LocalWriter(load_student(base, MODEL), EVALUATION)
+        evaluation = HeldOutEvaluation(
+            *(PROBLEMS, "m2", PromptConfig(), EVALUATION, grader, executor),
+            executes_with_base=is_base,
+        )
+        knobs = {**KNOBS, "max_steps": 15, "precision": precision}
+        train_student(
+            TrainingRun(folder, tmp_path / "run"),
+            SFTSettings(MODEL, AdapterConfig(name="lora", rank=4), TrainerConfig(**knobs),
+                        MethodConfig(name="m2"), 3),
+            base, rows("m2"), evaluation,
+        )  # fmt: skip
+        trainings[is_base] = samples(folder)
+    assert trainings[True] == trainings[False] != []
+
+
+def test_an_executor_waits_off_the_card(base):
+    """It is loaded when plans are executed first, and leaves the card behind them."""
+    placed, loads = [], []
+
+    def load():
+        loads.append(1)
+        student = load_student(base, MODEL)
+        move = student.model.to
+        student.model.to = lambda place: placed.append(place) or move("cpu")
+        return student
+
+    writer = WaitingWriter(load, "cuda:0", EVALUATION)
+    assert not loads
+    for _ in range(2):
+        asked = [writer.execution_request(PROBLEMS[1], "Add.")]
+        found = writer.write([("p1", 0)], asked, max_new_tokens=4, phase="executing", progress=None)
+        assert found[0].num_tokens > 0
+    assert loads == [1]
+    assert placed == ["cuda:0", "cpu"] * 2

@@ -37,9 +37,10 @@ def test_the_direction_of_a_claim_is_compared_without_a_number_on_the_microworld
         make_job(tmp_path, method="sft", seed=seed, accuracies={"microworld": 0.2})
         make_job(tmp_path, method="m1", seed=seed, accuracies={"microworld": 0.9})
     assert _findings(tmp_path) == [("microworld", "agrees", NOT_PUBLIC)]
-    _, ((_, _, text, _),) = finding_table(_found(tmp_path))
-    assert text.startswith("agrees: +")
-    assert text.endswith(", 3 seeds")
+    _, ((claim, _, text, _),) = finding_table(_found(tmp_path))
+    assert claim.startswith("T2: plan-tuned students")
+    assert text.startswith("agrees: 15.6 -> 91.7, +76.1 [")
+    assert text.endswith(", 3 seeds, resolved: yes")
 
 
 def test_a_verdict_of_one_seed_is_marked_wherever_it_is_printed(tmp_path: Path) -> None:
@@ -48,7 +49,11 @@ def test_a_verdict_of_one_seed_is_marked_wherever_it_is_printed(tmp_path: Path) 
     make_job(tmp_path, method="m2", accuracies={"microworld": 0.9})
     _, lines = finding_table(_found(tmp_path))
     assert [line[2].partition(":")[0] for line in lines] == ["agrees†", "agrees†", "undecided†"]
-    assert all(line[2].endswith(", 1 seed") for line in lines)
+    assert [line[2].partition(", 1 seed, ")[2] for line in lines] == [
+        "resolved: yes",
+        "resolved: yes",
+        "resolved: no",
+    ]
     _, summary = finding_summary(_found(tmp_path))
     assert summary[0][1] == "agrees 2†"
 

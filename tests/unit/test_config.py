@@ -73,7 +73,7 @@ def test_the_models_bring_their_trainer_and_the_command_line_wins() -> None:
 @pytest.mark.parametrize(
     ("preset", "explicit", "key", "value"),
     [
-        ("model=tiny_llama", "trainer=gpu_bf16", "trainer.micro_batch_tokens", 65536),
+        ("model=tiny_llama", "trainer=gpu_bf16", "trainer.micro_batch_tokens", 32768),
         ("model=tiny_gemma3", "trainer=micro", "trainer.max_steps", 200),
         ("model=micro", "trainer=paper", "trainer.batch_size", 8),
         ("model=tiny_qwen3", "evaluation=paper", "evaluation.max_new_tokens", 4096),
@@ -104,7 +104,7 @@ def test_a_preset_leaves_what_an_experiment_chose(
     add_experiments([tmp_path])
     for name in ("one", "two"):
         config = composed(f"experiment={name}")
-        assert (config.model.name, config.trainer.micro_batch_tokens) == ("tiny_qwen3", 65536)
+        assert (config.model.name, config.trainer.micro_batch_tokens) == ("tiny_qwen3", 32768)
 
 
 def test_a_seed_covers_the_micro_world() -> None:

@@ -11,12 +11,12 @@ import torch
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
-from plan_tuning.records import Problem
+from plan_tuning.records import Completion, Problem
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.training.grpo.data import PlannedProblem
-from plan_tuning.training.grpo.policy import Policy, sampler_dtype
-from plan_tuning.training.grpo.rollout import sample_groups
+from plan_tuning.training.grpo.policy import Policy, copy_of, sampler_dtype
+from plan_tuning.training.grpo.rollout import Rollout, sample_groups
 
 PLANNED = PlannedProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
 
@@ -117,3 +117,75 @@ def test_the_precision_of_the_sampler() -> None:
     assert sampler_dtype("auto", trainer) is None
     assert sampler_dtype("bfloat16", trainer) == torch.bfloat16
     assert sampler_dtype("float32", trainer) == torch.float32
+
+
+def test_copies_are_made_in_their_precision_and_share_what_stays_as_it_is(folder: Path) -> None:
+    student = student_of(folder, "lora")
+    model = student.model
+    whole = copy_of(model, torch.float32, torch.device("cpu"))
+    assert whole.get_base_model().get_input_embeddings().weight is (
+        student.causal_lm.get_input_embeddings().weight
+    ), "frozen, and no update is merged into it"
+    own, copies = dict(model.named_parameters()), dict(whole.named_parameters())
+    for name, weight in own.items():
+        if "q_proj" in name:
+            assert copies[name].data_ptr() != weight.data_ptr(), name
+    rounded = copy_of(model, torch.bfloat16, torch.device("cpu"))
+    assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in rounded.parameters())
+
+
+def test_no_copy_in_the_masters_precision_is_made_on_the_way(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deep copies double a machine's memory: none of a weight is made."""
+    student = student_of(folder, "full")
+    copied: list[torch.Tensor] = []
+    deepcopy_of = torch.Tensor.__deepcopy__
+    monkeypatch.setattr(
+        torch.nn.Parameter,
+        "__deepcopy__",
+        lambda self, memo: copied.append(self) or deepcopy_of(self, memo),
+    )
+    for reference in ("float32", "bfloat16"):
+        method = GRPOConfig(sampler_dtype="bfloat16", reference_dtype=reference)
+        policy = Policy(student, method=method, trainer=TrainerConfig(accelerator="cpu"))
+        with policy.reference() as model:
+            assert {p.dtype for p in model.parameters()} == {getattr(torch, reference)}
+    assert not copied
+
+
+@pytest.mark.parametrize("is_merged", [True, False])
+def test_rollouts_beside_a_rounded_base(folder: Path, is_merged: bool) -> None:
+    """Merged copies are in one precision; the student itself is read under autocast only."""
+    model = ModelConfig(name="tiny", kind="tiny", family="qwen3")
+    student = load_student(
+        folder,
+        model,
+        for_training=True,
+        adapter=AdapterConfig(name="lora", rank=4),
+        rounds_base=True,
+    )
+    policy = policy_of(student, is_merged=is_merged)
+    assert policy.samples_in_autocast is not is_merged
+    with torch.autocast("cpu", torch.bfloat16, enabled=policy.samples_in_autocast):
+        assert len(sampled(policy.sampler())) == 4
+    if is_merged:
+        assert {p.dtype for p in policy.sampler().model.parameters()} == {torch.float32}
+
+
+def test_autocast_keeps_nothing_of_a_pass_without_gradients(folder: Path) -> None:
+    """Casts that it kept would have no gradient in the update, before torch 2.11."""
+    student = student_of(folder, "full")
+    policy = policy_of(student, is_merged=False)
+    layer = student.causal_lm.get_decoder().layers[0].mlp.up_proj
+    states = torch.ones(1, layer.in_features)
+    completion = Completion("ab", (5, 6), "stop", 2, (0.0, 0.0))
+    rollout = Rollout(PLANNED.problem, "1.", 0, (4, 5), completion, "", 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        policy.log_probs(student.causal_lm, [rollout])
+        with torch.no_grad():
+            before = (layer.weight.to(torch.bfloat16) @ states[0].to(torch.bfloat16)).float()
+            layer.weight.neg_()
+            found = layer(states)[0].float()
+    torch.testing.assert_close(found, -before, atol=1e-2, rtol=2e-2)

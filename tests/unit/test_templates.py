@@ -3,7 +3,13 @@
 import pytest
 from transformers import GenerationConfig
 
-from plan_tuning.students.templates import TemplateError, end_ids, prompt_ids, turn_end_ids
+from plan_tuning.students.templates import (
+    TemplateError,
+    end_ids,
+    prompt_ids,
+    template_date,
+    turn_end_ids,
+)
 from plan_tuning.students.tiny import build_tokenizer
 
 SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+3?"}]
@@ -91,3 +97,25 @@ def test_a_template_without_an_end_token_ends_with_end_of_text():
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}\n{% endfor %}"
     )
     assert turn_end_ids(tokenizer) == [tokenizer.eos_token_id]
+
+
+# How Llama-3.2's template, and those that ask a clock themselves, come by a date.
+DATED = {
+    "llama": (
+        "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+        '{%- set date_string = strftime_now("%d %b %Y") %}'
+        '{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}'
+        "{{- 'Today Date: ' + date_string + '. ' }}"
+    ),
+    "clock": "{%- set today = strftime_now('%d %b %Y') %}{{- 'Today Date: ' + today + '. ' }}",
+}
+
+
+@pytest.mark.parametrize("kind", DATED)
+def test_a_template_that_writes_the_date_writes_a_fixed_one(kind: str):
+    tokenizer = build_tokenizer("llama")
+    assert template_date(tokenizer) is None
+    tokenizer.chat_template = DATED[kind] + tokenizer.chat_template
+    found = tokenizer.decode(prompt_ids(tokenizer, USER))
+    assert "Today Date: 26 Jul 2024. " in found
+    assert template_date(tokenizer) == "2024-07-26"

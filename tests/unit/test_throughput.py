@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from plan_tuning.training.sft.metrics import (
@@ -56,3 +60,28 @@ def test_a_pass_costs_a_small_model_more_tokens() -> None:
     for device in ("cpu", "cuda"):
         assert pass_overhead(small, device) > pass_overhead(large, device) > 0
     assert pass_overhead(large, "cuda") > pass_overhead(large, "cpu")
+
+
+def test_the_grpo_benchmark_says_what_a_card_was_used_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``--work gpu`` prints after its measurement, of a card that is there by name only."""
+    folder = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    work = __import__("grpo_work")
+    monkeypatch.setitem(sys.modules, "grpo_work", work)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
+    causal_lm, _ = work.build("plain")
+    size = work.WORKS["plain"]
+    found = work.card_shares(causal_lm, size, {"rollout": 0.1, "train": 0.2})
+    rows = work.PROMPTS * work.GROUP
+    expected = utilisation(
+        causal_lm,
+        "NVIDIA H100 80GB HBM3",
+        tokens=work.PROMPTS * (size.prompt_tokens + work.GROUP * size.new_tokens),
+        supervised=rows * size.new_tokens,
+        rows=rows,
+        seconds=0.2,
+    )
+    assert found["training_mfu"] == pytest.approx(expected)
+    assert 0.0 < found["bandwidth_share"] < 1.0
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card of tomorrow")
+    assert work.card_shares(causal_lm, size, {"rollout": 0.1, "train": 0.2}) == {}

@@ -23,6 +23,7 @@ from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import load_student
+from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import StepCheckpoints, latest_checkpoint, remove, step_of
 from plan_tuning.training.grpo.data import PlannedProblem, hold_out
 from plan_tuning.training.grpo.module import GRPOModule
@@ -98,11 +99,18 @@ def train_grpo(
         ConfigError: dropout, or hardware that is not there.
         TeacherError: the judge cannot be asked any more; the same command goes on later.
     """
-    trainer, method, reward = settings.trainer, settings.method, settings.reward
+    trainer, reward = settings.trainer, settings.reward
+    method = settings.method.resolved(trainer.precision)
     prepare(trainer, settings.seed)
     _check(settings, problems)
     training, held_out = hold_out(problems, count=method.val_problems, seed=settings.seed)
-    student = load_student(start, settings.model, for_training=True, adapter=settings.adapter)
+    student = load_student(
+        start,
+        settings.model,
+        for_training=True,
+        adapter=settings.adapter,
+        rounds_base=settings.adapter.rounds_base(trainer.precision),
+    )
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)
     log_summary(method, trainer, settings.prompt, student, training)
@@ -196,6 +204,7 @@ def _facts(
     num_problems: int,
 ) -> dict[str, Any]:
     known = [value for value in module.rewards if not math.isnan(value)]
+    date = template_date(module.student.tokenizer)
     facts: dict[str, Any] = {
         "steps": module.finished_steps,
         "resumed_from_step": resumed,
@@ -206,6 +215,7 @@ def _facts(
         "completion_tokens": module.tokens,
         "train_s": round(module.seconds, 3),
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
+        **({} if date is None else {"template_date": date}),
     }
     facts |= {
         name.removeprefix("train/"): value

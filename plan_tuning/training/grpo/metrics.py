@@ -61,9 +61,9 @@ class PassStatistics:
                 self.maxima[place] = torch.maximum(self.maxima[place], found)
 
     def gaps(self, reduce: Reduce) -> dict[str, float]:
-        """Average the differences of log-probabilities over the tokens of all ranks, in nats."""
+        """Average what two policies differ by over the tokens of all ranks, in nats."""
         sums = dict(zip(_SUMS, reduce(self.sums.clone(), "sum").tolist(), strict=True))
-        return {name: sums[name] / max(sums["tokens"], 1.0) for name in _GAPS}
+        return {name: sums[name] / max(sums["tokens"], 1.0) for name in (*_GAPS, "kl_k3")}
 
     def summary(self, method: GRPOConfig, reduce: Reduce) -> dict[str, float]:
         """Average over tokens of all ranks."""

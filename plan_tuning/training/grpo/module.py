@@ -75,7 +75,7 @@ class GRPOModule(pl.LightningModule):
         self.problems = problems
         self.reward_worker = reward_worker
         self.reward = reward_worker.reward
-        self.method = method
+        self.method = method = method.resolved(trainer.precision)
         self.prompt = prompt
         self.config = method.optimisation(trainer)
         self.seed = seed
@@ -197,7 +197,8 @@ class GRPOModule(pl.LightningModule):
         )
         first = sum(counts[: self.ranks.rank])
         mine = range(first, first + counts[self.ranks.rank])
-        with timer("rollout"), torch.autocast(self.device.type, enabled=False):
+        mixes = self.policy.samples_in_autocast
+        with timer("rollout"), torch.autocast(self.device.type, torch.bfloat16, enabled=mixes):
             rollouts = sample_groups(
                 self.policy.sampler(),
                 [self.problems[rows[place]] for place in mine],

@@ -16,14 +16,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.students.loading import Student, cast_weights
+from plan_tuning.students.loading import Student, has_bfloat16
 from plan_tuning.students.log_probs import (
     TokenLogProbs,
     chunk_logits,
@@ -45,8 +47,15 @@ def sampler_dtype(choice: str, trainer: TrainerConfig) -> torch.dtype | None:
     """
     if choice != "auto":
         return torch.bfloat16 if choice == "bfloat16" else torch.float32
-    has_card = trainer.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.bfloat16 if has_card and trainer.precision == "bf16" else None
+    is_real = trainer.accelerator != "cpu" and has_bfloat16()
+    return torch.bfloat16 if is_real and trainer.precision == "bf16" else None
+
+
+def place_of(student: Student, trainer: TrainerConfig) -> torch.device:
+    """Say where a copy of a student is made: on the card that trains it, where there is one."""
+    if trainer.accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return student.device
 
 
 def shares_prompts(method: GRPOConfig, trainer: TrainerConfig) -> bool:
@@ -76,18 +85,21 @@ class Policy:
         self._weights: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
         own = next(p.dtype for p in student.model.parameters() if p.requires_grad)
         dtype = sampler_dtype(method.sampler_dtype, trainer)
+        place = place_of(student, trainer)
         has_adapter = hasattr(student.model, "peft_config")
         if is_quantised(student):
             logger.info("rollouts are sampled from the quantised weights, adapters unmerged")
         elif method.merged_sampler and has_adapter:
-            self._sampler = _copied(student, dtype, is_merged=True)
+            merged = copy_of(student.model, dtype or own, place).unload()
+            self._sampler = replace(student, model=merged, is_rounded=False)
             self._layers = [
                 (module, self._sampler.model.get_submodule(name).weight)
                 for name, module in student.causal_lm.named_modules()
                 if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer")
             ]
         elif dtype not in (None, own):
-            self._sampler = _copied(student, dtype, is_merged=False)
+            rounded = copy_of(student.model, dtype, place)
+            self._sampler = replace(student, model=rounded, is_rounded=False)
             copies = dict(self._sampler.model.named_parameters())
             self._weights = [
                 (weight, copies[name])
@@ -95,7 +107,13 @@ class Policy:
                 if weight.requires_grad
             ]
         needs_copy = method.has_reference and not has_adapter
-        self._reference = frozen_copy(student) if needs_copy else None
+        kind = torch.bfloat16 if method.reference_dtype == "bfloat16" else None
+        self._reference = frozen_copy(student, kind, place) if needs_copy else None
+
+    @property
+    def samples_in_autocast(self) -> bool:
+        """Whether rollouts come from the trained model, whose base only autocast can read."""
+        return self._sampler is None and self.student.is_rounded
 
     @property
     def dtypes(self) -> set[torch.dtype]:
@@ -152,6 +170,8 @@ class Policy:
             parts = values.log_probs.split(batch.lengths.tolist())
             for place, part in zip(batch.indices, parts, strict=True):
                 found[place] = part.cpu()
+        # Before torch 2.11 a cast that autocast keeps from here would have no gradient later.
+        torch.clear_autocast_cache()
         return found, tokens
 
 
@@ -160,23 +180,41 @@ def is_quantised(student: Student) -> bool:
     return bool(getattr(student.causal_lm, "is_quantized", False))
 
 
-def _copied(student: Student, dtype: torch.dtype | None, *, is_merged: bool) -> Student:
-    model = copy.deepcopy(student.model)
-    if is_merged:
-        model = model.merge_and_unload()
-    if dtype is not None:
-        cast_weights(model, dtype)
-    model.requires_grad_(False)
-    model.eval()
-    return Student(model, student.tokenizer, student.end_ids, student.turn_end, student.origin)
+def copy_of(model: Any, dtype: torch.dtype | None, place: torch.device) -> Any:
+    """Copy a model for inference, weight by weight into its precision and place.
+
+    No second copy in the precision of the masters is made on the way. A frozen weight that is
+    already as it shall be is shared, not copied.
+
+    Args:
+        model: its buffers are copied as they are: rotary frequencies stay float32.
+        dtype: of the copy's weights; None: as they are.
+        place: where they lie.
+    """
+    memo: dict[int, Any] = {}
+    layers = {id(p) for m in model.modules() if hasattr(m, "base_layer") for p in m.parameters()}
+    for weight in model.parameters():
+        kind = dtype if dtype is not None and weight.is_floating_point() else weight.dtype
+        is_own = weight.requires_grad or id(weight) in layers  # an update is merged into those
+        if not is_own and weight.dtype == kind and weight.device == place:
+            memo[id(weight)] = weight
+            continue
+        values = weight.detach().to(place, kind, copy=True)
+        memo[id(weight)] = torch.nn.Parameter(values, requires_grad=False)
+    copied = copy.deepcopy(model, memo)
+    copied.eval()
+    return copied
 
 
-def frozen_copy(student: Student) -> Any:
-    """Copy the model before it is trained: the reference where all weights are trained."""
-    model = copy.deepcopy(student.causal_lm)
-    model.requires_grad_(False)
-    model.eval()
-    return model
+def frozen_copy(student: Student, dtype: torch.dtype | None, place: torch.device) -> Any:
+    """Copy the model before it is trained: the reference where all weights are trained.
+
+    Args:
+        student: is trained.
+        dtype: of the copy's weights; None: as they are.
+        place: where they lie.
+    """
+    return copy_of(student.causal_lm, dtype, place)
 
 
 def completion_log_probs(

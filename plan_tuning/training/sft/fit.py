@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
+from plan_tuning.students.skeleton import load_skeleton
+from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
     BestWeights,
     Checkpoints,
@@ -91,7 +94,7 @@ def train_student(
     """
     config = settings.trainer
     prepare(config, settings.seed)
-    student = load_student(base, settings.model, for_training=True, adapter=settings.adapter)
+    student = _load(base, settings)
     encoded, dropped = _encode_all(student, rows, settings)
     training, held_out = batches.split_validation(
         encoded, fraction=config.val_fraction, seed=settings.seed
@@ -159,6 +162,17 @@ def train_student(
     del module, student, trainer
     gc.collect()
     return facts
+
+
+def _load(base: Path | str, settings: SFTSettings) -> Student:
+    """Load what is trained; of ranks that spread the weights the first one alone reads them."""
+    config, adapter = settings.trainer, settings.adapter
+    if config.strategy == "fsdp" and os.environ.get("LOCAL_RANK", "0") != "0":
+        return load_skeleton(base, settings.model, adapter=adapter)
+    rounds_base = adapter.rounds_base(config.precision, config.strategy)
+    return load_student(
+        base, settings.model, for_training=True, adapter=adapter, rounds_base=rounds_base
+    )
 
 
 def _accuracy(
@@ -230,6 +244,7 @@ def _facts(
     dropped: _Dropped,
     resumed_from: int,
 ) -> dict[str, Any]:
+    date = template_date(module.student.tokenizer)
     facts: dict[str, Any] = {
         "steps": module.finished_steps,
         "resumed_from_step": resumed_from,
@@ -245,6 +260,7 @@ def _facts(
         "dropped_ids": dropped.ids[:_MAX_DROPPED_IDS],
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
         **({} if best is None else best.facts()),
+        **({} if date is None else {"template_date": date}),
     }
     if accuracy is not None and accuracy.accuracies:
         facts["val_accuracy"] = accuracy.accuracies[max(accuracy.accuracies)]

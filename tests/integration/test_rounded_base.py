@@ -1,0 +1,149 @@
+"""A frozen base in bfloat16 beside LoRA: nothing is cast, and nothing comes out otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from plan_tuning.config.model import AdapterConfig, ModelConfig
+from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.students.loading import Student, load_student
+from plan_tuning.students.log_probs import token_log_probs
+from plan_tuning.students.tiny import make_tiny
+from plan_tuning.training.lightning import TrainingRun
+from plan_tuning.training.sft.fit import SFTSettings, train_student
+
+from .sft_world import make_rows
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
+
+FAMILIES = ("qwen3", "gemma3", "llama")
+
+
+def model_of(family: str) -> ModelConfig:
+    return ModelConfig(name="tiny", kind="tiny", family=family)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """Every family as it is published, in bfloat16, and as a full training leaves it."""
+    root = tmp_path_factory.mktemp("bases")
+    found = {}
+    for family in FAMILIES:
+        plain = root / f"{family}_float32"
+        make_tiny(plain, family, 0)
+        student = load_student(plain, model_of(family))
+        published = root / f"{family}_bfloat16"
+        student.model.to(torch.bfloat16).save_pretrained(published)
+        student.tokenizer.save_pretrained(published)
+        found[family, "float32"], found[family, "bfloat16"] = plain, published
+    return found
+
+
+def loaded(base: Path, family: str, *, rounds_base: bool) -> Student:
+    torch.manual_seed(0)
+    student = load_student(
+        base,
+        model_of(family),
+        for_training=True,
+        adapter=AdapterConfig(name="lora", rank=4),
+        rounds_base=rounds_base,
+    )
+    torch.manual_seed(1)
+    for name, parameter in student.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0.0, 0.1)
+    student.model.train()
+    return student
+
+
+def loss_of(student: Student) -> torch.Tensor:
+    ids = torch.randint(5, 500, (2, 17), generator=torch.Generator().manual_seed(3))
+    positions = torch.arange(13)  # no weight has such a side
+    with torch.autocast("cpu", torch.bfloat16):
+        found = token_log_probs(student.causal_lm, ids, positions, ids.flatten()[positions + 1])
+    return -found.log_probs.sum()
+
+
+def saved_casts(student: Student) -> tuple[int, torch.Tensor]:
+    """Bytes of frozen weights that autocast copied and kept for the backward pass, and the loss."""
+    frozen = [p for p in student.model.parameters() if not p.requires_grad and p.ndim == 2]
+    shapes = {frozenset(p.shape) for p in frozen}
+    own = {p.untyped_storage().data_ptr() for p in frozen}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.ndim == 2 and frozenset(tensor.shape) in shapes and storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(student)
+    return sum(kept.values()), loss
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float32"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_and_gradients_are_equal_to_the_bit(
+    bases: dict[tuple[str, str], Path], family: str, stored: str
+) -> None:
+    found = []
+    for rounds_base in (False, True):
+        student = loaded(bases[family, stored], family, rounds_base=rounds_base)
+        trained = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
+        assert {p.dtype for p in trained.values()} == {torch.float32}
+        begun = {name: p.detach().clone() for name, p in trained.items()}
+        loss = loss_of(student)
+        loss.backward()
+        found.append((loss.detach(), begun, {n: p.grad for n, p in trained.items()}))
+    (plain, plain_weights, plain_grads), (rounded, weights, grads) = found
+    assert torch.equal(plain, rounded)
+    for name in weights:
+        assert torch.equal(plain_weights[name], weights[name]), name
+        assert torch.equal(plain_grads[name], grads[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_published_base_is_never_cast(bases: dict[tuple[str, str], Path], family: str) -> None:
+    base = bases[family, "bfloat16"]
+    before, _ = saved_casts(loaded(base, family, rounds_base=False))
+    student = loaded(base, family, rounds_base=True)
+    after, _ = saved_casts(student)
+    frozen = [p for p in student.model.parameters() if not p.requires_grad and p.ndim == 2]
+    assert before >= 2 * sum(p.numel() for p in frozen if p.shape[0] != 1024)
+    assert after == 0
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("export", ["auto", "merged"])
+@pytest.mark.parametrize("stored", ["bfloat16", "float32"])
+def test_a_whole_training_writes_the_same_student(
+    bases: dict[tuple[str, str], Path], tmp_path: Path, stored: str, export: str
+) -> None:
+    written = []
+    for base_dtype in ("float32", "auto"):
+        folder = tmp_path / base_dtype
+        train_student(
+            TrainingRun(folder, tmp_path),
+            SFTSettings(
+                model=model_of("gemma3"),
+                adapter=AdapterConfig(name="lora", rank=4, base_dtype=base_dtype, export=export),
+                trainer=TrainerConfig(
+                    learning_rate=1e-2, accelerator="cpu", max_steps=3, val_fraction=0.25
+                ),
+                method=MethodConfig(name="m1"),
+                seed=0,
+            ),
+            bases["gemma3", stored],
+            make_rows(8),
+        )
+        (file,) = folder.glob("*.safetensors")
+        written.append(load_file(file))
+    assert written[0].keys() == written[1].keys()
+    for name, weight in written[0].items():
+        assert weight.dtype == written[1][name].dtype == torch.float32, name
+        assert torch.equal(weight, written[1][name]), name

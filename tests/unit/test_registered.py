@@ -1,0 +1,171 @@
+"""What a sweep registers before its first job, and how the comparison speaks of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from composition import jobs_of
+from sweep_builder import make_job
+
+from plan_tuning.comparison.comparison import Comparison
+from plan_tuning.comparison.comparison_files import compare
+from plan_tuning.comparison.registered import REGISTRATION_FILE, read_registration
+from plan_tuning.comparison.runs import ComparisonError
+from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.comparison import ComparisonConfig, RegistrationConfig
+from plan_tuning.sweep.jobs import Job
+from plan_tuning.sweep.preregistration import check_registration, register
+
+WORDS = (
+    "method=sft,m1",
+    "registration.hypothesis=M1 beats SFT",
+    "registration.claims=[planning_beats_sft]",
+    "registration.smallest_effect=5",
+    "registration.seeds=[0,1,2]",
+)
+
+
+def _jobs(outputs: Path, *words: str) -> list[Job]:
+    return jobs_of(outputs, *(words or (*WORDS, "seed=0,1,2")))
+
+
+def _finish(folder: Path, jobs: list[Job]) -> None:
+    for job in jobs:
+        method = job.config.method.name
+        make_job(
+            folder,
+            name=job.name,
+            method=method,
+            seed=job.config.seed,
+            accuracies={"microworld": 0.9 if method == "m1" else 0.5, "other": 0.5},
+        )
+
+
+def _compared(folder: Path) -> Comparison:
+    return compare([folder], console=False)
+
+
+def test_what_was_registered_is_confirmatory_and_all_else_exploratory(tmp_path: Path) -> None:
+    jobs, folder = _jobs(tmp_path), tmp_path / "mine"
+    registered = register(jobs, folder)
+    assert registered is not None
+    assert (registered.hypothesis, registered.benchmark) == ("M1 beats SFT", "microworld")
+    assert sorted(registered.jobs) == sorted(job.name for job in jobs)
+    _finish(folder, jobs)
+    found = _compared(folder)
+    kinds = {item.benchmark: item.is_confirmatory for item in found.findings}
+    assert kinds == {"microworld": True, "other": False}
+    assert found.registration[0].endswith(
+        "M1 beats SFT. By accuracy on microworld, smallest effect 5 points, seeds 0, 1, 2. "
+        "Confirmatory are the claims planning_beats_sft on microworld; all else is exploratory."
+    )
+    assert found.registration[1:] == ("No deviation from the registration.",)
+    text = (folder / "comparison.md").read_text()
+    assert "resolved: yes, confirmatory" in text
+    assert found.table.smallest_effect == pytest.approx(0.05)
+    content = json.loads((folder / "comparison.json").read_text())
+    assert content["registration"] == list(found.registration)
+
+
+def test_the_same_sweep_keeps_its_registration_byte_for_byte(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    first = register(_jobs(tmp_path), folder)
+    content = (folder / REGISTRATION_FILE).read_bytes()
+    assert register(_jobs(tmp_path), folder) == first
+    assert (folder / REGISTRATION_FILE).read_bytes() == content
+
+
+def test_a_change_shows_and_keeps_what_was_registered(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    jobs = _jobs(tmp_path)
+    first = register(jobs, folder)
+    _finish(folder, jobs)
+    changed = ("method=m1,m2", "registration.hypothesis=M2 beats all", *WORDS[2:], "seed=0,1,2,3")
+    more = _jobs(tmp_path, *changed)
+    register(more, folder)
+    register(more, folder)  # the same change again is one change
+    after = read_registration(folder)
+    assert first is not None
+    assert after is not None
+    assert after.digest == first.digest
+    assert replace(after, amendments=()) == first
+    ((amendment),) = after.amendments
+    assert amendment.num_results == 6
+    assert amendment.changes[0] == "hypothesis: M1 beats SFT became M2 beats all"
+    assert amendment.changes[1].startswith("3 jobs removed: method=sft seed=0")
+    assert amendment.changes[2].startswith("5 jobs added: ")
+    _finish(folder, [job for job in more if job.config.seed == 3])
+    lines = _compared(folder).registration
+    assert any("became M2 beats all" in line and "with 6 results there" in line for line in lines)
+    assert any("2 results are of jobs that were not registered" in line for line in lines)
+
+
+def test_what_is_missing_is_a_deviation(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    jobs = _jobs(tmp_path)
+    register(jobs, folder)
+    _finish(folder, [job for job in jobs if job.config.seed < 2])
+    found = _compared(folder)
+    assert not any(item.is_confirmatory for item in found.findings)
+    assert any("2 of 6 registered jobs have no result" in line for line in found.registration)
+    assert "Deviation: registered seeds without a result: 2." in found.registration
+    assert any("no two rows are what is compared by" in line for line in found.registration)
+
+
+def test_without_a_registration_everything_is_exploratory(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, "method=sft,m1", "seed=0,1")
+    assert register(jobs, tmp_path / "mine") is None
+    _finish(tmp_path / "mine", jobs)
+    (line,) = _compared(tmp_path / "mine").registration
+    assert line.startswith("Nothing was registered")
+
+
+def test_several_sweeps_together_confirm_nothing(tmp_path: Path) -> None:
+    jobs = _jobs(tmp_path)
+    for name in ("mine", "yours"):
+        register(jobs, tmp_path / name)
+        _finish(tmp_path / name, jobs)
+    found = compare([tmp_path / "mine", tmp_path / "yours"], console=False)
+    assert not any(item.is_confirmatory for item in found.findings)
+
+
+def test_a_registration_that_is_no_registration(tmp_path: Path) -> None:
+    (tmp_path / REGISTRATION_FILE).write_text("{}")
+    with pytest.raises(ComparisonError, match=r"registration\.json cannot be read"):
+        read_registration(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"claims": ["t3"]}, "claims of the paper: planning_beats_sft"),
+        ({"benchmark": "gsm8k"}, "one of the benchmarks of the sweep: microworld"),
+    ],
+)
+def test_a_registration_of_what_the_sweep_cannot_show(
+    tmp_path: Path, wrong: dict[str, Any], says: str
+) -> None:
+    (job,) = jobs_of(tmp_path, "method=m1", "registration.hypothesis=M1 beats SFT")
+    made = replace(job.config.registration, **wrong)
+    with pytest.raises(ConfigError, match=says):
+        check_registration([replace(job, config=replace(job.config, registration=made))])
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: RegistrationConfig(benchmark="gsm8k"), "a sentence, where anything else"),
+        (lambda: RegistrationConfig(hypothesis=" ", seeds=[1]), "a sentence"),
+        (lambda: RegistrationConfig(hypothesis="x", seeds=[1, 1]), "each seed once"),
+        (lambda: RegistrationConfig(hypothesis="x", metric="f1"), "choose one of accuracy"),
+        (lambda: RegistrationConfig(hypothesis="x", smallest_effect=0), "points of accuracy"),
+        (lambda: ComparisonConfig(smallest_effect=101), "points of accuracy"),
+    ],
+)
+def test_values_that_cannot_be(make: type, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        make()
