@@ -26,8 +26,8 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.records import Completion, Problem
-from plan_tuning.students import log_probs
 from plan_tuning.students.adapters import wrap
+from plan_tuning.students.footprint import LOGITS_AT_ONCE
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import token_log_probs
 from plan_tuning.students.rounding import as_float32, round_frozen
@@ -61,9 +61,7 @@ class LiveBytes(TorchDispatchMode):
     def _free(self, key: int) -> None:
         self.now -= self.sizes.pop(key, 0)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
@@ -74,9 +72,7 @@ class LiveBytes(TorchDispatchMode):
 class EqualLengths(TorchFunctionMode):
     """Reads a mask of real tokens as all of them: how many there are, fake tensors cannot say."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         is_mask = (
             func is torch.Tensor.__getitem__
             and isinstance(args[1], torch.Tensor)
@@ -130,15 +126,15 @@ def fake_tensors() -> Iterator[FakeTensorMode]:
     """Make tensors without contents, and keep transformers from looking into them."""
     from transformers import masking_utils
 
-    looked, logits = masking_utils.find_packed_sequence_indices, log_probs.CHUNK_LOGITS
+    looked, logits = masking_utils.find_packed_sequence_indices, LOGITS_AT_ONCE["cpu"]
     masking_utils.find_packed_sequence_indices = lambda *_: None  # rows are not packed
-    log_probs.CHUNK_LOGITS = 2**27  # those of a card
+    LOGITS_AT_ONCE["cpu"] = LOGITS_AT_ONCE["cuda"]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             yield mode
     finally:
         masking_utils.find_packed_sequence_indices = looked
-        log_probs.CHUNK_LOGITS = logits
+        LOGITS_AT_ONCE["cpu"] = logits
 
 
 def fake_student(shape: Shape, adapter: AdapterConfig, trainer: TrainerConfig) -> Student:
@@ -179,8 +175,7 @@ class _Kept:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._weights = {
-            tensor.untyped_storage()._cdata
-            for tensor in (*model.parameters(), *model.buffers())
+            tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())
         }
         self._sizes: dict[int, int] = {}  # by storage
 
@@ -263,8 +258,11 @@ def count_grpo(
         def loss() -> torch.Tensor:
             with EqualLengths():
                 found = completion_log_probs(
-                    student.causal_lm, batch, temperature=method.temperature, with_entropy=True,
-                    chunk_logits=2**27,
+                    student.causal_lm,
+                    batch,
+                    temperature=method.temperature,
+                    with_entropy=True,
+                    logits_at_once=2**27,
                 )
             return -found.log_probs.sum()
 

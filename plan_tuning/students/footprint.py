@@ -14,7 +14,7 @@ from plan_tuning.students.shapes import Shape
 
 FLOAT, HALF = 4, 2  # bytes of a number
 PROJECTIONS = 7  # linear layers of a decoder layer
-LOGITS_AT_ONCE = {"cuda": 2**27, "cpu": 2**24}  # of students/log_probs.py
+LOGITS_AT_ONCE = {"cuda": 2**27, "cpu": 2**24}  # a chunk: tokens x vocabulary
 MIN_CHUNK = 1024  # tokens of a supervised chunk at the least
 _FOUR_BIT = 0.5 + 1 / 8 / 4  # bytes of a weight in nf4, with doubly quantised scales
 _BYTES_PER_LOGIT = {"sft": 12, "grpo": 16}  # logits, probabilities and their gradients, in float32
