@@ -61,9 +61,7 @@ class LiveBytes(TorchDispatchMode):
     def _free(self, key: int) -> None:
         self.now -= self.sizes.pop(key, 0)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
@@ -74,9 +72,7 @@ class LiveBytes(TorchDispatchMode):
 class EqualLengths(TorchFunctionMode):
     """Reads a mask of real tokens as all of them: how many there are, fake tensors cannot say."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         is_mask = (
             func is torch.Tensor.__getitem__
             and isinstance(args[1], torch.Tensor)
@@ -179,8 +175,7 @@ class _Kept:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._weights = {
-            tensor.untyped_storage()._cdata
-            for tensor in (*model.parameters(), *model.buffers())
+            tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())
         }
         self._sizes: dict[int, int] = {}  # by storage
 
@@ -263,7 +258,10 @@ def count_grpo(
         def loss() -> torch.Tensor:
             with EqualLengths():
                 found = completion_log_probs(
-                    student.causal_lm, batch, temperature=method.temperature, with_entropy=True,
+                    student.causal_lm,
+                    batch,
+                    temperature=method.temperature,
+                    with_entropy=True,
                     chunk_logits=2**27,
                 )
             return -found.log_probs.sum()
