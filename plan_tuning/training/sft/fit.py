@@ -21,6 +21,7 @@ from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
     BestWeights,
     Checkpoints,
+    PassSizes,
     latest_checkpoint,
     remove,
     step_of,
@@ -132,7 +133,8 @@ def train_student(
         best = BestWeights(run.checkpoints / "best.safetensors", config)
         loader = HeldOut(batches.micro_batches(held_out, budget=config.micro_batch_tokens))
     # Accuracy comes before the best weights: they may be chosen by it.
-    callbacks = [found for found in (checkpoints, accuracy, best) if found is not None]
+    sizes = PassSizes(run.pass_sizes) if run.pass_sizes else None
+    callbacks = [found for found in (checkpoints, accuracy, best, sizes) if found is not None]
     with quiet():
         trainer = build_trainer(
             run, config, callbacks, max_steps=total, validate_every_n_steps=interval
