@@ -90,9 +90,7 @@ def _listed(visible: str | None) -> list[float]:
         return []
     chosen = [] if visible is None else [f"--id={visible}"]
     query = [tool, *chosen, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    listed = subprocess.run(
-        query, capture_output=True, text=True, timeout=_ANSWERS_S, check=False
-    )
+    listed = subprocess.run(query, capture_output=True, text=True, timeout=_ANSWERS_S, check=False)
     lines = listed.stdout.split() if listed.returncode == 0 else []
     return [float(line) * _MIB for line in lines if line.isdigit()]
 

@@ -160,8 +160,12 @@ def token_bytes(shape: Shape, training: Training, rows: Rows) -> float:
     if training.recomputes:
         kept = shape.layers * FLOAT * shape.width
         mask = rows.length if training.is_grpo else 0  # shared by the layers, one byte a cell
-        return max(kept + layer + mask + _layer_work(shape, training), kept + outer_bytes(shape, training))
-    return shape.layers * layer + outer_bytes(shape, training) + _prefix_bytes(shape, training, rows)
+        return max(
+            kept + layer + mask + _layer_work(shape, training), kept + outer_bytes(shape, training)
+        )
+    return (
+        shape.layers * layer + outer_bytes(shape, training) + _prefix_bytes(shape, training, rows)
+    )
 
 
 def outer_bytes(shape: Shape, training: Training) -> float:
