@@ -30,11 +30,19 @@ from plan_tuning.grading.grader import Grader
 from plan_tuning.job.costs import value_line
 from plan_tuning.job.graph import job_graph
 from plan_tuning.job.result import check_overwritten, read_result
-from plan_tuning.job_record import JobResult, PlanValue
+from plan_tuning.job_record import FollowedFigures, JobResult, PlanValue
 from plan_tuning.records import Completion, Problem, to_json
 from plan_tuning.students.loading import Student, load_student, merge_for_inference
 from plan_tuning.students.log_probs import last_token_log_probs
+from plan_tuning.students.micro import build_tokenizer, world_vocabulary
 from plan_tuning.tasks.microworld_problems import load_microworld
+from plan_tuning.tasks.microworld_text import (
+    execution_text,
+    needed_chain,
+    parse_plan,
+    parse_problem,
+    steps_of,
+)
 from plan_tuning.text.formats import conditioned
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
@@ -267,6 +275,34 @@ def test_an_execution_that_takes_the_new_number_up_follows(student: Student) -> 
     assert following(student, many, plans, lambda _: "She takes 42. \\boxed{42}").rate == 0.0
     fixed = following(student, many, plans, lambda t: said(t).split(" \\")[0] + " \\boxed{7}")
     assert (fixed.rate, fixed.n) == (0.0, 100)  # the number is named and changes nothing
+
+
+def test_following_is_exact_in_the_micro_world() -> None:
+    world = MicroworldConfig()
+    problems = {p.problem: p for p in load_microworld(world, "test", limit=60)}
+    tokenizer = build_tokenizer(world_vocabulary(world))
+
+    def rate(follows: bool) -> FollowedFigures:
+        def execute(prompt: str) -> str:
+            asked = prompt.partition("<input>")[2].partition("</input>")[0].strip()
+            story = parse_problem(asked)
+            chain = parse_plan(prompt.partition("<plan>")[2]) if follows else needed_chain(story)
+            return execution_text(steps_of(story, chain))
+
+        with Grader() as grader:
+            return followed_edits(
+                [*problems.values()],
+                {},
+                tokenizer=tokenizer,
+                generate=Scripted(tokenizer, execute),
+                grader=grader,
+                method="m1",
+                prompt="matched",
+            )
+
+    followed, ignored = rate(True), rate(False)
+    assert (followed.edit, followed.rate, ignored.rate) == ("step_dropped", 1.0, 0.0)
+    assert followed.n == ignored.n > 50
 
 
 VALUED = ("evaluation.plan_value=true",)
