@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-
 AUTO = "auto"  # a number that is found out where the job runs
 
 

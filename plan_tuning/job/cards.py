@@ -69,13 +69,12 @@ def free_bytes(devices: int) -> float | None:
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        cards = range(min(devices, torch.cuda.device_count()))
         return float(
             min(
                 torch.cuda.mem_get_info(card)[0]
                 + torch.cuda.memory_reserved(card)
                 - torch.cuda.memory_allocated(card)
-                for card in cards
+                for card in range(min(devices, torch.cuda.device_count()))
             )
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -90,9 +89,7 @@ def _listed(visible: str | None) -> list[float]:
         return []
     chosen = [] if visible is None else [f"--id={visible}"]
     query = [tool, *chosen, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    listed = subprocess.run(
-        query, capture_output=True, text=True, timeout=_ANSWERS_S, check=False
-    )
+    listed = subprocess.run(query, capture_output=True, text=True, timeout=_ANSWERS_S, check=False)
     lines = listed.stdout.split() if listed.returncode == 0 else []
     return [float(line) * _MIB for line in lines if line.isdigit()]
 

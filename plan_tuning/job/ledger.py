@@ -1,4 +1,4 @@
-"""Jobs -> the bytes that each stage holds at its widest moments, by cause, before anything is built.
+"""Jobs -> the bytes that each stage holds at its widest moments, by cause, before it is built.
 
 A stage goes through phases (the widest moment of a pass, its end, rollouts, a validation); its peak
 is that of the largest. Phases and causes are those of :mod:`plan_tuning.students.footprint`; what
@@ -31,6 +31,7 @@ from plan_tuning.students.footprint import (
     frozen_cast_bytes,
     head_bytes,
     head_gradient_bytes,
+    input_bytes,
     outer_bytes,
     read_bytes,
     token_bytes,
@@ -213,7 +214,7 @@ def _given(
     grpo: GRPOConfig | None,
     evaluation: EvaluationConfig,
 ) -> dict[str, int]:
-    """The sizes of the configuration; a pass holds no more than a step has, and one row at least."""
+    """The sizes of the configuration; a pass has one row at least, and at most those of a step."""
     said = {
         MICRO: trainer.micro_batch_tokens,
         ROLLOUTS: AUTO if grpo is None else grpo.generation_batch_tokens,
@@ -276,9 +277,9 @@ def _passes(
         there["gathered layers"] = (2 * shape.linear_weights + shape.embedding) * training.width
     kept = token_bytes(shape, training, rows) * tokens
     waiting = head_gradient_bytes(shape, training)
-    head = head_bytes(shape, training, tokens)
+    head = head_bytes(shape, training, round(tokens * rows.new_share(training)))
     if training.recomputes:
-        outer = outer_bytes(shape, training) * tokens
+        outer = (input_bytes(shape, training, rows) + outer_bytes(shape, training)) * tokens
         widest = [
             Phase("a layer computed again",
                   {**there, "activations": kept, "head's gradient": waiting}),

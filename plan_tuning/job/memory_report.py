@@ -1,4 +1,4 @@
-"""What the ledger says to a user: a job's stages, a sweep's line, notes, and refusals with cures."""
+"""What the ledger says to a user: a job's stages, a sweep's line, notes, refusals with cures."""
 
 from __future__ import annotations
 

@@ -66,6 +66,14 @@ class Rows:
     length: int
     prompt: int = 0
 
+    def new_share(self, training: Training) -> float:
+        """Share of a pass's tokens that the output layer reads; supervised: all at the most."""
+        if not training.is_grpo:
+            return 1.0
+        new = self.length - self.prompt
+        read = self.prompt / training.group if training.shares_prompts else self.prompt
+        return new / (read + new)
+
 
 def trained_parameters(shape: Shape, training: Training) -> int:
     """Count the weights that have gradients."""
@@ -145,7 +153,7 @@ def _mask_bytes(shape: Shape, training: Training, rows: Rows) -> float:
     """
     if training.is_grpo:
         masked = 1.0
-    elif shape.window is not None and rows.length >= shape.window:
+    elif _has_window_mask(shape, training, rows):
         masked = shape.sliding_layers / shape.layers
     else:
         return 0.0
@@ -158,10 +166,26 @@ def token_bytes(shape: Shape, training: Training, rows: Rows) -> float:
     """Bytes a token at the start of the backward pass; with recomputation at its widest layer."""
     layer = layer_bytes(shape, training, rows)
     if training.recomputes:
-        kept = shape.layers * FLOAT * shape.width
-        mask = rows.length if training.is_grpo else 0  # shared by the layers, one byte a cell
-        return max(kept + layer + mask + _layer_work(shape, training), kept + outer_bytes(shape, training))
-    return shape.layers * layer + outer_bytes(shape, training) + _prefix_bytes(shape, training, rows)
+        inputs = input_bytes(shape, training, rows)
+        return inputs + layer + _layer_work(shape, training)
+    outer = outer_bytes(shape, training)
+    return shape.layers * layer + outer + _prefix_bytes(shape, training, rows)
+
+
+def input_bytes(shape: Shape, training: Training, rows: Rows) -> int:
+    """Bytes a token of what recomputation begins from: inputs of all layers, and masks.
+
+    Layers share a mask of one byte a cell; a family with sliding layers has two kinds.
+    """
+    kinds = int(training.is_grpo) + int(_has_window_mask(shape, training, rows))
+    return shape.layers * FLOAT * shape.width + kinds * rows.length
+
+
+def _has_window_mask(shape: Shape, training: Training, rows: Rows) -> bool:
+    """Whether sliding layers have a mask of their own."""
+    if shape.window is None or not shape.sliding_layers:
+        return False
+    return training.is_grpo or rows.length >= shape.window
 
 
 def outer_bytes(shape: Shape, training: Training) -> float:

@@ -259,9 +259,10 @@ def _published_settings(source: str, revision: str | None) -> Mapping[str, Any] 
     token = get_token()
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
-        return json.loads(_fetched(address, headers))  # type: ignore[no-any-return]
+        settings: Mapping[str, Any] = json.loads(_fetched(address, headers))
     except (OSError, ValueError):  # a gated repository, no such file, no connection
         return None
+    return settings
 
 
 @functools.cache
