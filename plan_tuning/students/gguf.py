@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.checks import ConfigError
-
-logger = logging.getLogger(__name__)
 
 ROUNDING = "rounding"  # the fact of a base's manifest that says how its weights were stored
 
