@@ -1,7 +1,7 @@
 """A GGUF file to a folder of plain weights, once: from then on a student like any other.
 
-Weights that the file holds in few bits stay rounded as they are; what they mean is written out in
-float32, which is exact, beside the file's own tokenizer and chat template.
+Weights that the file holds in few bits stay rounded as they are: what they mean is written out in
+float32, beside the file's own tokenizer and chat template.
 """
 
 from __future__ import annotations
