@@ -43,12 +43,18 @@ def test_products_are_those_of_float64(name: str, shape: tuple[int, ...]) -> Non
     np.testing.assert_allclose(found, exact.detach(), rtol=1e-4, atol=1e-5)
 
 
+def product_of_wrong_width(model: torch.nn.ModuleDict) -> None:
+    with torch.inference_mode(), onednn.linears(model):
+        model["large"](torch.zeros(2, 7))
+
+
 def test_layers_are_changed_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model = layers()
     with torch.inference_mode(), onednn.linears(model):
         assert [name for name in model if "forward" in vars(model[name])] == ["large", "plain"]
-        with pytest.raises(RuntimeError, match="shape|size"), onednn.linears(model):
-            model["large"](torch.zeros(2, 7))
+    assert not [name for name in model if "forward" in vars(model[name])]
+    with pytest.raises(RuntimeError):
+        product_of_wrong_width(model)
     assert not [name for name in model if "forward" in vars(model[name])]
     short = layers(torch.bfloat16)
     with onednn.linears(short):
