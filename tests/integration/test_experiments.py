@@ -60,7 +60,12 @@ EARLIER = {
         "model.base.batch_size=16",
         "model.base.mixture_learning_rate=0.004",
         "model.base.mixture_steps=1400",
-    )
+    ),
+    "rewards": (
+        "trainer.learning_rate=5e-6",
+        "method.learning_rate=5e-6",
+        "method.importance_cap=null",
+    ),
 }
 
 
