@@ -88,8 +88,9 @@ def distils(job: Config) -> bool:
 
 def executes_here(job: Config) -> bool:
     """Whether plans are carried out by a model of this machine, which tells log-probabilities."""
-    needs = set(record("executor", job.executor.name).needs)
-    return not job.method.has_two_calls or bool(needs & {"student", "base", "model"})
+    executor = record("executor", job.executor.name)
+    is_here = not executor.is_outside and "ask" not in executor.needs
+    return not job.method.has_two_calls or is_here
 
 
 def values_plans(job: Config) -> bool:
