@@ -88,9 +88,8 @@ def distils(job: Config) -> bool:
 
 def executes_here(job: Config) -> bool:
     """Whether plans are carried out by a model of this machine, which tells log-probabilities."""
-    executor = record("executor", job.executor.name)
-    is_here = not executor.is_outside and "ask" not in executor.needs
-    return not job.method.has_two_calls or is_here
+    models = set(record("executor", job.executor.name).needs) - {"ask"}
+    return not job.method.has_two_calls or bool(models)
 
 
 def values_plans(job: Config) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.students import gguf
 
 _TIMEOUT_S = 3.0  # for the few kilobytes of a config.json
 _TINY_VOCABULARY = 1024
@@ -131,6 +132,9 @@ PUBLISHED: dict[str, Shape] = {
     "meta-llama/Llama-3.2-1B-Instruct": Shape(
         "llama", 2048, 8192, 16, 32, 8, 64, 128_256, True
     ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(
+        "llama", 576, 1536, 30, 9, 3, 64, 49_152, True
+    ),
     "HuggingFaceTB/SmolLM2-360M-Instruct": Shape(
         "llama", 960, 2560, 32, 15, 5, 64, 49_152, True
     ),
@@ -144,8 +148,8 @@ def shape_of(model: ModelConfig) -> tuple[Shape, str] | None:
         model: a preset, a folder or a Hub id; models that are made here are known without a file.
 
     Returns:
-        The shape, and ``config.json of PLACE``, ``made here`` or ``table``; None where nothing
-        says how the model is built, or where it is of an unknown kind.
+        The shape, and ``config.json of PLACE``, a file's name, ``made here`` or ``table``; None
+        where nothing says how the model is built, or where it is of an unknown kind.
     """
     if model.kind != "pretrained":
         return _made_here(model), "made here"
@@ -154,6 +158,9 @@ def shape_of(model: ModelConfig) -> tuple[Shape, str] | None:
     if folder.is_dir():
         found = _read_folder(folder)
         return None if found is None else (found, f"config.json of {folder.name}")
+    if folder.is_file():
+        found = parse_shape(gguf.settings_of(folder))
+        return None if found is None else (found, folder.name)
     settings = _published_settings(source, model.revision)
     found = None if settings is None else parse_shape(settings)
     if found is not None:
