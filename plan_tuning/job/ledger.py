@@ -46,7 +46,7 @@ DECODED = "evaluation.batch_tokens"
 PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
 _READ_AT_ONCE = 16_384  # tokens of prompts that the native engine reads in one pass
 _GRANULE = 256  # tokens that found sizes are multiples of
-_MOST = 2**21  # tokens beyond which nobody looks
+_MOST = 2**19  # tokens beyond which a card is busy enough
 
 Causes = dict[str, float]
 Sizes = Mapping[str, int]
@@ -65,7 +65,7 @@ class Phase:
         return sum(self.causes.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StageMemory:
     """What a stage holds, as a function of the sizes of its passes.
 

@@ -21,6 +21,7 @@ from plan_tuning.config.model import MicroModelConfig, ModelConfig
 
 _TIMEOUT_S = 3.0  # for the few kilobytes of a config.json
 _TINY_VOCABULARY = 1024
+GGUF = ".gguf"
 TABLE = "table"  # where a shape came from: nothing of the model itself was read
 
 
@@ -131,6 +132,9 @@ PUBLISHED: dict[str, Shape] = {
     "meta-llama/Llama-3.2-1B-Instruct": Shape(
         "llama", 2048, 8192, 16, 32, 8, 64, 128_256, True
     ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(
+        "llama", 576, 1536, 30, 9, 3, 64, 49_152, True
+    ),
     "HuggingFaceTB/SmolLM2-360M-Instruct": Shape(
         "llama", 960, 2560, 32, 15, 5, 64, 49_152, True
     ),
@@ -154,6 +158,12 @@ def shape_of(model: ModelConfig) -> tuple[Shape, str] | None:
     if folder.is_dir():
         found = _read_folder(folder)
         return None if found is None else (found, f"config.json of {folder.name}")
+    if source.endswith(GGUF):  # a file of published weights bears their repository's name
+        return next(
+            ((shape, TABLE) for name, shape in PUBLISHED.items()
+             if folder.name.startswith(f"{name.rpartition('/')[2]}.")),
+            None,
+        )  # fmt: skip
     settings = _published_settings(source, model.revision)
     found = None if settings is None else parse_shape(settings)
     if found is not None:
