@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from plan_tuning.comparison.choices import record_of
 from plan_tuning.comparison.runs import Run
 
 SCHEMA = "0.3.0"
@@ -162,7 +163,8 @@ def _generation(run: Run) -> dict[str, Any]:
         for key in ("num_samples", "plan", "max_plan_tokens", "decoding")
         if run.settings.get(f"evaluation.{key}") is not None
     }
-    if run.choices.get("executor") and run.choices.get("method") == "m2":
+    method = record_of(run)
+    if method is not None and method.calls > 1:
         details["calls"] = _TWO_CALLS
     arguments = {"temperature": float(run.settings.get("evaluation.temperature", 0.0))}
     return {

@@ -339,10 +339,14 @@ def _executor_shape(config: Config) -> Shape | None:
 def _host_of_training(
     shape: Shape, training: Training, trainer: TrainerConfig, executor: Shape | None
 ) -> float:
-    """Bytes of the machine's memory: every process reads all weights before they move."""
+    """Bytes of the machine's memory: processes read all weights before they move.
+
+    Of a training whose weights are spread, the first process reads them and hands shards out.
+    """
+    readers = 1 if trainer.strategy == "fsdp" else trainer.devices
     width = HALF if training.rounds_base or training.adapter == "qlora" else FLOAT
     waiting = 0 if executor is None else executor.parameters * HALF
-    return trainer.devices * (shape.parameters * width + waiting)
+    return readers * (shape.parameters * width + waiting)
 
 
 def _evaluation(config: Config) -> StageMemory | None:

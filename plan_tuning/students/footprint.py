@@ -17,7 +17,10 @@ PROJECTIONS = 7  # linear layers of a decoder layer
 LOGITS_AT_ONCE = {"cuda": 2**27, "cpu": 2**24}  # a chunk: tokens x vocabulary
 MIN_CHUNK = 1024  # tokens of a supervised chunk at the least
 _FOUR_BIT = 0.5 + 1 / 8 / 4  # bytes of a weight in nf4, with doubly quantised scales
-_BYTES_PER_LOGIT = {"sft": 12, "grpo": 16}  # logits, probabilities and their gradients, in float32
+_BYTES_PER_LOGIT = {
+    False: 12,
+    True: 16,
+}  # of GRPO or not: logits, probabilities and their gradients, in float32
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ def head_bytes(shape: Shape, training: Training, tokens: int) -> int:
     """Bytes of the output layer's work on a chunk of a pass of ``tokens``."""
     limit = max(1, LOGITS_AT_ONCE[training.device] // shape.vocabulary)
     chunk = min(tokens, limit if training.is_grpo else max(MIN_CHUNK, limit))
-    each = _BYTES_PER_LOGIT["grpo" if training.is_grpo else "sft"]
+    each = _BYTES_PER_LOGIT[training.is_grpo]
     work = chunk * shape.vocabulary * each
     return work + head_gradient_bytes(shape, training)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
+from plan_tuning.students import gguf
 
 _TIMEOUT_S = 3.0  # for the few kilobytes of a config.json
 _TINY_VOCABULARY = 1024
@@ -148,8 +149,8 @@ def shape_of(model: ModelConfig) -> tuple[Shape, str] | None:
         model: a preset, a folder or a Hub id; models that are made here are known without a file.
 
     Returns:
-        The shape, and ``config.json of PLACE``, ``made here`` or ``table``; None where nothing
-        says how the model is built, or where it is of an unknown kind.
+        The shape, and ``config.json of PLACE``, a file's name, ``made here`` or ``table``; None
+        where nothing says how the model is built, or where it is of an unknown kind.
     """
     if model.kind != "pretrained":
         return _made_here(model), "made here"
@@ -158,6 +159,9 @@ def shape_of(model: ModelConfig) -> tuple[Shape, str] | None:
     if folder.is_dir():
         found = _read_folder(folder)
         return None if found is None else (found, f"config.json of {folder.name}")
+    if folder.is_file():
+        found = parse_shape(gguf.settings_of(folder))
+        return None if found is None else (found, folder.name)
     if source.endswith(GGUF):  # a file of published weights bears their repository's name
         return next(
             ((shape, TABLE) for name, shape in PUBLISHED.items()

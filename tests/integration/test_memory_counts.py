@@ -34,7 +34,7 @@ def test_a_prediction_is_within_a_tenth_of_what_is_counted(
     from memory import compared
 
     few = {
-        name: dataclasses.replace(shape, layers=6, sliding_layers=5 if shape.window else 0)
+        name: dataclasses.replace(shape, layers=3, sliding_layers=2 if shape.window else 0)
         for name, shape in shapes.PUBLISHED.items()
     }
     monkeypatch.setattr(shapes, "PUBLISHED", few)

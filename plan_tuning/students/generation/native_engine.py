@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from plan_tuning import interruption
 from plan_tuning.records import Completion
-from plan_tuning.students.generation import sampling
+from plan_tuning.students.generation import onednn, sampling
 from plan_tuning.students.generation.admission import Group, Lengths, Waiting
 from plan_tuning.students.generation.decoders import Decoder, choose_next, decoder_for
 from plan_tuning.students.generation.sequences import GenerationError, Row, Settings
@@ -96,7 +96,7 @@ def generate(
     was_training = {module: module.training for module in student.model.modules()}
     student.model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), onednn.linears(student.model):
             for ended in _Call(student, settings, rows, batch_tokens).run():
                 for row in ended:
                     done[row.index] = _completion(student, row)
