@@ -33,7 +33,15 @@ from plan_tuning.job.cards import GB, sold_card
 from plan_tuning.job.ledger import MICRO, Phase, StageMemory
 
 PRETRAINED = (
-    *("smollm2_360m", "qwen3_0_6b", "gemma3_1b", "llama3_2_1b", "qwen3_1_7b", "qwen3_4b"),
+    *(
+        "smollm2_135m",
+        "smollm2_360m",
+        "qwen3_0_6b",
+        "gemma3_1b",
+        "llama3_2_1b",
+        "qwen3_1_7b",
+        "qwen3_4b",
+    ),
     *("gemma3_4b", "qwen3_8b", "gemma3_12b"),
 )
 MADE_HERE = ("micro", "tiny_qwen3", "tiny_gemma3", "tiny_llama")
@@ -102,8 +110,8 @@ def cpu_arms() -> Iterator[dict[str, Any]]:
     for model, adapter, kept in (
         ("smollm2_360m", "full", False),
         ("smollm2_360m", "lora", True),
-        ("qwen3_0_6b", "lora", True),
-        ("qwen3_0_6b", "lora", False),
+        ("smollm2_135m", "full", True),
+        ("smollm2_135m", "lora", False),
     ):
         peaks = {}
         for arm in ("load", "train"):

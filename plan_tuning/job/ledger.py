@@ -46,7 +46,7 @@ DECODED = "evaluation.batch_tokens"
 PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
 _READ_AT_ONCE = 16_384  # tokens of prompts that the native engine reads in one pass
 _GRANULE = 256  # tokens that found sizes are multiples of
-_MOST = 2**21  # tokens beyond which nobody looks
+_MOST = 2**19  # tokens beyond which a card is busy enough
 
 Causes = dict[str, float]
 Sizes = Mapping[str, int]
@@ -65,7 +65,7 @@ class Phase:
         return sum(self.causes.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StageMemory:
     """What a stage holds, as a function of the sizes of its passes.
 
@@ -339,10 +339,14 @@ def _executor_shape(config: Config) -> Shape | None:
 def _host_of_training(
     shape: Shape, training: Training, trainer: TrainerConfig, executor: Shape | None
 ) -> float:
-    """Bytes of the machine's memory: every process reads all weights before they move."""
+    """Bytes of the machine's memory: processes read all weights before they move.
+
+    Of a training whose weights are spread, the first process reads them and hands shards out.
+    """
+    readers = 1 if trainer.strategy == "fsdp" else trainer.devices
     width = HALF if training.rounds_base or training.adapter == "qlora" else FLOAT
     waiting = 0 if executor is None else executor.parameters * HALF
-    return trainer.devices * (shape.parameters * width + waiting)
+    return readers * (shape.parameters * width + waiting)
 
 
 def _evaluation(config: Config) -> StageMemory | None:

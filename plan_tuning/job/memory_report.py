@@ -122,7 +122,7 @@ def memory_findings(config: Config, graph: JobGraph) -> Iterator[Finding]:
             if largest is not None and largest < tokens:
                 yield Finding(
                     "note",
-                    f"{stage.name}: {key}={tokens} does not fit on {card.name}, at most "
+                    f"{stage.name}: passes of {tokens} tokens ({key}) do not fit on {card.name}, "
                     f"{key}={largest} does; {key}=auto takes what fits",
                 )
 

@@ -89,13 +89,16 @@ def settled(config: Config, graph: JobGraph, device: str) -> SettledPasses:
 
 
 def _least(stages: list[StageMemory], key: str, usable: float, *, is_cpu: bool) -> int:
-    """The most tokens that fit in every stage that has such passes."""
-    fitting = [
-        stage.largest(key, usable) or stage.needed[key] for stage in stages if key in stage.needed
-    ]
-    if not fitting:
+    """The most tokens that fit in every stage that has such passes.
+
+    A stage that has room for all its rows at once, a validation most often, limits no other one.
+    """
+    concerned = [stage for stage in stages if key in stage.needed]
+    if not concerned:
         return PLAIN_SIZES[key]
-    least = min(fitting)
+    found = {stage: stage.largest(key, usable) or stage.needed[key] for stage in concerned}
+    limited = [tokens for stage, tokens in found.items() if tokens < stage.ceilings[key]]
+    least = min(limited) if limited else max(found.values())
     return min(least, PLAIN_SIZES[key]) if is_cpu else least
 
 

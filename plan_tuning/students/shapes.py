@@ -22,6 +22,7 @@ from plan_tuning.students import gguf
 
 _TIMEOUT_S = 3.0  # for the few kilobytes of a config.json
 _TINY_VOCABULARY = 1024
+GGUF = ".gguf"
 TABLE = "table"  # where a shape came from: nothing of the model itself was read
 
 
@@ -161,6 +162,12 @@ def shape_of(model: ModelConfig) -> tuple[Shape, str] | None:
     if folder.is_file():
         found = parse_shape(gguf.settings_of(folder))
         return None if found is None else (found, folder.name)
+    if source.endswith(GGUF):  # a file of published weights bears their repository's name
+        return next(
+            ((shape, TABLE) for name, shape in PUBLISHED.items()
+             if folder.name.startswith(f"{name.rpartition('/')[2]}.")),
+            None,
+        )  # fmt: skip
     settings = _published_settings(source, model.revision)
     found = None if settings is None else parse_shape(settings)
     if found is not None:

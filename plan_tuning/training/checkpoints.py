@@ -45,7 +45,7 @@ class PassSizes(pl.Callback):
 
 def pass_sizes_in(checkpoint: Path) -> dict[str, int]:
     """Read the sizes of passes out of a checkpoint; its tensors stay on the disk."""
-    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
     found: dict[str, int] = saved.get("callbacks", {}).get(PassSizes.__name__, {})
     return found
 
