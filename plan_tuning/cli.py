@@ -12,6 +12,7 @@ from typer.core import TyperGroup, TyperOption
 
 from plan_tuning.artifacts import storage_error
 from plan_tuning.comparison.compare_command import compare
+from plan_tuning.comparison.export_command import export
 from plan_tuning.comparison.power_command import power
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.corpus_command import app as corpus
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(compare)
 app.command()(power)
+app.command()(export)
 app.command()(grade)
 app.command()(contamination)
 app.command()(fetch)
@@ -39,7 +41,12 @@ def run() -> None:
         check_words(sys.argv[1:])
         app(prog_name="plan-tuning")
     except (ValueError, OSError) as raised:
-        where = {"compare": "--out FOLDER", "corpus": "another file", "fetch": "--out FOLDER"}
+        where = {
+            "compare": "--out FOLDER",
+            "export": "--out FOLDER",
+            "corpus": "another file",
+            "fetch": "--out FOLDER",
+        }
         elsewhere = where.get(sys.argv[1], "--out FILE")
         error = storage_error(raised, Path(), f"Make room, or write elsewhere: {elsewhere}")
         if error is None and not isinstance(raised, ValueError):

@@ -46,7 +46,7 @@ from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
 from plan_tuning.tracking import label_lines
 
 APP_NAME = "plan-tuning"  # hydra.job.name, unless a sweep names each of its jobs
-SUBCOMMANDS = ("compare", "power", "grade", "corpus", "contamination", "fetch")
+SUBCOMMANDS = ("compare", "power", "export", "grade", "corpus", "contamination", "fetch")
 
 logger = logging.getLogger(__name__)
 search = Search()  # of this process, where it is one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def real_gguf() -> Path:
             f"{REAL_VARIABLE} names no file; plan-tuning fetch smollm2 --out models gets it"
         )
     return Path(file).expanduser().resolve(strict=True)
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> Iterator[None]:
+    """What trains rounds subnormal numbers to 0 in its process, which this one shares."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")

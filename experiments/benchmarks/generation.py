@@ -4,10 +4,23 @@ r"""Decoding speed: this project's two loops against ``generate`` of transformer
     python experiments/benchmarks/generation.py --shape 30m --repeats 3
     python experiments/benchmarks/generation.py --device cuda --shape 0.6b --dtype bfloat16 \
         --new-tokens 512                                             # graphs, share of bandwidth
+    python experiments/benchmarks/generation.py --weights FOLDER --problems gsm8k/test.jsonl \
+        --prompts 64 --new-tokens 256 --threads 2 --repeats 1 --server http://127.0.0.1:8000/v1
 
 All arms answer the same prompts with the same number of samples: ``generate`` gets every prompt
-repeated, as trainers do. Two settings: every completion has exactly the asked length, or a set of
-end tokens (about one token in 25) makes lengths vary. Random weights; prints one JSON object.
+repeated, as trainers do. Settings with random weights:
+
+* fixed: every completion has exactly the asked length;
+* stops: a set of end tokens (about one token in 25) makes lengths vary;
+* mixed: prompts of many lengths, about one token in 64 ends, up to 16 times the asked length is
+  allowed, and memory (``--batch-tokens``) holds only so many rows. The arm ``reserved`` is the
+  growing loop with room for the longest completion kept for every row, and places not refilled.
+
+With ``--weights`` the student is a folder of real weights, which answers the problems of a file
+greedily and stops by itself; ``--server`` adds an OpenAI-compatible server (vLLM) of the same
+folder, asked for all prompts at once as token ids, by wall time like the other arms then. The
+server must have the machine to itself while it is measured: arms run one after another.
+Prints one JSON object.
 
 On CUDA the object says which share of the memory-bandwidth bound an arm reaches: a decoding step
 cannot be faster than reading the weights once and the cache once, prompts shared by their samples.
@@ -28,6 +41,8 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from generation_real import real_arms
 
 from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import Student
@@ -124,6 +139,98 @@ def our_arm(
     return sum(len(completion.token_ids) for completion in found)
 
 
+def mixed_arm(
+    student: Student,
+    prompts: list[list[int]],
+    limit: int,
+    seed: int,
+    budget: int,
+    arm: str,
+) -> int:
+    """Answer prompts of many lengths within a budget of memory; returns the tokens.
+
+    Args:
+        student: who writes.
+        prompts: one row each.
+        limit: longest completion.
+        seed: of the noise.
+        budget: tokens that there is memory for.
+        arm: dynamic or static; reserved: batch by batch, as :func:`reserved_batches` has them.
+    """
+    batches = [list(range(len(prompts)))]
+    if arm == "reserved":
+        batches, budget = reserved_batches(prompts, limit, budget), 10**9
+    return sum(
+        len(completion.token_ids)
+        for batch in batches
+        for completion in generate(
+            student,
+            [prompts[index] for index in batch],
+            keys=[(str(index), 0) for index in batch],
+            max_new_tokens=limit,
+            temperature=1.0,
+            seed=seed,
+            batch_tokens=budget,
+            decoding="static" if arm == "static" else "dynamic",
+        )
+    )
+
+
+def reserved_batches(prompts: list[list[int]], limit: int, budget: int) -> list[list[int]]:
+    """Group prompts, the longest first, with room for the longest completion for each."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    batches: list[list[int]] = []
+    while order:
+        count = max(1, budget // (len(prompts[order[0]]) + limit))
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
+
+
+def mixed_arms(
+    model: Any, tokenizer: Any, arguments: argparse.Namespace
+) -> dict[str, Callable[[int], int]]:
+    """Make the arms of prompts and completions of many lengths."""
+    vocabulary, longest = model.config.vocab_size, arguments.prompt_tokens
+    generator = torch.Generator().manual_seed(1)
+    count = 2 * arguments.prompts * arguments.samples
+    sizes = torch.randint(longest // 5, longest + 1, (count,), generator=generator).tolist()
+    prompts = [
+        torch.randint(10, vocabulary, (size,), generator=generator).tolist() for size in sizes
+    ]
+    ends = tuple(range(0, vocabulary, 64))
+    student = Student(model, tokenizer, ends, ends[:1])
+    limit, budget = 16 * arguments.new_tokens, arguments.batch_tokens
+    return {
+        arm: lambda seed, arm=arm: mixed_arm(student, prompts, limit, seed, budget, arm)
+        for arm in ("dynamic", "static", "reserved")
+    }
+
+
+def measured(
+    arms: dict[str, Callable[[int], int]], arguments: argparse.Namespace, baseline: str
+) -> dict[str, Any]:
+    """Time the arms in turns: tokens per second, and ratios to one of them."""
+    speeds: dict[str, list[float]] = {arm: [] for arm in arms}
+    for repeat in range(arguments.repeats + 1):
+        for arm, run in arms.items():
+            torch.manual_seed(repeat)
+            has_wall_time = bool(arguments.server) or arguments.device == "cuda"
+            speed = timed(lambda run=run, repeat=repeat: run(repeat), has_wall_time)
+            if repeat:  # the first round warms up
+                speeds[arm].append(speed)
+    medians = {arm: round(statistics.median(values), 1) for arm, values in speeds.items()}
+    return {
+        "tokens_per_s": medians,
+        "ratio": {
+            arm: round(speed / medians[baseline], 2)
+            for arm, speed in medians.items()
+            if arm != baseline
+        },
+        "all": {arm: [round(value, 1) for value in values] for arm, values in speeds.items()},
+    }
+
+
 def bytes_read(model: Any, prompts: int, prompt_tokens: int, rows: int, new_tokens: int) -> int:
     """Sum up what a decoder of rows of equal length has to read from memory, prompts apart.
 
@@ -151,14 +258,14 @@ def bandwidth() -> float | None:
     return next((value for part, value in BANDWIDTHS.items() if part in name), None)
 
 
-def timed(run: Callable[[], int], device: str) -> float:
-    """Time one run: tokens per second, on a CPU of CPU time, which neighbours disturb less."""
-    if device == "cuda":
+def timed(run: Callable[[], int], has_wall_time: bool) -> float:
+    """Time one run: tokens per second, of CPU time, which neighbours disturb less, or of wall."""
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
-    clock = time.perf_counter if device == "cuda" else time.process_time
+    clock = time.perf_counter if has_wall_time else time.process_time
     start = clock()
     tokens = run()
-    if device == "cuda":
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     return tokens / (clock() - start)
 
@@ -173,17 +280,25 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=200)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--batch-tokens", type=int, default=16384)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--weights", help="folder of a real student")
+    parser.add_argument("--problems", help="its questions: JSON lines with a field problem")
+    parser.add_argument("--server", help="http://HOST:PORT/v1 of a server of the same folder")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    result: dict[str, Any] = {"arguments": vars(arguments), "torch": torch.__version__}
+    if arguments.weights:
+        result["real"] = measured(real_arms(arguments), arguments, "generate")
+        print(json.dumps(result))
+        return
     model = build_model(arguments.shape, arguments.device, arguments.dtype)
     vocabulary = model.config.vocab_size
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(
         10, vocabulary, (arguments.prompts, arguments.prompt_tokens), generator=generator
     ).tolist()
-    result: dict[str, Any] = {"arguments": vars(arguments), "torch": torch.__version__}
     tokenizer = build_tokenizer("qwen3")
     for name, ends in (("fixed", []), ("stops", list(range(0, vocabulary, 25)))):
         student = Student(model, tokenizer, tuple(ends), tuple(ends[:1]))
@@ -198,23 +313,8 @@ def main() -> None:
                 model, prompts, arguments.samples, arguments.new_tokens, ends
             ),
         }
-        speeds: dict[str, list[float]] = {arm: [] for arm in arms}
-        for repeat in range(arguments.repeats + 1):
-            for arm, run in arms.items():
-                torch.manual_seed(repeat)
-                speed = timed(lambda run=run, repeat=repeat: run(repeat), arguments.device)
-                if repeat:  # the first round warms up
-                    speeds[arm].append(speed)
-        medians = {arm: round(statistics.median(values)) for arm, values in speeds.items()}
-        result[name] = {
-            "tokens_per_s": medians,
-            "ratio": {
-                arm: round(speed / medians["generate"], 2)
-                for arm, speed in medians.items()
-                if arm != "generate"
-            },
-            "all": {arm: [round(value) for value in values] for arm, values in speeds.items()},
-        }
+        result[name] = measured(arms, arguments, "generate")
+    result["mixed"] = measured(mixed_arms(model, tokenizer, arguments), arguments, "reserved")
     if arguments.device == "cuda":
         rows = arguments.prompts * arguments.samples
         sizes = (arguments.prompts, arguments.prompt_tokens, rows, arguments.new_tokens)

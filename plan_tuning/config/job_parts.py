@@ -88,8 +88,8 @@ def distils(job: Config) -> bool:
 
 def executes_here(job: Config) -> bool:
     """Whether plans are carried out by a model of this machine, which tells log-probabilities."""
-    needs = set(record("executor", job.executor.name).needs)
-    return not job.method.has_two_calls or bool(needs & {"student", "base", "model"})
+    models = set(record("executor", job.executor.name).needs) - {"ask"}
+    return not job.method.has_two_calls or bool(models)
 
 
 def values_plans(job: Config) -> bool:

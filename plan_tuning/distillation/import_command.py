@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plan_tuning.config.data import OWN_STYLES
+from plan_tuning.config.extensions import DEFAULT_METHOD, TWO_CALLS
 
 if TYPE_CHECKING:
     from plan_tuning.distillation.trajectory_file import TrajectoryFile
@@ -165,10 +166,14 @@ def _use(given: TrajectoryFile, folder: Path, facts: Mapping[str, Any]) -> str:
     tested = f'evaluation.benchmarks=["{benchmark}"]'
     words = ["plan-tuning", "model=qwen3_0_6b"]
     if given.split == "test":
-        swap = ["method=m2", "evaluation.plan=teacher", f"evaluation.plan_corpus={folder.name}"]
+        swap = [
+            f"method={TWO_CALLS}",
+            "evaluation.plan=teacher",
+            f"evaluation.plan_corpus={folder.name}",
+        ]
         return shlex.join([*words, *swap, tested])
     order = ("two_stage", "answer_only", "plan_only")
     kept = next((one for one in order if facts["kept_problems"].get(one)), "none")
-    method = "m1" if facts["funnel"].get("executed") else "m2"
+    method = DEFAULT_METHOD if facts["funnel"].get("executed") else TWO_CALLS
     chosen = [f"corpus.path={folder}", f"method={method}", f"filter={kept}"]
     return shlex.join([*words, *chosen, tested])

@@ -50,11 +50,16 @@ def rebuild_corpus(source: Path, outputs: Path) -> Path:
         The folder of the new corpus, an artifact of its own.
 
     Raises:
-        CorpusError: the folder is no finished corpus.
+        CorpusError: the folder is no finished corpus, or one that was imported.
     """
     if not is_complete(source):
         raise CorpusError(f"{source} is no finished corpus: give the folder of one")
     manifest = read_manifest(source)
+    if "imported" in manifest["facts"]:
+        raise CorpusError(
+            f"{source} was imported: it rests on no stored replies, and thoughts were cut off when "
+            "it was read. To read the file again: plan-tuning corpus import FILE"
+        )
     spec = {"corpus": manifest["fingerprint"], "is_without_thoughts": True}
 
     def make(folder: Path) -> Mapping[str, Any]:

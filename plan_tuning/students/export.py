@@ -116,20 +116,22 @@ def _write_for_serving(
     base: Path | str,
     dtype: torch.dtype,
 ) -> None:
-    """Write a copy in ``dtype``, one tensor more in memory at a time than the student itself."""
+    """Write a copy in ``dtype``, for servers that choose their precision by that of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, trained = student.causal_lm.config, student.causal_lm.config.dtype
     named = weights if weights is not None else _saved_weights(student)
     rounded: dict[int, Any] = {}  # a tied weight stays tied
     for tensor in named.values():
         if id(tensor) not in rounded:
             is_cast = tensor.is_floating_point()
             rounded[id(tensor)] = tensor.detach().to(dtype) if is_cast else tensor.detach()
-    config.dtype = dtype
-    try:
-        _write(student, folder, {name: rounded[id(t)] for name, t in named.items()}, base)
-    finally:
-        config.dtype = trained
+    _write(student, folder, {name: rounded[id(t)] for name, t in named.items()}, base)
+    path = folder / "config.json"
+    if path.is_file():  # transformers writes the precision of the model, not that of the weights
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        for part in (settings, *(v for v in settings.values() if isinstance(v, dict))):
+            if "dtype" in part:
+                part["dtype"] = str(dtype).removeprefix("torch.")
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _saved_weights(student: Student) -> dict[str, Any]:

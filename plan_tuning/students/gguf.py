@@ -1,20 +1,18 @@
 """A GGUF file to a folder of plain weights, once: from then on a student like any other.
 
-Weights that the file holds in few bits stay rounded as they are; what they mean is written out in
-float32, which is exact, beside the file's own tokenizer and chat template.
+Weights that the file holds in few bits stay rounded as they are: what they mean is written out in
+float32, beside the file's own tokenizer and chat template.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.config.checks import ConfigError
-
-logger = logging.getLogger(__name__)
 
 ROUNDING = "rounding"  # the fact of a base's manifest that says how its weights were stored
 
@@ -127,6 +125,46 @@ def dequantise(folder: Path, file: Path) -> dict[str, Any]:
         encoding="utf-8",
     )
     return facts
+
+
+_SETTINGS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "sliding_window": "attention.sliding_window",
+}
+
+
+def settings_of(file: Path) -> dict[str, Any]:
+    """Read out of a file what ``config.json`` says of a model's widths and counts.
+
+    Returns:
+        The settings; nothing where the package gguf, which reads it, is not installed.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        return {}
+    state = file.stat()
+    return _settings(file, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _settings(file: Path, size: int, mtime_ns: int) -> dict[str, Any]:
+    """Read a file once a process, unless it changes: its vocabulary takes seconds."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    family = reader.get_field("general.architecture").contents()
+    fields = {key: reader.get_field(f"{family}.{name}") for key, name in _SETTINGS.items()}
+    known = {key: field.contents() for key, field in fields.items() if field is not None}
+    names = [tensor.name for tensor in reader.tensors]
+    return known | {
+        "model_type": family,
+        "vocab_size": len(reader.get_field("tokenizer.ggml.tokens").data),
+        "tie_word_embeddings": "output.weight" not in names,
+    }
 
 
 def split_as_trained(tokenizer: Any, reader: Any) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_TOKENS = 1024
-CHUNK_LOGITS = 2**24  # tokens x vocabulary that are held at once: 64 MiB in float32
+from plan_tuning.students.footprint import LOGITS_AT_ONCE, MIN_CHUNK
 
 
 class ProjectionError(ValueError):
@@ -52,8 +51,8 @@ def token_log_probs(
         targets: (N,) the tokens that follow there.
         position_ids: (B, T); counted from 0 where absent.
         temperature: logits are divided by it.
-        chunk_tokens: positions that are projected at once; None: 1024, or as many as make 2**24
-            logits where that is more.
+        chunk_tokens: positions that are projected at once; None: 1024, or as many as make
+            :func:`chunk_logits` where that is more.
         with_entropy: also return the entropy; it carries no gradient.
         with_top: also return whether each token is the most probable one.
 
@@ -63,7 +62,8 @@ def token_log_probs(
     extra = {} if position_ids is None else {"position_ids": position_ids}
     output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
     states = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
-    size = chunk_tokens or max(CHUNK_TOKENS, tokens_of_logits(causal_lm, CHUNK_LOGITS))
+    logits = chunk_logits(states.device)
+    size = chunk_tokens or max(MIN_CHUNK, tokens_of_logits(causal_lm, logits))
     return log_probs_of_states(
         causal_lm,
         states,
@@ -73,6 +73,15 @@ def token_log_probs(
         with_entropy=with_entropy,
         with_top=with_top,
     )
+
+
+def chunk_logits(device: torch.device) -> int:
+    """How many logits, tokens x vocabulary, a device holds at once.
+
+    Each chunk reads the output layer anew. 2**24 are 64 MiB in float32, as much as a CPU's cache
+    likes, and 64 tokens of a vocabulary of 262,144, which leaves a card's matrix units idle.
+    """
+    return LOGITS_AT_ONCE.get(device.type, LOGITS_AT_ONCE["cpu"])
 
 
 def tokens_of_logits(causal_lm: Any, logits: int) -> int:

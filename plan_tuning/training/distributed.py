@@ -104,6 +104,19 @@ class ShardedStrategy(DDPStrategy):
         self.setup_precision_plugin()
 
     def _shard(self, causal_lm: Any) -> Any:
+        """Spread the weights, which the first rank alone has read, over all of them."""
+        read = {name: p.detach() for name, p in causal_lm.named_parameters()}
+        root = self._units(causal_lm)
+        # Memory for the shards of ranks that have shapes only; FSDP finds its weights again.
+        root._apply(lambda t: torch.empty_like(t, device=self.root_device) if t.is_meta else t)
+        for name, parameter in causal_lm.named_parameters():
+            values = read.pop(name)
+            if values.is_meta:
+                values = torch.empty(values.shape, dtype=values.dtype, device=self.root_device)
+            fill(parameter, values)
+        return root
+
+    def _units(self, causal_lm: Any) -> Any:
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         kind = torch.bfloat16 if self._is_bf16 else None
         policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=kind and torch.float32)
@@ -138,6 +151,20 @@ class ShardedStrategy(DDPStrategy):
             gathered = {key: self._gather(value) for key, value in values.items()}
             return gathered if self.global_rank == 0 else {}
         return whole(values).cpu() if isinstance(values, torch.Tensor) else values
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Map a checkpoint into memory: the ranks of a machine share it, none holds a copy."""
+        found: dict[str, Any] = torch.load(
+            checkpoint_path, map_location="cpu", mmap=True, weights_only=bool(weights_only)
+        )
+        return found
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Restore the weights where they are whole; the other ranks get their shards from there."""
+        if self.global_rank == 0:
+            super().load_model_state_dict(checkpoint, strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Take this rank's shards out of a whole state."""

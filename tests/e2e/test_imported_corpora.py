@@ -96,5 +96,25 @@ def test_released_plans_of_test_problems_are_swapped_in_and_never_learned(
     assert all(_words(plan) in given for plan in used)
 
 
+def test_a_published_test_split_is_named_whatever_its_file_is_called(
+    plan_tuning: Run, shared: Path, tmp_path: Path
+) -> None:
+    file = shared / "data" / "gsm8k_socratic" / "test.jsonl"
+    ran = plan_tuning("corpus", "import", str(file), "--name", "sums")
+    assert ran.returncode == 0, ran.stderr
+    assert "among these are 1319 GSM8K test problems" in ran.stdout
+    (corpus,) = corpora(tmp_path)
+    facts = json.loads((corpus / "manifest.json").read_text())["facts"]
+    assert facts["test_problems"] == {"gsm8k": 1319}
+    assert facts["funnel"]["correct"] == 1319, "each ends in the box of its gold number"
+    assert facts["kept_problems"]["recompute"] == 1208, "as with teacher=dataset"
+    assert "1319 GSM8K test problems" in (corpus / "README.md").read_text()
+    problems = f"gsm8k={shared / 'data' / 'gsm8k'}"
+    words = (f"corpus.path={corpus}", *SHORT, "method=m1", "filter=recompute")
+    tested = plan_tuning(*words, f'evaluation.benchmarks=["{problems}"]', "dry_run=true")
+    assert tested.returncode == 2
+    assert "trained on 1319 GSM8K test problems" in tested.stdout + tested.stderr
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())

@@ -19,6 +19,7 @@ from plan_tuning.job.models import check_machine
 from plan_tuning.job.train import make_base, training_provenance
 from plan_tuning.students import gguf
 from plan_tuning.students.loading import StudentError, load_student
+from plan_tuning.students.shapes import parse_shape, shape_of
 
 pytest.importorskip("gguf", reason="the extra gguf is not installed")
 
@@ -57,6 +58,12 @@ def test_the_weights_are_those_of_the_file_as_it_rounds_them(files: Path, tmp_pa
     student = load_student(tmp_path / "base", config_of(*words(files / "tiny.gguf")).model)
     assert student.tokenizer.chat_template == (files / "tiny/chat_template.jinja").read_text()
     assert facts["rounding"] in (tmp_path / "base" / "README.md").read_text()
+
+
+def test_its_shape_is_known_before_it_is_dequantised(files: Path) -> None:
+    shape = parse_shape(gguf.settings_of(files / "tiny.gguf"))
+    assert shape == parse_shape(json.loads((files / "tiny/config.json").read_text()))
+    assert shape_of(config_of(*words(files / "tiny.gguf")).model) == (shape, "tiny.gguf")
 
 
 def test_a_file_is_known_by_its_content(files: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
 from plan_tuning.records import Completion
 from plan_tuning.students import micro
 from plan_tuning.students.generation import cuda_graphs as graphs
-from plan_tuning.students.generation import decoders, static_cache, static_decoding
+from plan_tuning.students.generation import decoders, static_decoding
 from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.generation.sequences import GenerationError
 from plan_tuning.students.loading import Student
@@ -152,7 +152,7 @@ def test_rows_leave_and_attention_reaches_further(
     student: Student, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     monkeypatch.setattr(static_decoding, "CHECK_EVERY", every)
-    monkeypatch.setattr(static_cache, "FIRST_REACH", 8)
+    monkeypatch.setattr(static_decoding, "FIRST_ROOM", 8)
     found = compare(ending(student, 20), temperature=1.0)
     assert len({len(c.token_ids) for c in found}) > 4
     assert "stop" in {c.finish_reason for c in found}

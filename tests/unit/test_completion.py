@@ -61,7 +61,7 @@ def test_everything_else_is_hydras(line: str) -> None:
     ("line", "expected"),
     [
         ("corpus st", ["status"]),
-        ("comp", ["compare"]),
+        ("compar", ["compare", "comparison."]),
         ("compare multirun_", []),
         ("method=m", ["method=m1", "method=m2"]),
         ("no_such_word x", []),

@@ -32,6 +32,8 @@ def test_every_choice_composes(choice: str) -> None:
         extra = []
     if choice == "data=jsonl":
         extra = [*extra, "data.name=jsonl"]
+    if choice == "teacher=dataset":
+        extra = [*extra, "filter=recompute"]
     if choice == "start=path":
         extra = ["start.path=somewhere"]
     if choice == "merge=linear":

@@ -20,7 +20,12 @@ from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.candidate_groups import JoinedProblems
 from plan_tuning.distillation.corpus import read_problems, read_trajectories
 from plan_tuning.distillation.corpus_command import app
-from plan_tuning.distillation.filters import STANDARD_FILTERS, FilterError, filter_trajectories
+from plan_tuning.distillation.filters import (
+    RECOMPUTE,
+    STANDARD_FILTERS,
+    FilterError,
+    filter_trajectories,
+)
 from plan_tuning.distillation.trajectory_file import TrajectoryFile
 from plan_tuning.distillation.trajectory_rows import ColumnError, Columns, RowReading
 from plan_tuning.job.dry_run import findings
@@ -126,6 +131,7 @@ def test_the_commands_read_what_was_imported(tmp_path: Path) -> None:
     assert "imported: 3 rows of mine.jsonl (flat), train problems" in status.output
     for words in (["card"], ["refilter"]):
         assert runner.invoke(app, [*words, str(corpus)]).exit_code == 0
+    assert "was imported" in str(runner.invoke(app, ["rebuild", str(corpus)]).exception)
     exported = tmp_path / "kept.jsonl"
     assert runner.invoke(app, ["export", str(exported), str(corpus)]).exit_code == 0
     again = imported(tmp_path, exported, "--execution-key", "execution",
@@ -144,6 +150,11 @@ def test_gsm8ks_socratic_form_brings_plan_and_execution(tmp_path: Path) -> None:
     assert row.plan == "1. How many are left?\n2. Twice?"
     assert row.execution == "5-2=3 are left.\n3*2=6\nThe answer is \\boxed{6}."
     assert (row.style, row.answer, row.verdict) == ("gsm8k", "6", Verdict.CORRECT)
+    assert row.annotated_execution == "5-2=<<5-2=3>>3 are left.\n3*2=<<3*2=6>>6"
+    assert len(filter_trajectories([row], RECOMPUTE).kept) == 1
+    facts = read_manifest(corpus)["facts"]
+    assert facts["kept_problems"] == {"none": 1, "answer_only": 1, "recompute": 1}
+    assert "No plan has a score" in (corpus / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -227,6 +238,10 @@ def test_filters_say_what_was_not_imported(tmp_path: Path) -> None:
     with pytest.raises(FilterError, match="method=m2 filter=none"):
         filter_trajectories(bare, STANDARD_FILTERS[0], needs_execution=True)
     assert len(filter_trajectories(bare, STANDARD_FILTERS[0]).kept) == 2
+    for config in (PLAN_ONLY, TWO_STAGE):
+        words = r"no Plan Verifier was asked.*--score-key" if config is PLAN_ONLY else "--execution"
+        with pytest.raises(FilterError, match=words):
+            filter_trajectories(bare, config)
     scored = rows_of(tmp_path, *KEYS, "--score-key", "rating")
     assert len(filter_trajectories(scored, PLAN_ONLY).kept) == 1
     executed = rows_of(tmp_path, *KEYS, "--execution-key", "work")

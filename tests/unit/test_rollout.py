@@ -159,7 +159,7 @@ def test_chunks_change_nothing_but_memory(students: dict[str, Path]) -> None:
             temperature=1.0,
             with_entropy=True,
             entropy_has_gradient=True,
-            chunk_logits=logits,
+            logits_at_once=logits,
         )
         assert found.entropy is not None
         (found.log_probs.sum() - 0.3 * found.entropy.sum()).backward()

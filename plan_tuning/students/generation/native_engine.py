@@ -1,7 +1,8 @@
 """Prompts to completions: the native inference engine, batched on the model's key-value cache.
 
-Every distinct prompt is read once and its cache is expanded to its samples; rows that are finished
-leave the batch; a row's tokens depend on (seed, problem, sample) and not on its neighbours.
+Every distinct prompt is read once and shared by its samples. Rows join as there is memory for what
+they use, not for the longest completion allowed, and others take the places of those that end. A
+row's tokens depend on (seed, problem, sample) and not on its neighbours.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from transformers import DynamicCache
 
 from plan_tuning import interruption
 from plan_tuning.records import Completion
-from plan_tuning.students.generation import sampling
-from plan_tuning.students.generation.decoders import decoder_for
-from plan_tuning.students.generation.sequences import GenerationError, Row, Settings, has_ended
+from plan_tuning.students.generation import onednn, sampling
+from plan_tuning.students.generation.admission import Group, Lengths, Waiting
+from plan_tuning.students.generation.decoders import Decoder, choose_next, decoder_for
+from plan_tuning.students.generation.sequences import GenerationError, Row, Settings
 from plan_tuning.students.generation.static_decoding import StaticDecoder, is_static
 from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Called with (finished rows, generated tokens) whenever a batch is done."""
+"""Called with (finished rows, their tokens) whenever rows end."""
+
+_SET_ASIDE = 8  # one row in so many is set aside where memory is short
 
 
 def generate(
@@ -57,10 +61,11 @@ def generate(
         stop_strings: a completion ends with the first of these that appears, which stays in it.
         return_log_probs: keep the log-probability of each token at the sampling temperature
             (before top-k and top-p).
-        batch_tokens: cached tokens (prompt + new, padded) of rows that are decoded at once.
+        batch_tokens: tokens (prompts and new, with padding) that the cache has memory for; a
+            single row may exceed it.
         decoding: dynamic; static (fixed shapes, CUDA graphs on CUDA); auto: static on CUDA where
             the family allows it.
-        progress: told about every finished batch.
+        progress: told whenever rows end.
 
     Returns:
         Completions in the order of ``prompts``.
@@ -82,18 +87,21 @@ def generate(
         return_log_probs,
         is_static(student, decoding),
     )
+    rows = [
+        Row(index, tuple(prompt), sampling.row_generator(seed, *key) if temperature else None)
+        for index, (prompt, key) in enumerate(zip(prompts, keys, strict=True))
+    ]
     done: list[Completion | None] = [None] * len(prompts)
     start, tokens, finished = time.perf_counter(), 0, 0
     was_training = {module: module.training for module in student.model.modules()}
     student.model.eval()
     try:
-        with torch.inference_mode():
-            for batch in _batches(prompts, max_new_tokens, batch_tokens):
-                rows = _decode(student, batch, prompts, keys, seed, settings)
-                for row in rows:
-                    done[row.index] = _completion(student, row, len(prompts[row.index]))
+        with torch.inference_mode(), onednn.linears(student.model):
+            for ended in _Call(student, settings, rows, batch_tokens).run():
+                for row in ended:
+                    done[row.index] = _completion(student, row)
                     tokens += len(row.tokens)
-                finished += len(rows)
+                finished += len(ended)
                 if progress is not None:
                     progress(finished, tokens)
     finally:
@@ -104,71 +112,89 @@ def generate(
     return [completion for completion in done if completion is not None]
 
 
-def _batches(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_tokens: int
-) -> Iterator[list[list[int]]]:
-    """Yield groups of row indices, one list per distinct prompt, sorted by prompt length.
+class _Call:
+    """The rows of one call on their way from the queue to their ends."""
 
-    A batch's rows times (longest prompt + new tokens) stay under the budget; one row always fits.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        groups.setdefault(tuple(prompt), []).append(index)
-    batch: list[list[int]] = []
-    count = 0
-    # The longest first: what does not fit into memory fails at once and not after an hour.
-    for prompt, indices in sorted(groups.items(), key=lambda item: -len(item[0])):
-        longest = len(prompts[batch[0][0]]) if batch else len(prompt)
-        capacity = max(1, batch_tokens // (longest + max_new_tokens))
-        for first in range(0, len(indices), capacity):
-            part = indices[first : first + capacity]
-            if batch and count + len(part) > capacity:
-                yield batch
-                batch, count = [], 0
-                capacity = max(1, batch_tokens // (len(prompt) + max_new_tokens))
-            batch.append(part)
-            count += len(part)
-    if batch:
-        yield batch
+    def __init__(
+        self, student: Student, settings: Settings, rows: Sequence[Row], budget: int
+    ) -> None:
+        self._student, self._settings, self._budget = student, settings, budget
+        self._decoder: Decoder = (
+            StaticDecoder(student, settings, budget)
+            if settings.is_static
+            else decoder_for(student, settings, budget)
+        )
+        self._waiting = Waiting(rows, budget, shares_prompts=self._decoder.shares_prompts)
+        self._lengths = Lengths(settings.max_new_tokens)
 
+    def run(self) -> Iterator[list[Row]]:
+        """Write until every row has ended; yields those that end together."""
+        while self._waiting or self._decoder.rows:
+            interruption.check()
+            yield from self._admit()
+            if not self._decoder.rows:
+                continue
+            self._make_room()
+            yield from self._told(self._decoder.rows, self._decoder.write)
+            self._decoder.leave()
 
-def _decode(
-    student: Student,
-    batch: list[list[int]],
-    prompts: Sequence[Sequence[int]],
-    keys: Sequence[tuple[str, int]],
-    seed: int,
-    settings: Settings,
-) -> list[Row]:
-    """Read the batch's prompts and write until every row has ended."""
-    logits, prompt_cache, mask = _prefill(student, [prompts[part[0]] for part in batch])
-    rows = [
-        Row(index, sampling.row_generator(seed, *keys[index]) if settings.temperature else None)
-        for part in batch
-        for index in part
-    ]
-    owner = [place for place, part in enumerate(batch) for _ in part]
-    if settings.is_static:
-        StaticDecoder(student, prompt_cache, mask, owner, rows, settings).write(logits)
-        return rows
-    origin = torch.tensor(owner, device=student.device)
-    lengths, logits = mask.sum(dim=1)[origin], logits[origin]  # (B,) tokens read, (B, V)
-    decoder = decoder_for(student.causal_lm, prompt_cache, mask, owner)
-    live = rows
-    for step in range(settings.max_new_tokens):
-        interruption.check()
-        tokens = _extend(live, logits, settings)
-        ended = [has_ended(student, row, settings) for row in live]
-        if step + 1 == settings.max_new_tokens or all(ended):
-            break
-        if any(ended):
-            order = decoder.keep([place for place, is_over in enumerate(ended) if not is_over])
-            live = [live[place] for place in order]
-            kept = torch.tensor(order, device=student.device)
-            lengths, tokens = lengths[kept], tokens[kept]
-        logits = decoder.next_logits(tokens, lengths)
-        lengths = lengths + 1
-    return rows
+    def _told(self, rows: Sequence[Row], write: Callable[[], list[Row]]) -> Iterator[list[Row]]:
+        """Let rows be written on, and count; yields those that end."""
+        before = sum(len(row.tokens) for row in rows)
+        ended = write()
+        self._lengths.tell(sum(len(row.tokens) for row in rows) - before, len(ended))
+        if ended:
+            yield ended
+
+    def _admit(self) -> Iterator[list[Row]]:
+        """Read the prompts of waiting rows, pass by pass, as long as there is memory for them."""
+        decoder, is_first = self._decoder, True
+        while decoder.takes_more:
+            expected = self._lengths.expected
+            used = decoder.cells_expected(expected)
+            if is_first and not self._waiting.has_room(used, expected):
+                return
+            groups = self._waiting.take(used, expected, is_empty=not decoder.rows)
+            if not groups:
+                return
+            if is_first:
+                decoder.leave(at_once=True)
+            is_first = False
+            yield from self._read(groups)
+
+    def _read(self, groups: Sequence[Group]) -> Iterator[list[Row]]:
+        """Read the texts of groups and write one token a row; yields rows that end with it."""
+        texts = [group.text for group in groups]
+        coming = max(map(len, texts)) * len(texts)
+        coming += sum(len(group.rows) for group in groups) * self._lengths.expected
+        if self._decoder.num_cells() + coming > self._budget:
+            self._decoder.shrink()
+        logits, cache, mask = _prefill(self._student, texts)
+        owners = [place for place, group in enumerate(groups) for _ in group.rows]
+        rows = [row for group in groups for row in group.rows]
+        origin = torch.tensor(owners, device=self._student.device)
+
+        def choose() -> list[Row]:
+            choose_next(self._student, rows, logits[origin], self._settings)
+            return [row for row in rows if row.is_over]
+
+        yield from self._told(rows, choose)
+        stay = [place for place, row in enumerate(rows) if not row.is_over]
+        if stay:
+            self._decoder.join(
+                cache, mask, [owners[place] for place in stay], [rows[place] for place in stay]
+            )
+
+    def _make_room(self) -> None:
+        """Set rows aside until there is memory for the next tokens of the others."""
+        decoder = self._decoder
+        if decoder.cells_ahead() <= self._budget:
+            return
+        decoder.leave(at_once=True)
+        decoder.shrink()
+        while decoder.cells_ahead() > self._budget and len(decoder.rows) > 1:
+            self._waiting.put_back(decoder.set_aside(1 + len(decoder.rows) // _SET_ASIDE))
+            decoder.shrink()
 
 
 def _prefill(
@@ -195,34 +221,12 @@ def _prefill(
     return output.logits[:, -1], cache, mask
 
 
-def _extend(rows: list[Row], logits: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """Give every row its next token; returns them, (B,)."""
-    uniforms = None
-    if settings.temperature:
-        numbers = [row.noise.random() for row in rows if row.noise is not None]
-        uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
-    tokens = sampling.choose(
-        logits,
-        uniforms,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-    )
-    for row, token in zip(rows, tokens.tolist(), strict=True):
-        row.tokens.append(token)
-    if settings.return_log_probs:
-        values = sampling.token_log_probs(logits, tokens, temperature=settings.temperature)
-        for row, value in zip(rows, values.tolist(), strict=True):
-            row.log_probs.append(value)
-    return tokens
-
-
-def _completion(student: Student, row: Row, prompt_tokens: int) -> Completion:
+def _completion(student: Student, row: Row) -> Completion:
     text = student.tokenizer.decode(row.tokens, skip_special_tokens=True)
     return Completion(
         text=text,
         token_ids=tuple(row.tokens),
         finish_reason=row.finish_reason,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=len(row.prompt),
         log_probs=tuple(row.log_probs),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,10 +19,17 @@ class Row:
     """One completion while it grows."""
 
     index: int  # position in the caller's list
+    prompt: tuple[int, ...]
     noise: np.random.Generator | None
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     finish_reason: str = "length"
+    is_over: bool = False
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """Its prompt and what it has written: what is read again where its cache is gone."""
+        return (*self.prompt, *self.tokens)
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,33 @@ class Settings:
     is_static: bool
 
 
-def has_ended(student: Student, row: Row, settings: Settings) -> bool:
-    """Say whether a row's newest token is its last, and why."""
+def extend(
+    student: Student,
+    row: Row,
+    tokens: Sequence[int],
+    log_probs: Sequence[float] | None,
+    settings: Settings,
+) -> None:
+    """Give a row its next tokens up to the one that ends it, each looked at as it comes.
+
+    Args:
+        student: whose tokens end a text.
+        row: one that is not over.
+        tokens: what was chosen after its newest token; what stands behind an end is dropped.
+        log_probs: of the tokens; None where none were asked for.
+        settings: of the call.
+    """
+    for place, token in enumerate(tokens):
+        row.tokens.append(token)
+        if log_probs is not None:
+            row.log_probs.append(log_probs[place])
+        if _has_stopped(student, row, settings) or len(row.tokens) == settings.max_new_tokens:
+            row.is_over = True
+            return
+
+
+def _has_stopped(student: Student, row: Row, settings: Settings) -> bool:
+    """Say whether a row's newest token ends it, and why."""
     if row.tokens[-1] in student.end_ids:
         row.finish_reason = "stop"
         return True

@@ -1,161 +1,119 @@
-"""The key-value cache of static steps: shared prompts, and buffers that never grow.
+"""Cohorts for static steps: the place of the newest token is a tensor, and nothing is cut off.
 
-The place of the newest token is a tensor, and what a step must not see is masked and not cut off,
-so every step has the same shapes and no numbers of its own.
+What a step must not see is masked, so every step has the same shapes and no numbers of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from plan_tuning.students.generation.shared_prefix import SharedPrefixCache
-
-FIRST_REACH = 256  # new tokens that attention reads at first; it doubles when they are full
-_ROUND = 16  # buffers hold a multiple of so many tokens
+from plan_tuning.students.generation.cohorts import Cohort, SuffixLayer
 
 
-class StaticLayer(DynamicLayer):
-    """One layer: prompts' keys and values, and room for those of new tokens by row.
+class StaticLayer(SuffixLayer):
+    """One layer, with buffers that are read whole.
 
     A sliding layer has room for a window of new tokens and writes in a circle; keys carry their
     positions, so attention does not mind their order.
     """
 
-    def __init__(self, prompt: DynamicLayer, rows: int, *, room: int) -> None:
-        super().__init__()
-        self.window = (
-            int(prompt.sliding_window) if isinstance(prompt, DynamicSlidingWindowLayer) else None
-        )
-        self.room = room if self.window is None else min(room, self.window)
-        self.prompt = [prompt.keys, prompt.values]
-        self.kind = (int(prompt.keys.shape[2]), self.window)
-        self.dtype, self.device = prompt.keys.dtype, prompt.keys.device
-        self.is_initialized = True
-        shape = (rows, prompt.keys.shape[1], self.room, prompt.keys.shape[3])
-        # Zeros, since a masked value still takes part in a product: 0 times garbage may be NaN.
-        self._buffers = [prompt.keys.new_zeros(shape), prompt.values.new_zeros(shape)]
-        self._rows = rows
+    def room(self, capacity: int) -> int:
+        """New tokens that are held where the cohort has room for ``capacity``."""
+        return capacity if self.window is None else min(capacity, self.window)
+
+    @property
+    def circle(self) -> int:
+        """New tokens that the buffers hold."""
+        return int(self._buffers[0].shape[2])
 
     def write(
-        self, states: Sequence[torch.Tensor], place: torch.Tensor, reach: int
+        self, states: Sequence[torch.Tensor], rows: int, place: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put one token a row at ``place`` (1,); returns the first ``reach`` tokens of the rows."""
-        keys, values = (buffer[: self._rows, :, :reach] for buffer in self._buffers)
+        """Put one token a row at ``place`` (1,); returns all the rows hold, (B, K, t, D)."""
+        keys, values = (buffer[:rows] for buffer in self._buffers)
         keys.index_copy_(2, place, states[0])
         values.index_copy_(2, place, states[1])
         return keys, values
 
-    def visible(self) -> tuple[int, int]:
-        """Attention reads everything; the cache's mask hides what is not to be seen."""
-        return 0, 0
-
-    def move(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
-        """Copy rows (from, to) and forget those from ``rows`` on."""
-        if moves:
-            sources, targets = torch.tensor(moves, device=self.device).T
-            for buffer in self._buffers:
-                buffer[targets] = buffer[sources]
-        self._rows = rows
-
-
-@dataclass
-class _Masks:
-    """What a step works out once for all layers of a kind."""
-
-    slots: torch.Tensor  # (1, T + t) of prompts and new tokens
-    prompt_slots: torch.Tensor  # (1, T + t) the same, beyond reach for new tokens
-    padding: torch.Tensor | None  # (B, T + t)
-    room: int
-    unseen: torch.Tensor  # (B or 1, T + t) what the newest tokens must not see
-    place: torch.Tensor  # (1,) where they are put
+    def _copy(self, source: torch.Tensor, target: torch.Tensor, held: int, shift: int) -> None:
+        """Copy the tokens of rows, which number ``held``, ``shift`` columns further."""
+        tokens = range(max(0, held - source.shape[2], -shift), held)
+        if not tokens:
+            return
+        old = [token % source.shape[2] for token in tokens]
+        new = [(token + shift) % target.shape[2] for token in tokens]
+        device = source.device
+        target.index_copy_(
+            2, torch.tensor(new, device=device), source[:, :, torch.tensor(old, device=device)]
+        )
 
 
-class StaticPrefixCache(SharedPrefixCache):
-    """Cache of rows that share prompts, of one shape at every step.
+class StaticCohort(Cohort):
+    """A cohort of one shape at every step.
 
     Attributes:
         place: (1,) new tokens that are held.
-        reach: new tokens that attention reads.
-        room: new tokens that the buffers hold.
     """
 
-    def __init__(
-        self, prompts: DynamicCache, mask: torch.Tensor, owner: Sequence[int], new_tokens: int
-    ) -> None:
-        """Begin to continue prompts, as :class:`SharedPrefixCache`, by at most ``new_tokens``."""
-        self.room = max(1, -(-new_tokens // _ROUND)) * _ROUND
-        self.reach = min(self.room, FIRST_REACH)
-        self.place = torch.zeros(1, dtype=torch.long, device=mask.device)
-        super().__init__(
-            prompts, mask, owner, lambda layer, rows: StaticLayer(layer, rows, room=self.room)
-        )
-        self._padding: torch.Tensor | None = None  # (B, T)
-        if self.padding is not None:  # hidden by row, with new tokens, and no more by prompt
-            self._padding = self.padding[torch.tensor(list(owner), device=mask.device)]
-            self.padding = None
-        self._lay_out()
+    layer_class = StaticLayer
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """Drop all rows but these, as :meth:`SharedPrefixCache.keep`."""
-        order = super().keep(rows)
-        if self._padding is not None:
-            self._padding = self._padding[torch.tensor(order, device=self.place.device)]
-        self._lay_out()
-        return order
-
-    def reach_further(self) -> None:
-        """Let attention read twice as many new tokens."""
-        self.reach = min(self.room, 2 * self.reach)
-        self._lay_out()
-
-    def _lay_out(self) -> None:
-        """Make what a step's masks are computed from; rows or reach have changed."""
-        kinds = {layer.kind: layer for layer in self.layers}
-        self._masks = {kind: self._masks_of(layer) for kind, layer in kinds.items()}
-
-    def _masks_of(self, layer: StaticLayer) -> _Masks:
-        width, reach = layer.kind[0], min(self.reach, layer.room)
-        slots = torch.arange(width + reach, device=self.place.device)[None]  # (1, T + t)
-        prompt_slots = slots.masked_fill(slots >= width, width + self.room)
-        padding = None
-        if self._padding is not None:
-            # A sliding layer holds the last slots of the prompts only.
-            padding = self._padding[:, self._padding.shape[1] - width :]
-            padding = torch.nn.functional.pad(padding, (0, reach))  # (B, T + t)
-        return _Masks(slots, prompt_slots, padding, layer.room, slots < 0, self.place)
+    def arrange(self) -> None:
+        """Lay the rows out, and make what a step's masks are computed from."""
+        super().arrange()
+        self.place = torch.tensor([self.length], device=self.device)
+        self._lead: torch.Tensor | None = None  # (B, 1)
+        if any(self.lead):
+            self._lead = torch.tensor(self.lead, device=self.device)[:, None]
+        self._by_row: torch.Tensor | None = None  # (B, T)
+        if self.padding is not None:
+            self._by_row = self.padding[torch.tensor(self.owner, device=self.device)]
+        self._kinds = {(layer.width, layer.window): layer.circle for layer in self.layers}
+        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
+        self._places: dict[int, torch.Tensor] = {}
 
     def look(self) -> None:
         """Work out where the newest token is put and what it must not see."""
-        for (width, window), masks in self._masks.items():
-            newest = self.place + width
-            masks.unseen = masks.slots > newest
-            masks.place = self.place
+        lead = 0 if self._lead is None else self._lead
+        for (width, window), circle in self._kinds.items():
+            self._places[circle] = self.place.remainder(circle)
+            spots = torch.arange(circle, device=self.device)[None]
+            # The number of the token at each spot: below 0 where nothing was written yet.
+            token = self.place - (self.place - spots).remainder(circle)  # (1, t)
+            new = token < lead  # (B or 1, t)
+            slots = torch.arange(width, device=self.device)[None]
+            hidden = slots < 0
             if window is not None:
-                # Slots count alike for all rows: prompts are padded on the left. Of the new
-                # tokens a sliding layer holds no more than it sees.
-                masks.unseen = masks.unseen | (masks.prompt_slots <= newest - window)
-                masks.place = self.place.remainder(masks.room)
-            if masks.padding is not None:
-                masks.unseen = masks.unseen | masks.padding
+                # Slots count alike for all rows: prompts are padded on the left.
+                hidden = slots <= self.place + (width - window) - lead
+            if self._by_row is not None:
+                # A sliding layer holds the last slots of the prompts only.
+                hidden = hidden | self._by_row[:, self._by_row.shape[1] - width :]
+            rows = max(len(hidden), len(new))
+            self._masks[width, window] = torch.cat(
+                [hidden.expand(rows, -1), new.expand(rows, -1)], dim=1
+            )
 
-    def hidden(self, layer: StaticLayer) -> torch.Tensor:
-        """Mask (B or 1, T + t) of what a layer returns and the newest tokens do not see."""
-        return self._masks[layer.kind].unseen
+    def step(self) -> None:
+        """Move the place on by one; part of what is captured."""
+        self.place.add_(1)
 
-    def update(
-        self,
-        key_states: torch.Tensor,
-        value_states: torch.Tensor,
-        layer_idx: int,
-        *args: Any,
-        **kwargs: Any,
+    def append(
+        self, index: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append one token a row, (B, K, 1, D) each; returns those within reach, (B, K, t, D)."""
-        layer = self.layers[layer_idx]
-        return layer.write((key_states, value_states), self._masks[layer.kind].place, self.reach)
+        """Append one token a row, (B, K, 1, D) each, to a layer; returns the new tokens."""
+        layer = self.layers[index]
+        return layer.write((key, value), len(self), self._places[layer.circle])
+
+    def visible(self, layer: SuffixLayer) -> tuple[int, int]:
+        """Attention reads everything; the mask hides what is not to be seen."""
+        return 0, 0
+
+    def hidden_prompts(self, slots: int) -> torch.Tensor | None:
+        """Padding is hidden by row, with new tokens."""
+        return None
+
+    def hidden(self, layer: SuffixLayer) -> torch.Tensor | None:
+        """Mask (B or 1, T + t) of what a layer shows and a row's newest token does not see."""
+        return self._masks[layer.width, layer.window]

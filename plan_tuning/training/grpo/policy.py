@@ -27,8 +27,8 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student, has_bfloat16
 from plan_tuning.students.log_probs import (
-    CHUNK_LOGITS,
     TokenLogProbs,
+    chunk_logits,
     log_probs_of_states,
     tokens_of_logits,
 )
@@ -184,7 +184,7 @@ def copy_of(model: Any, dtype: torch.dtype | None, place: torch.device) -> Any:
     """Copy a model for inference, weight by weight into its precision and place.
 
     No second copy in the precision of the masters is made on the way. A frozen weight that is
-    already as it shall be is shared, not copied.
+    already in that precision is shared, and goes to the card with the model.
 
     Args:
         model: its buffers are copied as they are: rotary frequencies stay float32.
@@ -196,7 +196,7 @@ def copy_of(model: Any, dtype: torch.dtype | None, place: torch.device) -> Any:
     for weight in model.parameters():
         kind = dtype if dtype is not None and weight.is_floating_point() else weight.dtype
         is_own = weight.requires_grad or id(weight) in layers  # an update is merged into those
-        if not is_own and weight.dtype == kind and weight.device == place:
+        if not is_own and weight.dtype == kind:
             memo[id(weight)] = weight
             continue
         values = weight.detach().to(place, kind, copy=True)
@@ -224,7 +224,7 @@ def completion_log_probs(
     temperature: float,
     with_entropy: bool = False,
     entropy_has_gradient: bool = False,
-    chunk_logits: int = CHUNK_LOGITS,
+    logits_at_once: int | None = None,
 ) -> TokenLogProbs:
     """Compute the log-probabilities of a pass's N completion tokens.
 
@@ -234,14 +234,15 @@ def completion_log_probs(
         temperature: of the sampling.
         with_entropy: also return the entropy of each token's distribution.
         entropy_has_gradient: for an entropy bonus.
-        chunk_logits: logits that are held at once.
+        logits_at_once: tokens x vocabulary; None: as the device has it.
     """
     read = _states_of_shared_prompts if batch.is_shared else _states_of_copies
+    logits = logits_at_once or chunk_logits(batch.completion_ids.device)
     return log_probs_of_states(
         causal_lm,
         read(causal_lm, batch),  # (N, H)
         batch.completion_ids.flatten()[batch.cells],  # (N,)
-        chunk_tokens=tokens_of_logits(causal_lm, chunk_logits),
+        chunk_tokens=tokens_of_logits(causal_lm, logits),
         temperature=temperature,
         with_entropy=with_entropy,
         entropy_has_gradient=entropy_has_gradient,

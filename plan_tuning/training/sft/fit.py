@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,12 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
+from plan_tuning.students.skeleton import load_skeleton
 from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
     BestWeights,
     Checkpoints,
+    PassSizes,
     latest_checkpoint,
     remove,
     step_of,
@@ -35,6 +38,7 @@ from plan_tuning.training.lightning import (
     quiet,
 )
 from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import warn_of_low_rate
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import EncodedRow, RowError, TrainingRow
 from plan_tuning.training.sft.module import SFTModule
@@ -92,13 +96,8 @@ def train_student(
     """
     config = settings.trainer
     prepare(config, settings.seed)
-    student = load_student(
-        base,
-        settings.model,
-        for_training=True,
-        adapter=settings.adapter,
-        rounds_base=settings.adapter.rounds_base(config.precision, config.strategy),
-    )
+    warn_of_low_rate(settings.adapter, "trainer.learning_rate", config.learning_rate)
+    student = _load(base, settings)
     encoded, dropped = _encode_all(student, rows, settings)
     training, held_out = batches.split_validation(
         encoded, fraction=config.val_fraction, seed=settings.seed
@@ -134,7 +133,8 @@ def train_student(
         best = BestWeights(run.checkpoints / "best.safetensors", config)
         loader = HeldOut(batches.micro_batches(held_out, budget=config.micro_batch_tokens))
     # Accuracy comes before the best weights: they may be chosen by it.
-    callbacks = [found for found in (checkpoints, accuracy, best) if found is not None]
+    sizes = PassSizes(run.pass_sizes) if run.pass_sizes else None
+    callbacks = [found for found in (checkpoints, accuracy, best, sizes) if found is not None]
     with quiet():
         trainer = build_trainer(
             run, config, callbacks, max_steps=total, validate_every_n_steps=interval
@@ -166,6 +166,17 @@ def train_student(
     del module, student, trainer
     gc.collect()
     return facts
+
+
+def _load(base: Path | str, settings: SFTSettings) -> Student:
+    """Load what is trained; of ranks that spread the weights the first one alone reads them."""
+    config, adapter = settings.trainer, settings.adapter
+    if config.strategy == "fsdp" and os.environ.get("LOCAL_RANK", "0") != "0":
+        return load_skeleton(base, settings.model, adapter=adapter)
+    rounds_base = adapter.rounds_base(config.precision, config.strategy)
+    return load_student(
+        base, settings.model, for_training=True, adapter=adapter, rounds_base=rounds_base
+    )
 
 
 def _accuracy(
