@@ -55,12 +55,7 @@ KEYS = ("GEMINI_API_KEY", "OPENAI_API_KEY")
 HIDDEN = ("paths.outputs=", "experiment=")
 # The settings of an experiment's earlier fingerprints, where its own are others now.
 EARLIER = {
-    "quickstart": (
-        "trainer=micro",
-        "model.base.batch_size=16",
-        "model.base.mixture_learning_rate=0.004",
-        "model.base.mixture_steps=1400",
-    ),
+    "quickstart": ("trainer=micro",),
     "rewards": (
         "trainer.learning_rate=5e-6",
         "method.learning_rate=5e-6",
