@@ -47,6 +47,13 @@ def compare(
             "equivalent. Default: the sweep's own."
         ),
     ] = None,
+    by_compute: Annotated[
+        bool,
+        typer.Option(
+            "--compute",
+            help="Show what each row's training cost, and which differences are between equals.",
+        ),
+    ] = False,
     latex: Annotated[
         Latex,
         typer.Option(
@@ -98,6 +105,7 @@ def compare(
             force=force,
             compact=compact,
             smallest_effect=smallest_effect,
+            by_compute=by_compute,
         )
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)

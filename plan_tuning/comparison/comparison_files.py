@@ -15,6 +15,7 @@ from pathlib import Path
 from plan_tuning.artifacts import write_together
 from plan_tuning.comparison.claims import findings
 from plan_tuning.comparison.comparison import Comparison, holes
+from plan_tuning.comparison.compute_table import COMPUTE_LEGEND, base_lines, compute_table
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
@@ -69,6 +70,7 @@ def compare(
     force: bool = False,
     compact: Compact | None = None,
     smallest_effect: float | None = None,
+    by_compute: bool = False,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -81,6 +83,7 @@ def compare(
         force: replace a comparison that was made from files which are missing here.
         compact: of the LaTeX table that is written beside the full one; None: none is.
         smallest_effect: points that would matter; None: what the jobs or their registration say.
+        by_compute: show what each row's training cost, and which differences are between equals.
 
     Raises:
         ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
@@ -113,6 +116,7 @@ def compare(
         holes=tuple(holes(results, expected_jobs)),
         worth=plan_worth(table),
         judged=judged,
+        by_compute=by_compute,
         reading=Reading.of(results.completed),
     )
     folder = Path(out) if out is not None else paths[0]
@@ -200,6 +204,9 @@ def to_markdown(comparison: Comparison) -> str:
             parts += ["## Difference to the baseline", markdown_table(head, rows)]
         parts += [table.basis] if table.basis else []
         parts.append(f"{LEGEND_LINE} [Every mark and figure](#reading-the-table)")
+        if comparison.by_compute:
+            parts += ["## By equal compute", markdown_table(*compute_table(table))]
+            parts += [*base_lines(table), COMPUTE_LEGEND]
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
