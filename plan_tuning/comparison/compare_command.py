@@ -54,6 +54,14 @@ def compare(
             help="Show what each row's training cost, and which differences are between equals.",
         ),
     ] = False,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            help="Counts of experiments/benchmarks/generation.py --noise, beside differences that "
+            "are smaller.",
+            metavar="FILE.json",
+        ),
+    ] = None,
     latex: Annotated[
         Latex,
         typer.Option(
@@ -76,6 +84,7 @@ def compare(
 ) -> None:
     """Compare finished jobs: a table here, comparison.{md,csv,tex,json} and report.html on disk."""
     from plan_tuning.comparison.comparison_files import compare as run
+    from plan_tuning.comparison.inference_noise import read_noise
     from plan_tuning.comparison.latex import Compact
     from plan_tuning.comparison.runs import ComparisonError
 
@@ -106,6 +115,7 @@ def compare(
             compact=compact,
             smallest_effect=smallest_effect,
             by_compute=by_compute,
+            noise=None if noise is None else read_noise(noise),
         )
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)

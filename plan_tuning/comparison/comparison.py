@@ -29,6 +29,7 @@ class Comparison:
     worth: PlanWorth = field(default_factory=PlanWorth)  # of plans, where it was asked for
     judged: tuple[str, ...] = ()  # what today's grader changed, a line each
     by_compute: bool = False  # the table by equal compute is shown too
+    noise: tuple[str, ...] = ()  # what rounding alone changes, beside the differences
     registration: tuple[str, ...] = ()  # what was registered, and what differs from it
 
     @property

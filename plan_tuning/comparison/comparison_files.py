@@ -20,6 +20,7 @@ from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
 from plan_tuning.comparison.exports import to_csv, to_json
+from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
 from plan_tuning.comparison.plan_value_text import (
@@ -71,6 +72,7 @@ def compare(
     compact: Compact | None = None,
     smallest_effect: float | None = None,
     by_compute: bool = False,
+    noise: InferenceNoise | None = None,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -84,6 +86,7 @@ def compare(
         compact: of the LaTeX table that is written beside the full one; None: none is.
         smallest_effect: points that would matter; None: what the jobs or their registration say.
         by_compute: show what each row's training cost, and which differences are between equals.
+        noise: what rounding alone changes; None: it was not counted.
 
     Raises:
         ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
@@ -117,6 +120,7 @@ def compare(
         worth=plan_worth(table),
         judged=judged,
         by_compute=by_compute,
+        noise=() if noise is None else tuple(noise_lines(noise, table)),
         reading=Reading.of(results.completed),
     )
     folder = Path(out) if out is not None else paths[0]
@@ -159,6 +163,7 @@ def write(
     if comparison.worth.rows:
         content["plan_values"] = values_json(comparison.worth)
     content["registration"] = list(comparison.registration)
+    content["inference_noise"] = list(comparison.noise)
     reading = comparison.reading
     content["read"] = {"predictions": reading.predictions, "corpora": reading.corpora}
     if not force:
@@ -203,6 +208,7 @@ def to_markdown(comparison: Comparison) -> str:
         if rows:
             parts += ["## Difference to the baseline", markdown_table(head, rows)]
         parts += [table.basis] if table.basis else []
+        parts += comparison.noise
         parts.append(f"{LEGEND_LINE} [Every mark and figure](#reading-the-table)")
         if comparison.by_compute:
             parts += ["## By equal compute", markdown_table(*compute_table(table))]

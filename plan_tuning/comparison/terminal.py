@@ -41,6 +41,8 @@ def show(comparison: Comparison) -> None:
         console.print(f"[dim]{escape(_legend(comparison.files))}[/]")
         if comparison.table.basis:
             console.print(escape(comparison.table.basis))
+        for line in comparison.noise:
+            console.print(escape(line))
         if comparison.by_compute:
             console.print(_plain("By equal compute", *compute_table(comparison.table)))
             for line in (*base_lines(comparison.table), COMPUTE_LEGEND):
