@@ -41,6 +41,7 @@ from plan_tuning.job.evaluate import answer_call, value_call
 from plan_tuning.job.graph import JobGraph, Stage, job_graph, resolved
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.models import Models, check_machine, say_what_loads
+from plan_tuning.job.pass_sizes import SettledPasses, settled
 from plan_tuning.job.result import (
     CURVES_FILE,
     DECONTAMINATED,
@@ -94,6 +95,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
+        config = job.settle_passes()
         job.outcome.test_problems = check_test_problems(config, graph)
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
@@ -188,6 +190,7 @@ class Job:
         self.context = context
         self.outcome = outcome
         self.tracker = tracker
+        self.passes = SettledPasses(config)
         self.models = Models(
             config,
             graph,
@@ -195,6 +198,12 @@ class Job:
             on_usage=outcome.add_calls,
             resources=resources,
         )
+
+    def settle_passes(self) -> Config:
+        """Find out how many tokens a pass takes where that is left open; returns the settings."""
+        self.passes = settled(self.config, self.graph, self.outcome.device)
+        self.config = self.models.config = self.passes.config
+        return self.config
 
     @property
     def needs_corpus(self) -> bool:
@@ -233,6 +242,7 @@ class Job:
             corpus=None if corpus is None else Path(corpus.path),
             run_dir=self.context.folder,
             process=Process(self.models, tracker, self.outcome.add_calls),
+            found_sizes=self.passes.found,
         )
         is_cached = self._obtain("train", stage, training_call(training))
         facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}

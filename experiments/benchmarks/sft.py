@@ -5,12 +5,17 @@
     python experiments/benchmarks/sft.py --shape 30m --repeats 3
     python experiments/benchmarks/sft.py --shape 30m --many 24 --peak      # memory, not speed
     python experiments/benchmarks/sft.py --device cuda --shape 0.6b --precision bf16
+    python experiments/benchmarks/sft.py --student FOLDER --rows FILE.jsonl --few 8 --many 24
+    python experiments/benchmarks/sft.py --student FOLDER --rows FILE.jsonl --threads 2 --profile
+
+A student is the folder of pretrained weights, rows are GSM8K's socratic ones, learned as M1 does.
 
 Both arms get the same token ids, masks, batch size, optimizer and precision; TRL runs without
 gradient checkpointing and without packing, its best setting on a CPU. Each arm trains on few and
 on many rows, and the difference of the two times is what the further rows cost: start-up, export
 and the like drop out. Prints one JSON object; speeds are tokens per second (of CPU on a CPU), on a
-card also as the share of its arithmetic (MFU).
+card also as the share of its arithmetic (MFU). A profile says on which operations this project's
+arm spends its CPU time.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from generation import build_model
+from transformers import AutoTokenizer
 
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
@@ -45,6 +51,9 @@ from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.loading import without_bars
 from plan_tuning.students.templates import turn_end_ids
 from plan_tuning.students.tiny import build_tokenizer
+from plan_tuning.tasks.benchmarks import load
+from plan_tuning.tasks.dataset_plans import dataset_plan
+from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import TrainingRow
@@ -76,13 +85,28 @@ def make_rows(count: int) -> list[TrainingRow]:
     ]
 
 
+def read_rows(file: Path, count: int) -> list[TrainingRow]:
+    """Read problems with plans of their own and write them as M1 learns them."""
+    rows = []
+    for problem in load("gsm8k_socratic", split="train", path=str(file)):
+        given = dataset_plan(problem)
+        if given is not None and len(rows) < count:
+            asked = student_messages(
+                problem.problem, method=METHOD.name, prompt="matched", style=problem.style
+            )
+            parts = {"plan": given.plan, "execution": given.execution, "solution": ""}
+            learned = render_completion(METHOD.name, answer=problem.answer, **parts)
+            rows.append(TrainingRow(problem.id, asked, learned))
+    return rows
+
+
 def our_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) -> None:
     """Train for one epoch with this project."""
     with tempfile.TemporaryDirectory() as folder:
         train_student(
             TrainingRun(Path(folder), Path(folder)),
             SFTSettings(
-                model=ModelConfig(name="bench", kind="tiny", family="qwen3"),
+                model=ModelConfig(name="bench", kind="tiny"),
                 adapter=AdapterConfig(name="full"),
                 trainer=TrainerConfig(
                     learning_rate=1e-4,
@@ -106,7 +130,7 @@ def our_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) ->
 def trl_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) -> None:
     """Train for one epoch with TRL."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -166,7 +190,7 @@ def seconds(run: Callable[[], None], device: str) -> float:
 
 def mfu_of(base: Path, rows: list[TrainingRow], tokens_per_s: float) -> float | None:
     """Say which share of the card's arithmetic a speed is; None where the card is not known."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     encoded = encode(AutoTokenizer.from_pretrained(base), rows)
     tokens = sum(len(row) for row in encoded)
@@ -196,8 +220,9 @@ def compare_peaks(arguments: argparse.Namespace) -> dict[str, float]:
     peaks = {}
     for arm in ("load", *ARMS):
         command = [sys.executable, __file__, "--arm", arm]
-        for key in ("shape", "device", "precision", "many", "threads"):
-            command += [f"--{key}", str(getattr(arguments, key))]
+        for key in ("shape", "device", "precision", "many", "threads", "student", "rows"):
+            if (value := getattr(arguments, key)) is not None:
+                command += [f"--{key}", str(value)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         peaks[arm] = round(float(done.stdout.splitlines()[-1]), 1)
     return peaks
@@ -216,10 +241,28 @@ def run_alone(arguments: argparse.Namespace, base: Path, rows: list[TrainingRow]
     return peak_mib(arguments.device)
 
 
+def profile(base: Path, rows: list[TrainingRow], precision: str) -> dict[str, float]:
+    """Say which share of this project's CPU time each operation takes, the largest ones first."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as recorded
+
+    with recorded(activities=[ProfilerActivity.CPU]) as record:
+        our_arm(base, rows, precision, "cpu")
+    found = record.key_averages()
+    total = sum(item.self_cpu_time_total for item in found)
+    largest = sorted(found, key=lambda item: -item.self_cpu_time_total)[:12]
+    return {item.key: round(item.self_cpu_time_total / total, 3) for item in largest}
+
+
 ARMS: dict[str, Callable[[Path, list[TrainingRow], str, str], None]] = {
     "ours": our_arm,
     "trl": trl_arm,
 }
+
+
+def shown(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write arguments as JSON does, paths by their last name."""
+    return {k: v.name if isinstance(v, Path) else v for k, v in vars(arguments).items()}
 
 
 def main() -> None:
@@ -228,6 +271,9 @@ def main() -> None:
     parser.add_argument("--shape", choices=["tiny", "30m", "0.6b"], default="tiny")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--student", type=Path, help="folder of a pretrained student, not --shape")
+    parser.add_argument("--rows", type=Path, help="GSM8K's socratic rows, not words drawn here")
+    parser.add_argument("--profile", action="store_true", help="this project's operations")
     parser.add_argument("--few", type=int, default=64, help="rows of the short training")
     parser.add_argument("--many", type=int, default=320, help="rows of the long training")
     parser.add_argument("--repeats", type=int, default=3)
@@ -239,19 +285,31 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     if arguments.peak:
-        print(json.dumps({"arguments": vars(arguments), "peak_mib": compare_peaks(arguments)}))
+        print(json.dumps({"arguments": shown(arguments), "peak_mib": compare_peaks(arguments)}))
         return
     rows = make_rows(arguments.many)
-    tokenizer = build_tokenizer("qwen3")
+    if arguments.rows is not None:
+        rows = read_rows(arguments.rows, arguments.many)
+    tokenizer = (
+        build_tokenizer("qwen3")
+        if arguments.student is None
+        else AutoTokenizer.from_pretrained(arguments.student)
+    )
     tokens = sum(len(row) for row in encode(tokenizer, rows[arguments.few :]))
     speeds: dict[str, list[float]] = {name: [] for name in ARMS}
     output = os.dup(1)
     os.dup2(2, 1)  # what the trainers print goes to stderr
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        with without_bars():
-            build_model(arguments.shape, "cpu", "float32").save_pretrained(base)
-        tokenizer.save_pretrained(base)
+        base = arguments.student or Path(folder)
+        if arguments.student is None:
+            with without_bars():
+                build_model(arguments.shape, "cpu", "float32").save_pretrained(base)
+            tokenizer.save_pretrained(base)
+        if arguments.profile:
+            shares = profile(base, rows, arguments.precision)
+            os.dup2(output, 1)
+            print(json.dumps({"arguments": shown(arguments), "share_of_cpu": shares}))
+            return
         if arguments.arm is not None:
             peak = run_alone(arguments, base, rows)
             os.dup2(output, 1)
@@ -276,7 +334,7 @@ def main() -> None:
         if arguments.device == "cuda":
             mfu = {"mfu": {name: mfu_of(base, further, speed) for name, speed in medians.items()}}
     result = {
-        "arguments": vars(arguments),
+        "arguments": shown(arguments),
         "torch": torch.__version__,
         "tokens_per_s": medians,
         "ratio": round(medians["ours"] / medians["trl"], 2),

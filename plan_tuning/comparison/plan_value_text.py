@@ -30,7 +30,8 @@ _CSV_HEAD = (
 VALUE_LEGEND = (
     "Log-probability of the same reference executions (graded right; nats, higher is better), "
     "teacher-forced, behind the student's own plan or, where its method writes none, behind none. "
-    "Δ: difference to the baseline, a token. Intervals, p, ▲ ▼ ? and † as in the table of "
+    "Δ: difference to the baseline, a token; resolves: half of its interval, so smaller "
+    "differences stay undecided here. Intervals, p, ▲ ▼ ? and † as in the table of "
     "accuracies, paired by problem and corrected by Holm over this table; definitions in "
     "experiments/METHOD.md section 10."
 )
@@ -57,9 +58,13 @@ def likelihood_table(found: PlanWorth) -> tuple[list[str], list[list[str]]]:
                 f"{_interval(Interval(item.per_token, item.low, item.high, 0))}{mark}",
                 f"{item.log_prob:.1f}",
                 value_text(item.difference),
+                resolution_text(item.difference),
             ]
         )
-    head = ["row", "benchmark", "asked with", "n", "log P a token", "log P", "Δ a token"]
+    head = [
+        *("row", "benchmark", "asked with", "n"),
+        *("log P a token", "log P", "Δ a token", "resolves"),
+    ]
     return head, rows
 
 
@@ -101,6 +106,13 @@ def value_text(item: Difference | None, n: int | None = None) -> str:
     if n is not None and item.num_problems != n:
         text += f" (n={item.num_problems})"
     return text
+
+
+def resolution_text(item: Difference | None) -> str:
+    """``0.062``: how large a difference has to be before its interval excludes 0."""
+    if item is None or math.isnan(item.low) or math.isnan(item.high):
+        return "–"
+    return f"{(item.high - item.low) / 2:.3f}"
 
 
 def followed_text(worth: Worth) -> str:

@@ -276,6 +276,7 @@ def _tested(
         by_seed=tuple(_mean(list(line.values())) for line in by_seed),
         seeds=seeds_of(pairs),
         is_partial=is_partial,
+        precision=found.precision,
     )
 
 

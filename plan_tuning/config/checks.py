@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+AUTO = "auto"  # a number that is found out where the job runs
+
 
 class ConfigError(ValueError):
     """A value that cannot be used: the message names key, value, what is allowed and a fix.
@@ -53,6 +55,22 @@ def require_positive(key: str, value: float | None, example: str, *, zero: bool 
         return
     good = value >= 0 if zero else value > 0
     require(good, key, value, "a number of 0 or more" if zero else "a number above 0", example)
+
+
+def require_tokens(key: str, value: object) -> None:
+    """Refuse what is neither a number of tokens above 0 nor ``auto``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    require(
+        is_count or value == AUTO,
+        key,
+        value,
+        "a number of tokens above 0, or auto: as many as the free memory holds",
+        f"{key}=auto",
+    )
 
 
 def require_rate(key: str, value: float, example: str) -> None:

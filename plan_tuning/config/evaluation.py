@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from plan_tuning.config.checks import require, require_choice, require_positive
+from plan_tuning.config.checks import (
+    require,
+    require_choice,
+    require_positive,
+    require_tokens,
+)
 from plan_tuning.config.extensions import check_extension, names, record
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.config.model import ModelConfig
@@ -95,9 +101,8 @@ class EvaluationConfig:
     engine: str = "native"  # who runs the student: native, continuous_batching, server
     server: ServerConfig = field(default_factory=ServerConfig)
     grading: GradingConfig = field(default_factory=GradingConfig)
-    batch_tokens: int = field(
-        default=16384, metadata=_RUNTIME
-    )  # prompt + new tokens decoded at once
+    # Prompt and new tokens of all rows that are decoded at once: a number, or auto
+    batch_tokens: Any = field(default=16384, metadata=_RUNTIME)
     # engine=native: steps of growing shapes, or of one shape (CUDA graphs); auto by the device
     decoding: str = field(default="auto", metadata=_RUNTIME)
     extension: str | None = field(default=None, metadata=_RUNTIME)  # module that brings the engine
@@ -106,8 +111,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require_positive("evaluation.limit", self.limit, "evaluation.limit=100")
-        for key in ("max_new_tokens", "max_plan_tokens", "num_samples", "batch_tokens"):
+        for key in ("max_new_tokens", "max_plan_tokens", "num_samples"):
             require_positive(f"evaluation.{key}", getattr(self, key), f"evaluation.{key}=512")
+        require_tokens("evaluation.batch_tokens", self.batch_tokens)
         require_positive(
             "evaluation.temperature", self.temperature, "evaluation.temperature=0.7", zero=True
         )

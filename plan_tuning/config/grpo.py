@@ -7,7 +7,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from plan_tuning.config.checks import require, require_choice, require_positive
+from plan_tuning.config.checks import (
+    AUTO,
+    require,
+    require_choice,
+    require_positive,
+    require_tokens,
+)
 from plan_tuning.config.evaluation import DECODINGS
 from plan_tuning.config.extensions import DEFAULT_METHOD, find, records
 from plan_tuning.config.filter import FilterConfig
@@ -28,7 +34,6 @@ CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
 SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
 REFERENCE_DTYPES = ("float32", "bfloat16")
-AUTO = "auto"
 ROUNDED_CAP = 2.0  # what importance_cap=auto is where rollouts and passes are rounded differently
 UNTRAINED, GIVEN = "base", "path"  # starts that no job trains
 
@@ -103,7 +108,7 @@ class GRPOConfig(MethodConfig):
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
     decoding: str = field(default="auto", metadata=_RUNTIME)  # of the rollouts, as evaluation's
     sampler_dtype: str = field(default="auto", metadata=_RUNTIME)
-    generation_batch_tokens: int = field(default=65536, metadata=_RUNTIME)
+    generation_batch_tokens: Any = field(default=65536, metadata=_RUNTIME)  # or auto
     # Sampler against trainer, mean over tokens; None: 0.002 in float32, else 0.2; 0: unchecked
     max_log_prob_gap: float | None = field(default=None, metadata=_RUNTIME)
     checkpoint_every_n_steps: int = field(default=10, metadata=_RUNTIME)  # 0: none
@@ -121,8 +126,9 @@ class GRPOConfig(MethodConfig):
         )
         for key in ("epochs", "prompts_per_step", "max_new_tokens", "mini_batches"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=8")
-        for key in ("temperature", "learning_rate", "buffer_epochs", "generation_batch_tokens"):
+        for key in ("temperature", "learning_rate", "buffer_epochs"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1")
+        require_tokens("method.generation_batch_tokens", self.generation_batch_tokens)
         for key in (
             *("ratio_cap", "off_policy_bound", "plan_amplification"),
             *("stop_kl", "stop_entropy", "stop_reward_drop"),

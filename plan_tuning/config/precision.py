@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
-
-if TYPE_CHECKING:
-    from plan_tuning.config.run import Config
+from plan_tuning.config.run import Config
 
 _HALF = ("bfloat16", "float16")
 

@@ -63,9 +63,13 @@ def job_slug(overrides: str) -> str:
     return f"{short}-{digest}"
 
 
-def parallel_jobs() -> int:
-    """How many jobs run side by side on this machine: one a core, at most eight."""
-    return max(1, min(_MAX_PARALLEL_JOBS, os.cpu_count() or 1))
+def parallel_jobs(most: int = _MAX_PARALLEL_JOBS) -> int:
+    """How many jobs run side by side on this machine: one a core, at most eight.
+
+    Args:
+        most: fewer than eight, where memory is what runs out first.
+    """
+    return max(1, min(most, os.cpu_count() or 1))
 
 
 class ExperimentSource(ConfigSource):  # type: ignore[misc]

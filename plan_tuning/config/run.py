@@ -15,7 +15,6 @@ from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
 from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
-from plan_tuning.config.precision import check_precision
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
 from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfig
@@ -154,7 +153,6 @@ class Config:
         self._check_given_plans()
         self._check_roles()
         self._check_shards()
-        check_precision(self)
 
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld

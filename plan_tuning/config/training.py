@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from plan_tuning.config.checks import (
     ConfigError,
@@ -11,6 +12,7 @@ from plan_tuning.config.checks import (
     require_choice,
     require_positive,
     require_rate,
+    require_tokens,
 )
 from plan_tuning.config.extensions import (
     DEFAULT_METHOD,
@@ -24,6 +26,7 @@ SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
 STRATEGIES = ("auto", "ddp", "fsdp")
+CARDS = (24, 40, 48, 80, 141)  # GB, as they are sold
 PROMPTS = ("matched", "paper")
 ORDERS = ("shuffled", "by_source", "by_difficulty", "by_length")
 SELECTIONS = ("loss", "accuracy")
@@ -163,7 +166,9 @@ class TrainerConfig:
     devices: int = field(default=1, metadata=_RUNTIME)
     strategy: str = field(default="auto", metadata=_RUNTIME)
     threads: int = field(default=1, metadata=_RUNTIME)  # CPU threads of a job; 0: leave it to torch
-    micro_batch_tokens: int = field(default=16384, metadata=_RUNTIME)  # padded tokens a forward
+    card: int | None = field(default=None, metadata=_RUNTIME)  # GB; None: the card at hand
+    # Padded tokens of a forward pass: a number, or auto
+    micro_batch_tokens: Any = field(default=16384, metadata=_RUNTIME)
     packing: bool = field(default=False, metadata=_RUNTIME)  # several rows in one sequence
     gradient_checkpointing: bool = field(default=False, metadata=_RUNTIME)
     checkpoint_every_n_steps: int = field(default=200, metadata=_RUNTIME)
@@ -189,8 +194,17 @@ class TrainerConfig:
                 "at least 0 and below 1",
                 f"trainer.{key}=0.9",
             )
-        for key in ("batch_size", "epochs", "max_length", "devices", "micro_batch_tokens"):
+        for key in ("batch_size", "epochs", "max_length", "devices"):
             require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=8")
+        require_tokens("trainer.micro_batch_tokens", self.micro_batch_tokens)
+        require(
+            self.card is None or self.card in CARDS,
+            "trainer.card",
+            self.card,
+            f"the memory of a card as it is sold, in GB: one of {', '.join(map(str, CARDS))}; "
+            "null: that of the card at hand",
+            "trainer.card=80",
+        )
         for key in (
             *("checkpoint_every_n_steps", "val_every_n_steps", "val_problems"),
             "early_stopping_patience",
@@ -305,7 +319,7 @@ class StartTrainerConfig:
     early_stopping_patience: int | None = None
     overlong: str | None = None
     order: str | None = None
-    micro_batch_tokens: int | None = field(default=None, metadata=_RUNTIME)
+    micro_batch_tokens: Any = field(default=None, metadata=_RUNTIME)
     packing: bool | None = field(default=None, metadata=_RUNTIME)
     gradient_checkpointing: bool | None = field(default=None, metadata=_RUNTIME)
     checkpoint_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.precision import check_precision
 from plan_tuning.config.run import Config
 
 Group = TypeVar("Group")
@@ -49,6 +50,7 @@ def typed(config: DictConfig) -> Config:
         ) from error
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")
+    check_precision(result)
     return debugged(result)
 
 

@@ -103,9 +103,9 @@ class Measurement:
     """The rows of one student on one benchmark, condition by condition.
 
     Equal plans of a problem are computed once, so conditions that are the same differ by exactly
-    zero. The passes of a condition depend on its own texts alone: two students of equal weights
-    agree to the bit where their plans do. What is finished lies in ``path``; a successor goes on
-    behind it with the same passes.
+    zero. Which texts share a pass depends on the plans alone, without a plan on the problems: two
+    students of equal weights agree to the bit there, and everywhere if they plan alike. What is
+    finished lies in ``path``; a successor goes on behind it with the same passes.
     """
 
     def __init__(

@@ -105,9 +105,9 @@ def _plans_of(
         yield Finding(
             "error",
             f"{words} takes the plans that come with the data, and {path or name} has none. "
-            "data=gsm8k_socratic and data=strategyqa have them, and rows of your own with the "
-            "fields plan and execution (data=jsonl data.path=FILE); for plans of a teacher: "
-            "teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1",
+            "data=gsm8k_socratic has them, data=strategyqa in its upstream files (data.path), and "
+            "rows of your own with the fields plan and execution (data=jsonl); for plans of a "
+            "teacher: teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1",
         )
     elif found < total:
         yield Finding("note", f"{path}: {total - found} of {total} problems bring no plan")

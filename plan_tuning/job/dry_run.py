@@ -1,7 +1,7 @@
 """Jobs -> what they would do and whether they can (``dry_run=true``); nothing is built or written.
 
-Read are local data files; asked are servers of the user's own, once, for their list of models. What
-lies on the Hub is not fetched, and no provider is asked.
+Read are local data files; asked are servers of the user's own, once, for their list of models. Of
+what lies on the Hub only a model's ``config.json`` is fetched, and no provider is asked.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.data_findings import data_findings, is_trained, makes_corpus
 from plan_tuning.job.disk import Job, disk_findings, is_dequantised
 from plan_tuning.job.graph import JobGraph, resolved
-from plan_tuning.job.inputs import (
-    load_problems,
-)
+from plan_tuning.job.inputs import load_problems
+from plan_tuning.job.memory_report import memory_findings, memory_lines
 from plan_tuning.job.sensitivity import power_line
 from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.students.gguf import check_reader
@@ -60,6 +59,8 @@ def print_job(config: Config, graph: JobGraph) -> int:
         console.print(values, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
+    for line in memory_lines(config, graph):
+        console.print(line, soft_wrap=True, highlight=False)
     if line := power_line({"": [config]}):
         console.print(line, highlight=False, soft_wrap=True)
     return _print(found)
@@ -105,7 +106,7 @@ def findings(jobs: Iterable[Job]) -> list[Finding]:
     listed = list(jobs)
     found: dict[Finding, None] = {}
     for config, graph in listed:
-        for check in (data_findings, _test_problems, _model, _teachers):
+        for check in (data_findings, _test_problems, _model, _teachers, memory_findings):
             found.update(dict.fromkeys(check(config, graph)))
     found.update(dict.fromkeys(disk_findings(listed)))
     return list(found)

@@ -25,8 +25,11 @@ from plan_tuning.records import Completion, Problem, to_json
 from plan_tuning.tasks.regrading import VERSIONS
 
 if TYPE_CHECKING:
+    from plan_tuning.evaluation.plan_value import LogProbs
     from plan_tuning.evaluation.writers import Progress
     from plan_tuning.students.loading import Student
+
+_PROBE_TOKENS = 8
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +144,6 @@ def _value(
     from plan_tuning.evaluation.plan_value import Measurement, summarize_values
     from plan_tuning.evaluation.predictions import teacher_plans
     from plan_tuning.evaluation.progress import shown
-    from plan_tuning.students.log_probs import last_token_log_probs
 
     references: dict[str, tuple[Problem, str]] = {}
     left_out: Counter[str] = Counter()
@@ -171,7 +173,7 @@ def _value(
         measurement = Measurement(
             folder / PLAN_VALUES_FILE,
             student.tokenizer,
-            partial(last_token_log_probs, student.causal_lm),
+            _log_probs(student),
             method=config.method.name,
             prompt=config.prompt,
             batch_tokens=config.evaluation.batch_tokens,
@@ -190,6 +192,16 @@ def _value(
                 prompt=config.prompt,
             )
     return {"figures": to_json(summarize_values(rows, chosen.subject, left_out, followed))}
+
+
+def _log_probs(student: Student) -> LogProbs:
+    """One forward pass of a student, whose family is one that the passes are right for."""
+    import torch
+
+    from plan_tuning.students.log_probs import check_projection, last_token_log_probs
+
+    check_projection(student.causal_lm, torch.arange(_PROBE_TOKENS, device=student.device)[None])
+    return partial(last_token_log_probs, student.causal_lm)
 
 
 def _greedy(

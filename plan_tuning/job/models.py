@@ -23,6 +23,7 @@ from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.distillation.corpus import OnUsage
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
+from plan_tuning.job.memory_report import check_memory
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def check_machine(config: Config, graph: JobGraph) -> str:
         Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
 
     Raises:
-        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent.
+        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent, or
+            the card is too small.
     """
     student = graph.student
     is_trained = "train" in config.stages and student is not None and not student.is_available
@@ -65,6 +67,8 @@ def check_machine(config: Config, graph: JobGraph) -> str:
         if config.start.path is not None:
             check_quantisable(Path(config.start.path).expanduser())
         check_four_bits()
+    if device == "cuda":
+        check_memory(config, graph)
     return device
 
 

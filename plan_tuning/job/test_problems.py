@@ -19,7 +19,7 @@ from plan_tuning.distillation.corpus import PROBLEMS, read_problems, read_trajec
 from plan_tuning.job.eval_spec import benchmark_of
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import load_benchmark, load_problems, source_parts
-from plan_tuning.job.train_spec import problems_spec
+from plan_tuning.job.train_spec import holdout_spec, problems_spec
 from plan_tuning.tasks.contamination import tokens
 from plan_tuning.tasks.published_tests import (
     PUBLISHED_TESTS,
@@ -60,6 +60,12 @@ def facts_of_training(
     """
     found = _of_data(config) if corpus is None else _of_corpus(corpus)
     together = _most([found, {} if start is None else _fact(Path(start))])
+    return {FACT: together} if together else {}
+
+
+def facts_of_students(folders: Iterable[Path]) -> dict[str, Any]:
+    """Say in the manifest of a merged student what those were trained on that it is made of."""
+    together = _most(map(_fact, folders))
     return {FACT: together} if together else {}
 
 
@@ -133,25 +139,50 @@ def _check_internal_split(config: Config, graph: JobGraph) -> None:
     internal = config.data.internal_split
     if internal is None or internal not in config.benchmarks or graph.student is None:
         return
-    key, given, known = "corpus.path", config.corpus.path, None
     if config.student.path is not None:
-        key, given = "student.path", config.student.path
-        known = _corpus_of(graph.student.folder)
-    elif graph.corpus is not None and config.corpus.path is not None:
-        known = graph.corpus.folder
-    if known is None:
+        key, folder = "student.path", graph.student.folder
+    elif config.corpus.path is not None and graph.corpus is not None:
+        key, folder = "corpus.path", graph.corpus.folder
+    else:
         return
-    held = {tuple(tokens(p.problem)) for p in load_benchmark(internal, config, is_tagged=False)}
-    seen = sum(tuple(tokens(question)) in held for question in _questions(known))
-    if seen:
-        raise ConfigError(
-            key,
-            given,
-            f"one that was made without the held-out questions: {seen} of its problems stand in "
-            f"{internal}",
-            f"data.holdout={config.data.holdout} without {key}, or another test set: "
-            "'evaluation.benchmarks=[gsm8k]'",
-        )
+    if _is_cut_alike(folder, config):
+        return
+    corpus = _corpus_of(folder) if key == "student.path" else folder
+    if corpus is not None:
+        held = {tuple(tokens(p.problem)) for p in load_benchmark(internal, config, is_tagged=False)}
+        if not any(tuple(tokens(question)) in held for question in _questions(corpus)):
+            return
+    elif not _is_cut_of_same_file(folder, config):
+        return  # nothing is known of it
+    raise ConfigError(
+        key,
+        folder,
+        f"one that was made without the questions of {internal}: it was cut otherwise, or not",
+        f"data.holdout={config.data.holdout} without {key}, or another test set: "
+        "'evaluation.benchmarks=[gsm8k]'",
+    )
+
+
+def _problems_of(folder: Path) -> Mapping[str, Any]:
+    """What a student's or a corpus's manifest says of the problems; nothing where it does not."""
+    if not is_complete(folder):
+        return {}
+    found: Mapping[str, Any] = read_manifest(folder)["spec"].get("problems", {})
+    return found
+
+
+def _is_cut_of_same_file(folder: Path, config: Config) -> bool:
+    return bool(_problems_of(folder).get("source") == problems_spec(config.data)["source"])
+
+
+def _is_cut_alike(folder: Path, config: Config) -> bool:
+    """Whether the same questions of the same file were held out of what it was made from."""
+    corpus = _corpus_of(folder)
+    for known in (folder, *([] if corpus is None else [corpus])):
+        is_same = _problems_of(known).get("holdout") == holdout_spec(config.data)
+        if is_same and _is_cut_of_same_file(known, config):
+            return True
+    return False
 
 
 def _corpus_of(student: Path) -> Path | None:

@@ -21,8 +21,9 @@ from plan_tuning.job.compute import facts_of_start
 from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
 from plan_tuning.job.models import Models, prepare_torch, rank_models
+from plan_tuning.job.pass_sizes import remembered, sizes_of
 from plan_tuning.job.result import CURVES_FILE
-from plan_tuning.job.test_problems import FACT, facts_of_training
+from plan_tuning.job.test_problems import FACT, facts_of_students, facts_of_training
 from plan_tuning.job.train_spec import filter_spec, has_start
 from plan_tuning.records import Ask, Problem
 from plan_tuning.students import gguf
@@ -59,6 +60,7 @@ class Training:
     corpus: Path | None  # where the method learns from one
     run_dir: Path
     process: Process | None
+    found_sizes: frozenset[str] = frozenset()  # keys of passes that were auto
 
     def begin(self) -> Path | str:
         """Name the folder or hub id of what is trained; a base of ours is made first, if need be.
@@ -82,19 +84,25 @@ class Training:
         seen = facts_of_training(self.config, self.corpus, self.start)
         if seen:
             provenance["trained on"] = name_test_problems(seen[FACT])
+        sizes = sizes_of(self.config, self.found_sizes)
         if self.process is None:
-            return TrainingRun(folder, self.run_dir, loggers or (), provenance)
+            return TrainingRun(folder, self.run_dir, loggers or (), provenance, pass_sizes=sizes)
         tracker = self.process.tracker
         shown = [CurveFile(folder / CURVES_FILE), *tracker.lightning_loggers()]
-        return TrainingRun(folder, self.run_dir, shown, provenance, tracker.log_table)
+        return TrainingRun(folder, self.run_dir, shown, provenance, tracker.log_table, sizes)
 
 
 def training_call(training: Training) -> Callable[[Path], Facts]:
     """Choose the one call that trains into a folder, in this process or in several."""
     train = train_with_rewards if _is_grpo(training) else train_sft
-    if training.config.trainer.devices == 1:
-        return partial(train, training)
-    return partial(_train_in_ranks, train, training)
+    if training.config.trainer.devices > 1:
+        train = partial(_train_in_ranks, train)
+
+    def call(folder: Path) -> Facts:
+        config = remembered(training.config, training.found_sizes, folder)
+        return train(replace(training, config=config), folder)
+
+    return call
 
 
 def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Path) -> Facts:
@@ -144,7 +152,9 @@ def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Fa
         from plan_tuning.students.merging import merge_students
 
         combine = record("merge", config.merge.name).load()
-        return merge_students(folder, [s.folder for s in students], config.merge.shares, combine)
+        folders = [student.folder for student in students]
+        facts = merge_students(folder, folders, config.merge.shares, combine)
+        return {**facts, **facts_of_students(folders)}
 
     return merge
 

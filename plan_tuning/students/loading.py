@@ -110,6 +110,8 @@ def load_student(
             str(folder_or_id), model, dtype, is_four_bits=is_four_bits
         )
     tower = park_tower(loaded)
+    if is_four_bits:
+        tower = {}  # its student is an adapter, and the card needs the room
     if for_training:
         with as_float32(loaded) if is_rounded else nullcontext():
             loaded = wrap(loaded, model, adapter)

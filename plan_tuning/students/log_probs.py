@@ -14,12 +14,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_TOKENS = 1024
-# Tokens x vocabulary that are held at once, 64 MiB in float32; as much as a CPU's cache likes.
-CHUNK_LOGITS = 2**24
-# 512 MiB on a card: each chunk reads the output layer anew, and 2**24 logits are 64 tokens of a
-# vocabulary of 262,144, which leaves its matrix units idle.
-CHUNK_LOGITS_CUDA = 2**27
+from plan_tuning.students.footprint import LOGITS_AT_ONCE, MIN_CHUNK
 
 
 class ProjectionError(ValueError):
@@ -68,7 +63,7 @@ def token_log_probs(
     output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
     states = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
     logits = chunk_logits(states.device)
-    size = chunk_tokens or max(CHUNK_TOKENS, tokens_of_logits(causal_lm, logits))
+    size = chunk_tokens or max(MIN_CHUNK, tokens_of_logits(causal_lm, logits))
     return log_probs_of_states(
         causal_lm,
         states,
@@ -81,8 +76,12 @@ def token_log_probs(
 
 
 def chunk_logits(device: torch.device) -> int:
-    """How many logits, tokens x vocabulary, a device holds at once."""
-    return CHUNK_LOGITS_CUDA if device.type == "cuda" else CHUNK_LOGITS
+    """How many logits, tokens x vocabulary, a device holds at once.
+
+    Each chunk reads the output layer anew. 2**24 are 64 MiB in float32, as much as a CPU's cache
+    likes, and 64 tokens of a vocabulary of 262,144, which leaves a card's matrix units idle.
+    """
+    return LOGITS_AT_ONCE.get(device.type, LOGITS_AT_ONCE["cpu"])
 
 
 def tokens_of_logits(causal_lm: Any, logits: int) -> int:

@@ -19,6 +19,7 @@ from plan_tuning.config.effects import IdleWord, idle_line, idle_words, key_of
 from plan_tuning.config.run import Config
 from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.memory_report import memory_line
 from plan_tuning.job.result import check_overwritten, read_result
 from plan_tuning.job.sensitivity import power_line
 
@@ -188,6 +189,8 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
         console.print(idle_line(idle), highlight=False, soft_wrap=True)
     console.print(job_table(jobs, f"Sweep {folder}: {len(jobs)} jobs"))
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
+    if line := memory_line((job.config, job.graph) for job in jobs):
+        console.print(line, soft_wrap=True, highlight=False)
     if values := value_line((job.config, job.graph) for job in jobs):
         console.print(values, soft_wrap=True, highlight=False)
     if line := power_line(rows_of(jobs), folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,28 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def step_of(checkpoint: Path | None) -> int:
     """Read the number of finished steps off a checkpoint's name; 0 without one."""
     return 0 if checkpoint is None else int(checkpoint.stem.rpartition("-")[2])
+
+
+class PassSizes(pl.Callback):
+    """Writes into each checkpoint how many tokens a pass takes, where that was found out.
+
+    Args:
+        sizes: tokens by key of the configuration.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = dict(sizes)
+
+    def state_dict(self) -> dict[str, int]:
+        """Store the sizes; a resumed training asks :func:`pass_sizes_in` before it is built."""
+        return dict(self.sizes)
+
+
+def pass_sizes_in(checkpoint: Path) -> dict[str, int]:
+    """Read the sizes of passes out of a checkpoint; its tensors stay on the disk."""
+    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    found: dict[str, int] = saved.get("callbacks", {}).get(PassSizes.__name__, {})
+    return found
 
 
 def remove(folder: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ _QUIET = (
 )
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"  # in the folder of a student that is being trained
 _LOGGERS = ("pytorch_lightning", "lightning.fabric", "lightning_fabric")
 
 
@@ -54,6 +55,7 @@ class TrainingRun:
         loggers: Lightning loggers.
         provenance: what the training stands on, for the model card.
         log_table: shows what the student writes, for example in W&B.
+        pass_sizes: tokens of a pass by key, where the job found them out; kept in checkpoints.
     """
 
     folder: Path
@@ -61,11 +63,12 @@ class TrainingRun:
     loggers: Sequence[Any] = ()
     provenance: Mapping[str, Any] | None = None
     log_table: LogTable | None = None
+    pass_sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
 
 class Steps:

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.training import TrainerConfig
+
+logger = logging.getLogger(__name__)
+
+# At and below it an adapter's rate is that of all weights; about ten times that is usual
+# ("LoRA Without Regret", Schulman et al. 2025).
+_RATE_OF_ALL_WEIGHTS = 1e-5
+
+
+def warn_of_low_rate(adapter: AdapterConfig, key: str, rate: float) -> None:
+    """Say that an adapter is trained at the rate of all weights, and will have learned little.
+
+    Args:
+        adapter: which weights are trained.
+        key: of the configuration, which the rate comes from.
+        rate: the peak of the schedule.
+    """
+    if adapter.name != "full" and rate <= _RATE_OF_ALL_WEIGHTS:
+        logger.warning(
+            "adapter=%s learns little at %s=%g, a rate for all weights: ten to twenty times that "
+            "is usual, for example %s=1e-4",
+            adapter.name,
+            key,
+            rate,
+            key,
+        )
 
 
 def build_optimizer(model: torch.nn.Module, config: TrainerConfig) -> torch.optim.AdamW:

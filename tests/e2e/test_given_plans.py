@@ -60,8 +60,16 @@ def test_a_sweep_on_the_plans_of_a_file_ends_in_a_table(
     ):  # fmt: skip
         assert refused.returncode != 0
         assert "evaluation.benchmarks=gsm8k is not allowed" in refused.stderr + refused.stdout
+    for method in ("sft", "m1"):
+        own = outputs / "artifacts" / "students" / done[method]["fingerprints"]["student"]
+        given = (f"method={method}", f"student.path={own}", "stages=[evaluate]", *words)
+        again = plan_tuning(*given)
+        assert again.returncode == 0, again.stderr
+        other = plan_tuning(*given, "data.holdout=1300")  # a trained question is among them
+        assert other.returncode != 0
+        assert f"student.path={own} is not allowed" in other.stderr + other.stdout
     corpus = outputs / "artifacts" / "corpora" / done["m1"]["fingerprints"]["corpus"]
-    other = [word for word in words if not word.startswith(("data.holdout", "data.limit"))]
-    mixed = plan_tuning("method=m1", *other, "data.holdout=200", f"corpus.path={corpus}")
+    further = [word for word in words if not word.startswith(("data.holdout", "data.limit"))]
+    mixed = plan_tuning("method=m1", *further, "data.holdout=200", f"corpus.path={corpus}")
     assert mixed.returncode != 0
     assert f"corpus.path={corpus} is not allowed" in mixed.stderr + mixed.stdout

@@ -37,6 +37,7 @@ JOBS = [
 # Says how a job is done, where its results lie, or what a choice is called.
 NOT_CONTENT = (
     *("logger", "debug", "paths", "tags", "sweep_name", "dry_run", "stages"),
+    *("comparison", "registration"),
     *("data.name", "model.name", "filter.name", "start.filter.name", "reward.name"),
     *("model.attention", "model.trust_remote_code", "method.name", "start.name", "executor.name"),
     "model.family",  # of pretrained weights it follows from the weights
@@ -77,6 +78,8 @@ def others(f: dataclasses.Field[Any], value: Any) -> Iterator[Any]:
         return
     if isinstance(value, bool):
         yield not value
+    elif "list[int]" in kind:
+        yield from ([1], [2, 3])
     elif "int" in kind:
         yield from ((value or 0) + 1, (value or 0) + 513, max((value or 0) - 1, 0))
     elif "float" in kind:

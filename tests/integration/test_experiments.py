@@ -5,7 +5,9 @@ Each one is composed once, as its sweep would compose it, and everything is aske
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import yaml
@@ -43,6 +45,7 @@ JOBS = {
     "micro_rewards": (27, 9, 20_000),
     "micro_executor_and_plan": (33, 15, 20_000 + 4 * 3_000 + 5 * 4 * 300),
     "quickstart": (22, 8, 20_000),
+    "first_real": (5, 5, 0),
 }
 PAPER = ("main", "filtering", "threshold", "candidates", "mixing", "out_of_domain",
          "executor_and_plan", "scale", "rewards")  # fmt: skip
@@ -50,6 +53,15 @@ FACTS = ("Question:", "Grid:", "Teacher:", "Time:", "Command: plan-tuning experi
 MICRO = [name for name in NAMES if name.startswith("micro_")]
 KEYS = ("GEMINI_API_KEY", "OPENAI_API_KEY")
 HIDDEN = ("paths.outputs=", "experiment=")
+# The settings of an experiment's earlier fingerprints, where its own are others now.
+EARLIER = {
+    "quickstart": (
+        "trainer=micro",
+        "model.base.batch_size=16",
+        "model.base.mixture_learning_rate=0.004",
+        "model.base.mixture_steps=1400",
+    )
+}
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +122,55 @@ def test_an_experiment_is_the_jobs_of_its_grids(name: str, jobs: Jobs) -> None:
     assert len(found) == all_jobs
     first = found if all_jobs == one_seed else [job for job in found if job.config.seed == 0]
     assert len(first) == one_seed
-    assert f"at most {calls:,} " in calls_of(first)
+    said = f"at most {calls:,} " if calls else "Teacher calls: none"
+    assert said in calls_of(first)
     index = (FOLDER / "README.md").read_text(encoding="utf-8")
     (row,) = [line for line in index.splitlines() if line.startswith(f"| `{name}` |")]
     assert f"| {all_jobs} |" in row
-    earlier = FINGERPRINTS["experiments"][name]
+    if name not in EARLIER:
+        assert_earlier(name, found)
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_its_earlier_settings_find_its_earlier_artifacts(name: str, tmp_path: Path) -> None:
+    assert_earlier(name, jobs_of(tmp_path, f"experiment={name}", *EARLIER[name]))
+
+
+def assert_earlier(name: str, found: Sequence[Job]) -> None:
+    hidden = (*HIDDEN, *EARLIER.get(name, ()))
     stages = {
-        " ".join(word for word in job.overrides if not word.startswith(HIDDEN)): described(
+        " ".join(word for word in job.overrides if not word.startswith(hidden)): described(
             job.graph
         )
         for job in found
     }
+    earlier = FINGERPRINTS["experiments"][name]
     assert {words: stages.get(words) for words in earlier} == earlier
+
+
+def test_first_real_is_the_same_from_files_and_on_a_card(
+    tmp_path: Path, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With files instead of the Hub, and with another student and its trainer."""
+    rows = tmp_path / "socratic.jsonl"
+    row = {"question": "1+1?", "answer": "How many? ** It is <<1+1=2>>2.\n#### 2"}
+    rows.write_text(json.dumps(row) + "\n")
+    weights = tmp_path / "weights.gguf"
+    weights.write_bytes(b"GGUF")
+    words = ("experiment=first_real", f"data.path={rows}")
+    found = jobs_of(tmp_path, *words, f"model.path={weights}")
+    assert len(found) == len(jobs("first_real")) == 5
+    bases = {job.graph.base.fingerprint for job in found if job.graph.base is not None}
+    assert len(bases) == 1
+    assert {job.graph.corpus.fingerprint for job in found if job.graph.corpus} != set()
+    for job in found:
+        assert job.config.benchmarks == ["gsm8k_socratic_internal_split"]
+        assert job.config.trainer.threads == 1
+    larger = jobs_of(tmp_path, *words, "model=qwen3_0_6b", "trainer=gpu_bf16", "seed=0,1,2")
+    assert len(larger) == 13  # the untrained student has no seed
+    for job in larger:
+        assert job.config.model.path == "Qwen/Qwen3-0.6B"
+        assert (job.config.trainer.precision, job.config.trainer.max_steps) == ("bf16", 32)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composition import config_of, graph
+from composition import calls_of, config_of, graph, jobs_of
 from sweep_builder import predictions
 
 from plan_tuning.artifacts import fingerprint_of
@@ -26,10 +27,22 @@ from plan_tuning.evaluation.plan_value import (
     target_tokens,
 )
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Completion, Problem
+from plan_tuning.job.costs import value_line
+from plan_tuning.job.graph import job_graph
+from plan_tuning.job.result import check_overwritten, read_result
+from plan_tuning.job_record import FollowedFigures, JobResult, PlanValue
+from plan_tuning.records import Completion, Problem, to_json
 from plan_tuning.students.loading import Student, load_student, merge_for_inference
 from plan_tuning.students.log_probs import last_token_log_probs
+from plan_tuning.students.micro import build_tokenizer, world_vocabulary
 from plan_tuning.tasks.microworld_problems import load_microworld
+from plan_tuning.tasks.microworld_text import (
+    execution_text,
+    needed_chain,
+    parse_plan,
+    parse_problem,
+    steps_of,
+)
 from plan_tuning.text.formats import conditioned
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
@@ -264,6 +277,34 @@ def test_an_execution_that_takes_the_new_number_up_follows(student: Student) -> 
     assert (fixed.rate, fixed.n) == (0.0, 100)  # the number is named and changes nothing
 
 
+def test_following_is_exact_in_the_micro_world() -> None:
+    world = MicroworldConfig()
+    problems = {p.problem: p for p in load_microworld(world, "test", limit=60)}
+    tokenizer = build_tokenizer(world_vocabulary(world))
+
+    def rate(follows: bool) -> FollowedFigures:
+        def execute(prompt: str) -> str:
+            asked = prompt.partition("<input>")[2].partition("</input>")[0].strip()
+            story = parse_problem(asked)
+            chain = parse_plan(prompt.partition("<plan>")[2]) if follows else needed_chain(story)
+            return execution_text(steps_of(story, chain))
+
+        with Grader() as grader:
+            return followed_edits(
+                [*problems.values()],
+                {},
+                tokenizer=tokenizer,
+                generate=Scripted(tokenizer, execute),
+                grader=grader,
+                method="m1",
+                prompt="matched",
+            )
+
+    followed, ignored = rate(True), rate(False)
+    assert (followed.edit, followed.rate, ignored.rate) == ("step_dropped", 1.0, 0.0)
+    assert followed.n == ignored.n > 50
+
+
 VALUED = ("evaluation.plan_value=true",)
 
 
@@ -310,6 +351,42 @@ def test_where_there_is_nothing_to_value_the_word_has_no_effect(
     idle = idle_words(config_of(*overrides, *VALUED), VALUED)
     assert len(idle) == 1
     assert reason in str(idle[0])
+
+
+def test_a_dry_run_counts_the_texts_and_what_is_generated(tmp_path: Path) -> None:
+    where = f"paths.outputs={tmp_path}"
+    words = (*VALUED, "evaluation.limit=10", "evaluation.benchmarks=[microworld]", where)
+    jobs = [
+        (config, job_graph(config))
+        for method in ("sft", "m1", "zero_shot")
+        for config in [config_of(f"method={method}", *words)]
+    ]
+    assert value_line(jobs) == (
+        "Plan values: at most 190 texts in forward passes, and 40 executions of edited plans; "
+        "no answer is generated again."
+    )
+    plain = config_of("method=m1", where)
+    assert value_line([(plain, job_graph(plain))]) == ""
+    assert "plans of test sets" in calls_of(
+        jobs_of(tmp_path, "method=m1", *words, "evaluation.plan_value_corpus=distil")
+    )
+
+
+def test_an_earlier_result_without_plan_values_is_not_the_whole_job(tmp_path: Path) -> None:
+    plain, valued = graph("method=m1"), graph("method=m1", *VALUED)
+
+    def write(result: JobResult) -> None:
+        (tmp_path / "result.json").write_text(json.dumps(to_json(result)))
+
+    write(JobResult(status="completed", key=plain.fingerprint))
+    assert read_result(tmp_path, plain) is not None
+    assert read_result(tmp_path, valued) is None
+    check_overwritten(tmp_path, valued.fingerprint)  # the same job: it may be written again
+    values = {stage.label: PlanValue(subject="own") for stage in valued.plan_values}
+    write(JobResult(status="completed", key=plain.fingerprint, plan_value=values))
+    again = read_result(tmp_path, valued)
+    assert again is not None
+    assert again.plan_value == values
 
 
 def test_own_plans_are_those_of_the_first_sample() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from composition import config_of, graph
+
+from plan_tuning.config.model import AdapterConfig
+from plan_tuning.training.optim import warn_of_low_rate
 
 from .test_earlier_fingerprints import FINGERPRINTS, described
 
@@ -40,3 +45,15 @@ def test_an_adapter_learns_at_ten_times_the_rate_of_all_weights() -> None:
     rates = [config.method.learning_rate for config in (lora, full)]
     assert rates == [5e-5, 5e-6]
     assert lora.start_trainer.learning_rate == config_of("experiment=main").trainer.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("adapter", "rate", "is_said"),
+    [("lora", 5e-6, True), ("qlora", 1e-5, True), ("lora", 5e-5, False), ("full", 5e-6, False)],
+)
+def test_a_rate_of_all_weights_is_named_beside_an_adapter(
+    caplog: pytest.LogCaptureFixture, adapter: str, rate: float, is_said: bool
+) -> None:
+    caplog.set_level(logging.WARNING)
+    warn_of_low_rate(AdapterConfig(name=adapter), "trainer.learning_rate", rate)
+    assert ("ten to twenty times" in caplog.text) is is_said

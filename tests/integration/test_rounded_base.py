@@ -16,6 +16,8 @@ from plan_tuning.students.tiny import make_tiny
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.fit import SFTSettings, train_student
 
+from .grpo_world import metrics
+from .grpo_world import train as train_grpo
 from .sft_world import make_rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
@@ -147,3 +149,30 @@ def test_a_whole_training_writes_the_same_student(
     for name, weight in written[0].items():
         assert weight.dtype == written[1][name].dtype == torch.float32, name
         assert torch.equal(weight, written[1][name]), name
+
+
+@pytest.mark.usefixtures("digits")
+def test_reinforcement_from_a_published_base_is_the_same(
+    bases: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rollouts, the reference beneath the adapter, the update: all with the cap that auto means."""
+    written = []
+    for name in ("rounded", "float32"):
+        if name == "float32":
+            monkeypatch.setattr(AdapterConfig, "rounds_base", lambda *_: False)
+        folder = tmp_path / name
+        train_grpo(
+            folder,
+            bases["qwen3", "bfloat16"],
+            adapter="lora",
+            precision="bf16",
+            steps=2,
+            beta=0.04,
+            learning_rate=1e-2,
+            importance_cap="auto",
+        )
+        assert all(row["train/importance"] <= 2.0 for row in metrics(folder))
+        assert all(row["train/sampler_gap"] < 0.2 for row in metrics(folder))
+        written.append(load_file(folder / "adapter_model.safetensors"))
+    for key, weight in written[0].items():
+        assert torch.equal(weight, written[1][key]), key

@@ -9,6 +9,7 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.evaluation.predictions import SolveError, solve
+from plan_tuning.evaluation.writers import LocalWriter
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Message, Problem, Segment, SegmentKind, Verdict
 from plan_tuning.students.loading import Student, load_student
@@ -180,3 +181,19 @@ def test_samples_stand_side_by_side_and_repeat_with_the_seed(students):
     assert len({p.text for p in first}) > len(PROBLEMS)
     other = ask(students, "m1", EvaluationConfig(**{**vars(many), "seed": 8}))
     assert [p.text for p in other] != [p.text for p in first]
+
+
+@pytest.mark.parametrize("decoding", ["auto", "static"])
+def test_what_rounded_predictions_hang_on_is_recorded(base: Path, decoding: str) -> None:
+    """The kernels of half precision depend on the batch: other batches may choose other tokens."""
+    student = load_student(base, MODEL)
+    evaluation = EvaluationConfig(batch_tokens=512, decoding=decoding)
+    writer = LocalWriter(student, evaluation)
+    assert writer.facts() == {}, "float32 is not said anything about, nor a template without date"
+    student.model.to(torch.bfloat16)
+    kind = "static" if decoding == "static" else "dynamic"  # auto: no card here
+    assert writer.facts() == {
+        "decoding": {"precision": "bfloat16", "batch_tokens": 512, "decoding": kind}
+    }
+    student.tokenizer.chat_template += "{# #}{% if false %}{{ date_string }}{% endif %}"
+    assert writer.facts()["template_date"] == "2024-07-26"

@@ -5,7 +5,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, GraniteForCausalLM
 
-from plan_tuning.students.log_probs import ProjectionError, check_projection, token_log_probs
+from plan_tuning.students.log_probs import (
+    ProjectionError,
+    check_projection,
+    chunk_logits,
+    token_log_probs,
+)
 from plan_tuning.students.tiny import build_tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -128,3 +133,9 @@ def test_a_family_that_treats_its_logits_otherwise_is_refused():
     model.forward = doubled
     with pytest.raises(ProjectionError, match="not supported"):
         check_projection(model, torch.arange(5)[None])
+
+
+def test_a_card_holds_more_logits_at_once_than_a_cpu():
+    assert chunk_logits(torch.device("cpu")) == 2**24
+    assert chunk_logits(torch.device("cuda", 1)) == 2**27
+    assert chunk_logits(torch.device("meta")) == 2**24

@@ -248,6 +248,10 @@ def test_text_and_figure(table: Table, worth: PlanWorth) -> None:
     assert followed.endswith("of 120")
     _, likely = likelihood_table(worth)
     assert likely[0][3] == "60 (−2)"
+    for cells, item in zip(likely, worth.rows, strict=True):
+        found = item.likelihood.difference
+        half = "–" if found is None else f"{(found.high - found.low) / 2:.3f}"
+        assert cells[-1] == half
     figure = worth_figure(table, worth)
     assert figure is not None
     assert figure.svg.count("<svg") == 1

@@ -130,6 +130,9 @@ def test_copies_are_made_in_their_precision_and_share_what_stays_as_it_is(folder
     for name, weight in own.items():
         if "q_proj" in name:
             assert copies[name].data_ptr() != weight.data_ptr(), name
+    elsewhere = copy_of(model, torch.float32, torch.device("meta")).get_base_model()
+    assert elsewhere.get_input_embeddings().weight.device.type == "cpu", "it moves with the model"
+    assert elsewhere.get_decoder().layers[0].mlp.up_proj.base_layer.weight.is_meta
     rounded = copy_of(model, torch.bfloat16, torch.device("cpu"))
     assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in rounded.parameters())

@@ -17,7 +17,7 @@ PASS_TOKENS = 16384  # padded tokens of prompts that are read at once
 _GUESS = 256  # tokens of a completion while none has ended
 _TRUST = 8  # completions that the guess counts for
 _REFILL = 4  # rows are admitted once one part in so many of the memory is free
-_PADDING = 256  # tokens of padding that are cheaper than a further pass
+_PADDING = 64  # tokens of padding that are cheaper than a further pass
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Waiting:
             longest = max(longest, len(group.text))
             padded, tokens = longest * (len(taken) + 1), tokens + len(group.text)
             rows += len(group.rows)
-            is_ragged = padded - tokens > max(_PADDING, tokens // 8)
+            is_ragged = padded - tokens > max(_PADDING, tokens // 16)
             if taken and (padded > PASS_TOKENS or is_ragged):
                 break
             if (padded if self._shares else longest * rows) + rows * expected > free:

@@ -1,8 +1,10 @@
 """Prompts to completions by transformers' continuous batching: an engine for evaluation.
 
-Rows enter and leave a paged cache while others go on. Sampled tokens come from one stream of
-random numbers, so with a temperature a row's text depends on the rows around it; greedy decoding is
-that of :func:`plan_tuning.students.generation.native_engine.generate` up to rounding.
+Rows enter and leave a paged cache while others go on, as those of
+:func:`plan_tuning.students.generation.native_engine.generate` do; this is the same work by an
+implementation that shares no line with it. Greedy decoding is the same up to rounding. Sampled
+tokens come from one stream of random numbers, so with a temperature a row's text depends on the
+rows around it: other content than the native engine's, which is why it is a choice of its own.
 """
 
 from __future__ import annotations

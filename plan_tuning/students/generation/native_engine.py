@@ -164,7 +164,12 @@ class _Call:
 
     def _read(self, groups: Sequence[Group]) -> Iterator[list[Row]]:
         """Read the texts of groups and write one token a row; yields rows that end with it."""
-        logits, cache, mask = _prefill(self._student, [group.text for group in groups])
+        texts = [group.text for group in groups]
+        coming = max(map(len, texts)) * len(texts)
+        coming += sum(len(group.rows) for group in groups) * self._lengths.expected
+        if self._decoder.num_cells() + coming > self._budget:
+            self._decoder.shrink()
+        logits, cache, mask = _prefill(self._student, texts)
         owners = [place for place, group in enumerate(groups) for _ in group.rows]
         rows = [row for group in groups for row in group.rows]
         origin = torch.tensor(owners, device=self._student.device)
@@ -179,8 +184,6 @@ class _Call:
             self._decoder.join(
                 cache, mask, [owners[place] for place in stay], [rows[place] for place in stay]
             )
-        if self._decoder.num_cells() > self._budget:
-            self._decoder.shrink()
 
     def _make_room(self) -> None:
         """Set rows aside until there is memory for the next tokens of the others."""

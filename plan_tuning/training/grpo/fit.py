@@ -26,7 +26,13 @@ from plan_tuning.students.export import export_student
 from plan_tuning.students.flops import ModelSize
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.templates import template_date
-from plan_tuning.training.checkpoints import StepCheckpoints, latest_checkpoint, remove, step_of
+from plan_tuning.training.checkpoints import (
+    PassSizes,
+    StepCheckpoints,
+    latest_checkpoint,
+    remove,
+    step_of,
+)
 from plan_tuning.training.grpo.data import PlannedProblem, hold_out
 from plan_tuning.training.grpo.metrics import computed
 from plan_tuning.training.grpo.module import GRPOModule
@@ -42,6 +48,7 @@ from plan_tuning.training.lightning import (
     quiet,
 )
 from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import warn_of_low_rate
 from plan_tuning.training.validation import AccuracyBySteps, HeldOutEvaluation
 
 logger = logging.getLogger(__name__)
@@ -105,6 +112,7 @@ def train_grpo(
     trainer, reward = settings.trainer, settings.reward
     method = settings.method.resolved(trainer.precision)
     prepare(trainer, settings.seed)
+    warn_of_low_rate(settings.adapter, "method.learning_rate", method.learning_rate)
     _check(settings, problems)
     training, held_out = hold_out(problems, count=method.val_problems, seed=settings.seed)
     student = load_student(
@@ -132,6 +140,8 @@ def train_grpo(
         validation = AccuracyBySteps(evaluation, every_n_steps=method.val_every_n_steps)
     callbacks: list[pl.Callback] = [] if validation is None else [validation]
     callbacks.append(StepCheckpoints(run.checkpoints, method.checkpoint_every_n_steps))
+    if run.pass_sizes:
+        callbacks.append(PassSizes(run.pass_sizes))
     embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
     with RewardWorker(
         reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed

@@ -185,7 +185,7 @@ def copy_of(model: Any, dtype: torch.dtype | None, place: torch.device) -> Any:
     """Copy a model for inference, weight by weight into its precision and place.
 
     No second copy in the precision of the masters is made on the way. A frozen weight that is
-    already as it shall be is shared, not copied.
+    already in that precision is shared, and goes to the card with the model.
 
     Args:
         model: its buffers are copied as they are: rotary frequencies stay float32.
@@ -197,7 +197,7 @@ def copy_of(model: Any, dtype: torch.dtype | None, place: torch.device) -> Any:
     for weight in model.parameters():
         kind = dtype if dtype is not None and weight.is_floating_point() else weight.dtype
         is_own = weight.requires_grad or id(weight) in layers  # an update is merged into those
-        if not is_own and weight.dtype == kind and weight.device == place:
+        if not is_own and weight.dtype == kind:
             memo[id(weight)] = weight
             continue
         values = weight.detach().to(place, kind, copy=True)

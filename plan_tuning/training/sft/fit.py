@@ -25,6 +25,7 @@ from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
     BestWeights,
     Checkpoints,
+    PassSizes,
     latest_checkpoint,
     remove,
     step_of,
@@ -41,6 +42,7 @@ from plan_tuning.training.lightning import (
     quiet,
 )
 from plan_tuning.training.logs import CompletionLog
+from plan_tuning.training.optim import warn_of_low_rate
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import EncodedRow, RowError, TrainingRow
 from plan_tuning.training.sft.module import SFTModule
@@ -98,6 +100,7 @@ def train_student(
     """
     config = settings.trainer
     prepare(config, settings.seed)
+    warn_of_low_rate(settings.adapter, "trainer.learning_rate", config.learning_rate)
     student = _load(base, settings)
     encoded, dropped = _encode_all(student, rows, settings)
     training, held_out = batches.split_validation(
@@ -134,7 +137,8 @@ def train_student(
         best = BestWeights(run.checkpoints / "best.safetensors", config)
         loader = HeldOut(batches.micro_batches(held_out, budget=config.micro_batch_tokens))
     # Accuracy comes before the best weights: they may be chosen by it.
-    callbacks = [found for found in (checkpoints, accuracy, best) if found is not None]
+    sizes = PassSizes(run.pass_sizes) if run.pass_sizes else None
+    callbacks = [found for found in (checkpoints, accuracy, best, sizes) if found is not None]
     with quiet():
         trainer = build_trainer(
             run, config, callbacks, max_steps=total, validate_every_n_steps=interval
