@@ -38,7 +38,7 @@ from plan_tuning.distillation.filters import decisions
 from plan_tuning.interruption import Interrupted
 from plan_tuning.job.dry_run import check_data
 from plan_tuning.job.evaluate import answer_call, value_call
-from plan_tuning.job.graph import JobGraph, Stage, job_graph
+from plan_tuning.job.graph import JobGraph, Stage, job_graph, resolved
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.models import Models, check_machine, say_what_loads
 from plan_tuning.job.pass_sizes import SettledPasses, settled
@@ -85,6 +85,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
         ConfigError: an input is missing or contradicts the configuration.
         ArtifactError: a stage that the job may not build has no artifact.
     """
+    config = resolved(config)
     graph = job_graph(config)
     check_overwritten(context.folder, graph.fingerprint)
     finished = read_result(context.folder, graph)

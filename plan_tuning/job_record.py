@@ -119,6 +119,44 @@ class CorpusFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """What a part of a job computed; padding and validations do not count."""
+
+    trained_tokens: int = 0  # read forward and backward
+    generated_tokens: int = 0
+    read_tokens: int = 0  # forward only: prompts, log-probabilities of completions
+    flops: float | None = 0.0  # operations, see plan_tuning/students/flops.py; None: unknown
+    seconds: float = 0.0  # wall time
+
+    def __add__(self, other: Compute) -> Compute:
+        """Add up two parts; what is unknown of one is unknown of both."""
+        is_known = self.flops is not None and other.flops is not None
+        return Compute(
+            self.trained_tokens + other.trained_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.read_tokens + other.read_tokens,
+            (self.flops or 0.0) + (other.flops or 0.0) if is_known else None,
+            round(self.seconds + other.seconds, 3),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobCompute:
+    """What a job rests on, whoever built it; None: not recorded."""
+
+    training: Compute | None = None  # of the student, from the untrained model on; 0 without one
+    start: Compute | None = None  # of these, what the student that training began from cost
+    base: Compute | None = None  # beside: of an untrained model that was made here
+    evaluation: Compute | None = None  # of all predictions
+
+
+def parse_compute(figures: Mapping[str, Any] | None) -> Compute | None:
+    """Read what a manifest says of its computing; None where it says nothing."""
+    found: Compute | None = _convert(Compute | None, figures)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class StageTime:
     """What a stage of a job took, and whether all of it was there already."""
 
@@ -183,6 +221,8 @@ class JobResult:
     device: str = ""
     stages: Mapping[str, StageTime] = field(default_factory=dict)
     wall_s: float = 0.0
+    # Tokens, operations and seconds of training and evaluation; None: not recorded
+    compute: JobCompute | None = field(default=None, metadata=UNLESS_NONE)
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = None  # of those; None: the price is unknown
     created: str = ""  # UTC

@@ -6,6 +6,8 @@ r"""Decoding speed: this project's two loops against ``generate`` of transformer
         --new-tokens 512                                             # graphs, share of bandwidth
     python experiments/benchmarks/generation.py --weights FOLDER --problems gsm8k/test.jsonl \
         --prompts 64 --new-tokens 256 --threads 2 --repeats 1 --server http://127.0.0.1:8000/v1
+    python experiments/benchmarks/generation.py --weights FOLDER --problems predictions.jsonl \
+        --prompts 100 --new-tokens 96 --noise noise.json             # what rounding changes
 
 All arms answer the same prompts with the same number of samples: ``generate`` gets every prompt
 repeated, as trainers do. Settings with random weights:
@@ -20,7 +22,8 @@ With ``--weights`` the student is a folder of real weights, which answers the pr
 greedily and stops by itself; ``--server`` adds an OpenAI-compatible server (vLLM) of the same
 folder, asked for all prompts at once as token ids, by wall time like the other arms then. The
 server must have the machine to itself while it is measured: arms run one after another.
-Prints one JSON object.
+Prints one JSON object. ``--noise FILE`` measures no speed: see ``generation_noise.py``; the rows
+of ``--problems`` may then be the predictions of a job, whose prompts are asked again.
 
 On CUDA the object says which share of the memory-bandwidth bound an arm reaches: a decoding step
 cannot be faster than reading the weights once and the cache once, prompts shared by their samples.
@@ -42,6 +45,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from generation_noise import write_noise
 from generation_real import real_arms
 
 from plan_tuning.students.generation.native_engine import generate
@@ -286,9 +290,15 @@ def main() -> None:
     parser.add_argument("--weights", help="folder of a real student")
     parser.add_argument("--problems", help="its questions: JSON lines with a field problem")
     parser.add_argument("--server", help="http://HOST:PORT/v1 of a server of the same folder")
+    parser.add_argument("--noise", help="count greedy answers that change, into this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     result: dict[str, Any] = {"arguments": vars(arguments), "torch": torch.__version__}
+    if arguments.noise:
+        if not (arguments.weights and arguments.problems):
+            parser.error("--noise needs --weights FOLDER and --problems FILE")
+        write_noise(arguments)
+        return
     if arguments.weights:
         result["real"] = measured(real_arms(arguments), arguments, "generate")
         print(json.dumps(result))

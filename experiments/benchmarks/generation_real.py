@@ -46,7 +46,7 @@ def greedy_arm(
     return sum(len(completion.token_ids) for completion in found)
 
 
-def padded_arm(student: Student, prompts: list[list[int]], limit: int) -> int:
+def padded_rows(student: Student, prompts: list[list[int]], limit: int) -> list[tuple[int, ...]]:
     """Answer prompts greedily by ``generate`` in one batch, padded on the left."""
     longest = max(len(prompt) for prompt in prompts)
     padding = [[student.pad_id] * (longest - len(prompt)) for prompt in prompts]
@@ -60,19 +60,30 @@ def padded_arm(student: Student, prompts: list[list[int]], limit: int) -> int:
     )[:, longest:].cpu()  # fmt: skip
     is_end = torch.isin(out, torch.tensor(student.end_ids))
     first = torch.where(is_end.any(1), is_end.long().argmax(1) + 1, out.shape[1])
-    return int(first.sum())
+    return [tuple(row[:size].tolist()) for row, size in zip(out, first.tolist(), strict=True)]
+
+
+def load(arguments: argparse.Namespace, dtype: torch.dtype | None = None) -> Student:
+    """Read the student of ``--weights``; None: in the precision of its file."""
+    model = ModelConfig(name="benchmark", kind="pretrained", path=arguments.weights)
+    student = load_student(arguments.weights, model, device=arguments.device)
+    if dtype is not None:
+        student.model.to(dtype)
+    return student
+
+
+def asked_prompts(student: Student, arguments: argparse.Namespace) -> list[list[int]]:
+    """Render the problems of ``--problems``: questions, or the prompts of a job's predictions."""
+    lines = Path(arguments.problems).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines[: arguments.prompts]]
+    asked = [row["prompt"] if "prompt" in row else row["problem"] for row in rows]
+    return [prompt_ids(student.tokenizer, [{"role": "user", "content": text}]) for text in asked]
 
 
 def real_arms(arguments: argparse.Namespace) -> dict[str, Callable[[int], int]]:
     """Make the arms that answer real problems with real weights."""
-    model = ModelConfig(name="benchmark", kind="pretrained", path=arguments.weights)
-    student = load_student(arguments.weights, model, device=arguments.device)
-    lines = Path(arguments.problems).read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["problem"] for line in lines[: arguments.prompts]]
-    prompts = [
-        prompt_ids(student.tokenizer, [{"role": "user", "content": question}])
-        for question in questions
-    ]
+    student = load(arguments)
+    prompts = asked_prompts(student, arguments)
     limit, budget = arguments.new_tokens, arguments.batch_tokens
     arms: dict[str, Callable[[int], int]] = {
         decoding: lambda seed, decoding=decoding: greedy_arm(
@@ -80,7 +91,7 @@ def real_arms(arguments: argparse.Namespace) -> dict[str, Callable[[int], int]]:
         )
         for decoding in ("dynamic", "static")
     }
-    arms["generate"] = lambda seed: padded_arm(student, prompts, limit)
+    arms["generate"] = lambda seed: sum(map(len, padded_rows(student, prompts, limit)))
     if arguments.server:
         ends = list(student.end_ids)
         arms["server"] = lambda seed: server_arm(arguments.server, prompts, limit, ends)

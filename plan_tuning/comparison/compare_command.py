@@ -47,6 +47,21 @@ def compare(
             "equivalent. Default: the sweep's own."
         ),
     ] = None,
+    by_compute: Annotated[
+        bool,
+        typer.Option(
+            "--compute",
+            help="Show what each row's training cost, and which differences are between equals.",
+        ),
+    ] = False,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            help="Counts of experiments/benchmarks/generation.py --noise, beside differences that "
+            "are smaller.",
+            metavar="FILE.json",
+        ),
+    ] = None,
     latex: Annotated[
         Latex,
         typer.Option(
@@ -69,6 +84,7 @@ def compare(
 ) -> None:
     """Compare finished jobs: a table here, comparison.{md,csv,tex,json} and report.html on disk."""
     from plan_tuning.comparison.comparison_files import compare as run
+    from plan_tuning.comparison.inference_noise import read_noise
     from plan_tuning.comparison.latex import Compact
     from plan_tuning.comparison.runs import ComparisonError
 
@@ -98,6 +114,8 @@ def compare(
             force=force,
             compact=compact,
             smallest_effect=smallest_effect,
+            by_compute=by_compute,
+            noise=None if noise is None else read_noise(noise),
         )
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)

@@ -28,6 +28,8 @@ class Comparison:
     files: tuple[Path, ...] = ()  # that were written of it
     worth: PlanWorth = field(default_factory=PlanWorth)  # of plans, where it was asked for
     judged: tuple[str, ...] = ()  # what today's grader changed, a line each
+    by_compute: bool = False  # the table by equal compute is shown too
+    noise: tuple[str, ...] = ()  # what rounding alone changes, beside the differences
     registration: tuple[str, ...] = ()  # what was registered, and what differs from it
 
     @property

@@ -15,10 +15,12 @@ from pathlib import Path
 from plan_tuning.artifacts import write_together
 from plan_tuning.comparison.claims import findings
 from plan_tuning.comparison.comparison import Comparison, holes
+from plan_tuning.comparison.compute_table import COMPUTE_LEGEND, base_lines, compute_table
 from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
 from plan_tuning.comparison.exports import to_csv, to_json
+from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
 from plan_tuning.comparison.plan_value_text import (
@@ -69,6 +71,8 @@ def compare(
     force: bool = False,
     compact: Compact | None = None,
     smallest_effect: float | None = None,
+    by_compute: bool = False,
+    noise: InferenceNoise | None = None,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -81,6 +85,8 @@ def compare(
         force: replace a comparison that was made from files which are missing here.
         compact: of the LaTeX table that is written beside the full one; None: none is.
         smallest_effect: points that would matter; None: what the jobs or their registration say.
+        by_compute: show what each row's training cost, and which differences are between equals.
+        noise: what rounding alone changes; None: it was not counted.
 
     Raises:
         ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
@@ -113,6 +119,8 @@ def compare(
         holes=tuple(holes(results, expected_jobs)),
         worth=plan_worth(table),
         judged=judged,
+        by_compute=by_compute,
+        noise=() if noise is None else tuple(noise_lines(noise, table)),
         reading=Reading.of(results.completed),
     )
     folder = Path(out) if out is not None else paths[0]
@@ -155,6 +163,7 @@ def write(
     if comparison.worth.rows:
         content["plan_values"] = values_json(comparison.worth)
     content["registration"] = list(comparison.registration)
+    content["inference_noise"] = list(comparison.noise)
     reading = comparison.reading
     content["read"] = {"predictions": reading.predictions, "corpora": reading.corpora}
     if not force:
@@ -199,7 +208,11 @@ def to_markdown(comparison: Comparison) -> str:
         if rows:
             parts += ["## Difference to the baseline", markdown_table(head, rows)]
         parts += [table.basis] if table.basis else []
+        parts += comparison.noise
         parts.append(f"{LEGEND_LINE} [Every mark and figure](#reading-the-table)")
+        if comparison.by_compute:
+            parts += ["## By equal compute", markdown_table(*compute_table(table))]
+            parts += [*base_lines(table), COMPUTE_LEGEND]
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]

@@ -10,6 +10,7 @@ from typing import Any
 
 from plan_tuning.comparison.choices import IRRELEVANT, row_label
 from plan_tuning.comparison.claims import NOT_PUBLIC, Finding
+from plan_tuning.comparison.compute_table import COLUMNS, compute_columns, compute_json
 from plan_tuning.comparison.differences import Difference
 from plan_tuning.comparison.tables import Cell, Row, Table
 
@@ -29,7 +30,8 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
         + ["problems", "baseline"]
         + [f"difference_{name}" for name in _DIFFERENCE_FIELDS]
         + ["difference_seeds", "direction", "resolved", "claims", "published"]
-        + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd", "row"]
+        + ["wall_s", "teacher_calls", "cost_usd", "corpus_calls", "corpus_usd"]
+        + [*COLUMNS, "row"]
     )
     for row in table.rows:
         base = "" if row.baseline is None else table.label(table.rows[row.baseline])
@@ -51,7 +53,7 @@ def to_csv(table: Table, found: Sequence[Finding]) -> str:
                 + [round(row.wall_s, 3), row.teacher_calls]
                 + ["" if row.cost_usd is None else row.cost_usd]
                 + [row.corpus_calls, "" if row.corpus_usd is None else row.corpus_usd]
-                + [effective_row(table, row)]
+                + [*compute_columns(table, row), effective_row(table, row)]
             )
     return text.getvalue()
 
@@ -163,6 +165,7 @@ def _row_json(table: Table, row: Row) -> dict[str, Any]:
         "cost_usd": row.cost_usd,
         "corpus_calls": row.corpus_calls,
         "corpus_usd": row.corpus_usd,
+        "compute": compute_json(table, row),
         "benchmarks": {
             name: {
                 "accuracy": cell.accuracy,

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from plan_tuning.comparison.comparison import Comparison
+from plan_tuning.comparison.compute_table import COMPUTE_LEGEND, base_lines, compute_table
 from plan_tuning.comparison.plan_value_text import (
     correlation_lines,
     likelihood_table,
@@ -40,6 +41,12 @@ def show(comparison: Comparison) -> None:
         console.print(f"[dim]{escape(_legend(comparison.files))}[/]")
         if comparison.table.basis:
             console.print(escape(comparison.table.basis))
+        for line in comparison.noise:
+            console.print(escape(line))
+        if comparison.by_compute:
+            console.print(_plain("By equal compute", *compute_table(comparison.table)))
+            for line in (*base_lines(comparison.table), COMPUTE_LEGEND):
+                console.print(f"[dim]{escape(line)}[/]")
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))

@@ -118,7 +118,7 @@ class GRPOConfig(MethodConfig):
         """Check ranges."""
         require_choice("method.name", self.name, ("grpo",))
         require(
-            self.continued_steps == 0,
+            not self.is_continued,
             "method.continued_steps",
             self.continued_steps,
             "0 for grpo, which goes on from its start anyway",

@@ -43,7 +43,7 @@ def _check_four_bits(config: Config) -> None:
         goes_on = config.start.name not in (UNTRAINED, GIVEN)
         what = f"method=grpo start={config.start.name} adapter"
     else:
-        goes_on = config.method.continued_steps > 0
+        goes_on = config.method.is_continued
         what = "method.continued_steps with adapter"
     if goes_on:
         raise ConfigError(

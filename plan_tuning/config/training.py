@@ -31,6 +31,8 @@ PROMPTS = ("matched", "paper")
 ORDERS = ("shuffled", "by_source", "by_difficulty", "by_length")
 SELECTIONS = ("loss", "accuracy")
 
+MATCH = "match="  # before the fingerprint of a student whose compute is matched
+
 _RUNTIME = {"runtime": True}
 
 
@@ -42,7 +44,9 @@ class MethodConfig:
     problems: str = "all"  # sft only: all training problems, or those that the filter keeps
     plan_weight: float = 1.0  # loss weight of plan tokens
     solution_weight: float = 1.0  # loss weight of solution tokens
-    continued_steps: int = 0  # optimizer steps that follow, from the plain job's student; 0: none
+    # Optimizer steps that follow, from the plain job's student; 0: none; match=FINGERPRINT: as many
+    # as cost what that student's own training did
+    continued_steps: int | str = 0
     extension: str | None = field(default=None, metadata=_RUNTIME)  # module that brings it
 
     def __post_init__(self) -> None:
@@ -52,12 +56,13 @@ class MethodConfig:
         require_choice("method.problems", self.problems, ("all", "kept"))
         for key in ("plan_weight", "solution_weight"):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=1.0", zero=True)
-        require_positive(
-            "method.continued_steps",
-            self.continued_steps,
-            "method.continued_steps=250",
-            zero=True,
-        )
+        if self.matched is None:
+            require_positive(
+                "method.continued_steps",
+                self.num_continued,
+                "method.continued_steps=250",
+                zero=True,
+            )
         weights = self.record.loss_weights or ("solution_weight",)
         require(
             sum(getattr(self, key) for key in weights) > 0,
@@ -66,6 +71,34 @@ class MethodConfig:
             f"{self.name} would learn nothing with these weights",
             "method.plan_weight=1.0",
         )
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether a second training follows, from the plain job's student."""
+        return self.continued_steps != 0
+
+    @property
+    def matched(self) -> str | None:
+        """The finished student whose training the second one shall cost; None: steps are given."""
+        text = self.continued_steps
+        is_match = isinstance(text, str) and text.startswith(MATCH)
+        return str(text).removeprefix(MATCH) if is_match else None
+
+    @property
+    def num_continued(self) -> int:
+        """Steps of the second training.
+
+        Raises:
+            ConfigError: they are not known yet, or what is given is no number.
+        """
+        if isinstance(self.continued_steps, str):
+            raise ConfigError(
+                "method.continued_steps",
+                self.continued_steps,
+                f"a number of optimizer steps, or {MATCH}FINGERPRINT of a finished student",
+                "'method.continued_steps=\"match=FINGERPRINT\"'",
+            )
+        return self.continued_steps
 
     @property
     def record(self) -> Extension:

@@ -79,7 +79,7 @@ def debugged(config: Config) -> Config:
 
 
 def _capped(group: Group, **caps: int | None) -> Group:
-    """Copy a group with each named number at most its cap; None and -1 are no limit so far.
+    """Copy a group with each named number at most its cap; None, -1 and texts are no limit so far.
 
     The copy is not checked again: a buffer may be longer than capped completions.
     """
@@ -87,7 +87,8 @@ def _capped(group: Group, **caps: int | None) -> Group:
     for key, cap in caps.items():
         value = getattr(group, key)
         if cap is not None:
-            setattr(capped, key, cap if value in (None, -1) else min(value, cap))
+            is_open = value in (None, -1) or isinstance(value, str)
+            setattr(capped, key, cap if is_open else min(value, cap))
     return capped
 
 

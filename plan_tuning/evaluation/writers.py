@@ -14,7 +14,9 @@ import torch
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.extensions import record
 from plan_tuning.config.training import PromptConfig
+from plan_tuning.job_record import Compute
 from plan_tuning.records import Completion, Message, Problem, Reply, Request
+from plan_tuning.students.flops import writing
 from plan_tuning.students.generation.static_decoding import is_static
 from plan_tuning.students.loading import Student
 from plan_tuning.students.memory import release_card_memory
@@ -61,6 +63,8 @@ class Written:
 class Writer(Protocol):
     """Whoever answers test problems or executes plans."""
 
+    computed: Compute  # since somebody set this to nothing
+
     def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
         """Ask for an answer (or for m2: a plan) to a problem."""
 
@@ -84,6 +88,8 @@ class Writer(Protocol):
 
 class _StudentRequests:
     """Students are asked in the words that they were trained on."""
+
+    computed = Compute()
 
     def facts(self) -> dict[str, Any]:
         """Say what the answers hang on, beside the Spec, for the manifest of predictions."""
@@ -164,6 +170,9 @@ class LocalWriter(_StudentRequests):
             raise SolveError(
                 f"engine={engine.name} returned {len(completions)} completions of {len(prompts)}"
             )
+        sizes = [(len(p), len(c.token_ids)) for p, c in zip(prompts, completions, strict=True)]
+        read = [len(prompt) for prompt in rendered.values()]  # once for all samples
+        self.computed += writing(self.student.causal_lm, read, sizes)
         return [Written(c.text, c.finish_reason, len(c.token_ids)) for c in completions]
 
     def facts(self) -> dict[str, Any]:
@@ -299,8 +308,10 @@ class ServedWriter(_StudentRequests):
                 f"{failed} of {len(replies)} calls failed to the end: run the same command again; "
                 "every answer that arrived is stored"
             )
+        tokens = sum(reply.completion_tokens for reply in replies)
+        read = sum(reply.prompt_tokens for reply in replies)
+        self.computed += Compute(0, tokens, read, flops=None)  # of weights that are not here
         if progress is not None:
-            tokens = sum(reply.completion_tokens for reply in replies)
             progress(phase, len(replies), len(replies), tokens)
         return [
             Written(
@@ -381,10 +392,9 @@ class FunctionWriter(_StudentRequests):
         progress: Progress | None,
     ) -> list[Written]:
         """Answer everything that is asked, in its order; tokens are not counted."""
-        written = []
-        for messages in asked:
-            text = self._execute(*self._meant[messages[-1]["content"]])
-            written.append(Written(text, "stop", 0))
+        meant = (self._meant[messages[-1]["content"]] for messages in asked)
+        written = [Written(self._execute(*texts), "stop", 0) for texts in meant]
+        self.computed += Compute(flops=None)
         if progress is not None:
             progress(phase, len(written), len(written), 0)
         return written

@@ -20,7 +20,7 @@ from plan_tuning.distillation.estimate import dry_run, render_estimate
 from plan_tuning.job.costs import teacher_line, value_line
 from plan_tuning.job.data_findings import data_findings, is_trained, makes_corpus
 from plan_tuning.job.disk import Job, disk_findings, is_dequantised
-from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.graph import JobGraph, resolved
 from plan_tuning.job.inputs import load_problems
 from plan_tuning.job.memory_report import memory_findings, memory_lines
 from plan_tuning.job.sensitivity import power_line
@@ -45,6 +45,9 @@ def print_job(config: Config, graph: JobGraph) -> int:
         console.print(
             f"{stage.kind:<11} {stage.fingerprint} {state:<8} {stage.label}", highlight=False
         )
+    if (named := config.method.matched) is not None:
+        steps = resolved(config).method.num_continued
+        console.print(f"method.continued_steps={steps} costs what student {named} did")
     with _silent():
         found = findings([(config, graph)])
         is_readable = not any(finding.kind == "error" for finding in data_findings(config, graph))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from plan_tuning.job.result import (
     read_predictions,
     write_predictions,
 )
+from plan_tuning.job_record import Compute
 from plan_tuning.records import Completion, Problem, to_json
 from plan_tuning.tasks.regrading import VERSIONS
 
@@ -81,6 +83,11 @@ def _answer(
     # With given plans, or without any, nobody but m2's executor is asked.
     is_executor = plans is not None or (has_two_calls and not is_planned)
     asked = models.executor if is_executor else models.tested
+    executor = models.executor if is_planned else None
+    taking_part = {id(writer): writer for writer in (asked, executor) if writer is not None}
+    for writer in taking_part.values():
+        writer.computed = Compute()
+    started = time.perf_counter()
     with shown(benchmark, is_wanted=config.evaluation.progress) as progress:
         predictions = solve(
             asked,
@@ -90,12 +97,15 @@ def _answer(
             evaluation=config.evaluation,
             benchmark=benchmark,
             grader=models.grader,
-            executor=models.executor if is_planned else None,
+            executor=executor,
             plans=plans,
             progress=progress,
         )
     write_predictions(folder / PREDICTIONS_FILE, predictions)
+    seconds = round(time.perf_counter() - started, 3)
+    computed = sum((w.computed for w in taking_part.values()), Compute(seconds=seconds))
     facts = {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
+    facts["compute"] = to_json(computed)
     return {**facts, **asked.facts(), **VERSIONS}
 
 

@@ -28,6 +28,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.job_parts import needs_student, values_given_plans, values_plans
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
+from plan_tuning.job.equal_compute import matched_steps
 from plan_tuning.job.eval_spec import (
     Party,
     answer_spec,
@@ -133,7 +134,7 @@ def job_graph(config: Config) -> JobGraph:
     is_evaluated = "evaluate" in config.stages
     if is_evaluated:
         check_swap(config)
-    config = effective(config)
+    config = effective(resolved(config))
     if set(config.stages) == {"distill"}:
         return JobGraph(None, _corpus_stage(config), None)
     takes_part = not is_evaluated or needs_student(config)
@@ -155,6 +156,20 @@ def job_graph(config: Config) -> JobGraph:
             student = _student_stage(config, base, corpus, start)
     graph = JobGraph(base, corpus, student, start=start, merged=merged)
     return _valued(_evaluated(graph, config), config) if is_evaluated else graph
+
+
+def resolved(config: Config) -> Config:
+    """Find the steps of a continued training that is to match another student's.
+
+    Raises:
+        ConfigError: they cannot be found, see :func:`matched_steps`.
+    """
+    if config.method.matched is None:
+        return config
+    plain = job_graph(start_config(config)).student
+    is_trained = plain is not None and not plain.is_external and not config.merge.is_merged
+    steps = matched_steps(config, plain.fingerprint) if plain and is_trained else 0
+    return replace(config, method=replace(config.method, continued_steps=steps))
 
 
 def _stage(

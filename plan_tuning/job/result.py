@@ -22,6 +22,7 @@ from plan_tuning.config.run import Config
 from plan_tuning.evaluation.accuracy import summarize
 from plan_tuning.evaluation.judgement import stored_answers, with_verdict
 from plan_tuning.interruption import Interrupted
+from plan_tuning.job.compute import job_compute
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import count_seen, training_problems
 from plan_tuning.job_record import (
@@ -291,6 +292,11 @@ def write_result(
         device=outcome.device,
         stages=outcome.stages,
         wall_s=round(time.perf_counter() - outcome.started, 3),
+        compute=job_compute(
+            [stage.folder for stage in graph.merged or (graph.student,) if stage is not None],
+            graph.base.folder if graph.base else None,
+            [stage.folder for stage in graph.predictions],
+        ),
         teacher_calls=outcome.teacher_calls,
         cost_usd=outcome.cost_usd,
         **provenance(),

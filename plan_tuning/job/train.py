@@ -17,13 +17,14 @@ from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import OnUsage
+from plan_tuning.job.compute import facts_of_start
 from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
 from plan_tuning.job.models import Models, prepare_torch, rank_models
 from plan_tuning.job.pass_sizes import remembered, sizes_of
 from plan_tuning.job.result import CURVES_FILE
 from plan_tuning.job.test_problems import FACT, facts_of_students, facts_of_training
-from plan_tuning.job.train_spec import filter_spec
+from plan_tuning.job.train_spec import filter_spec, has_start
 from plan_tuning.records import Ask, Problem
 from plan_tuning.students import gguf
 from plan_tuning.tasks.published_tests import name_test_problems
@@ -181,7 +182,7 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
     )
     trainer = config.trainer
     if config.method.continued_steps:
-        trainer = replace(trainer, max_steps=config.method.continued_steps)
+        trainer = replace(trainer, max_steps=config.method.num_continued)
     settings = SFTSettings(config.model, config.adapter, trainer, config.method, config.seed)
     run = training.run(folder, loggers)
     with ExitStack() as resources:
@@ -190,7 +191,8 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
         evaluation = held_out_evaluation(training, models)
         facts = train_student(run, settings, training.begin(), rows, evaluation)
     seen = facts_of_training(config, corpus, training.start)
-    return {**facts, "selection": selection, **seen, **VERSIONS}
+    begun = facts_of_start(training.start if has_start(config) else None)
+    return {**facts, "selection": selection, **seen, **VERSIONS, **begun}
 
 
 def train_with_rewards(
@@ -234,7 +236,8 @@ def train_with_rewards(
         )
         facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
     seen = facts_of_training(config, training.corpus, training.start)
-    return {**facts, "selection": selection, **seen, **VERSIONS}
+    begun = facts_of_start(training.start if has_start(config) else None)
+    return {**facts, "selection": selection, **seen, **VERSIONS, **begun}
 
 
 def _is_grpo(training: Training) -> bool:

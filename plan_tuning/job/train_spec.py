@@ -210,7 +210,7 @@ def has_start(config: Config) -> bool:
         return False
     if isinstance(config.method, GRPOConfig):
         return config.start.name != UNTRAINED
-    return config.method.continued_steps > 0
+    return config.method.is_continued
 
 
 def start_config(config: Config) -> Config:
@@ -257,7 +257,7 @@ def _adapter_spec(config: Config) -> dict[str, Any]:
 
 def _method_spec(method: MethodConfig) -> dict[str, Any]:
     """The method with the loss weights that it reads."""
-    continued = ("continued_steps",) if method.continued_steps else ()
+    continued = ("continued_steps",) if method.num_continued else ()
     spec = {key: getattr(method, key) for key in ("name", *continued, *method.record.loss_weights)}
     return spec | extension_spec("method", method.name, method, MethodConfig)
 

@@ -15,8 +15,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from plan_tuning import interruption
 from plan_tuning.config.microworld import MicroBaseConfig
 from plan_tuning.config.model import MicroModelConfig
+from plan_tuning.job_record import Compute
+from plan_tuning.records import to_json
+from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.students.memory import keep_freed_memory
 from plan_tuning.students.micro import (
     build_model,
@@ -113,6 +116,7 @@ def train_base(
         "probes": probes,
         "tokens": trainer.tokens,
         "cpu_s": round(trainer.cpu_s, 1),
+        **trainer.computed(),
         "is_capped": max_steps is not None,
     }
 
@@ -141,6 +145,7 @@ class _BaseTrainer:
         self.losses: dict[str, float] = {}
         self.finished: list[str] = []
         self.tokens = 0
+        self.passes: Passes | None = Passes()  # None: a checkpoint did not say
         self.cpu_s = 0.0
         self._resume()
 
@@ -228,7 +233,17 @@ class _BaseTrainer:
                 step = bucket * _BUCKET + offset
                 if first <= step < last:
                     self.tokens += sum(len(ids) for ids, _ in batch)
+                    if self.passes is not None:
+                        self.passes += Passes.of_rows(_sizes(*document) for document in batch)
                     yield step, collate(batch, pad_token_id=int(self.tokenizer.pad_token_id))
+
+    def computed(self) -> dict[str, Any]:
+        """Say what the training computed, in seconds of the CPU; nothing where that is unknown."""
+        if self.passes is None:
+            return {}
+        flops = ModelSize.of(self.model).training(self.passes)
+        found = Compute(self.passes.tokens, flops=flops, seconds=round(self.cpu_s, 3))
+        return {"compute": to_json(found)}
 
     def _spec(self) -> dict[str, Any]:
         """Reduce the config to what determines the base: a checkpoint must agree with it."""
@@ -249,6 +264,7 @@ class _BaseTrainer:
             "losses": self.losses,
             "finished": self.finished,
             "tokens": self.tokens,
+            "passes": None if self.passes is None else list(astuple(self.passes)),
             "cpu_s": self.cpu_s,
         }
         partial = self.folder / f"{_CHECKPOINT}.partial"
@@ -270,6 +286,8 @@ class _BaseTrainer:
         self.losses = state["losses"]
         self.finished = state["finished"]
         self.tokens = state["tokens"]
+        passes = state.get("passes")
+        self.passes = passes and Passes(*passes)
         self.cpu_s = state["cpu_s"]
         logger.info("the base goes on from its checkpoint: steps %s", self.steps)
 
@@ -292,6 +310,11 @@ def encode_document(
         input_ids += ids
         labels += ids if is_learnt else [IGNORE_INDEX] * len(ids)
     return input_ids, labels
+
+
+def _sizes(ids: Sequence[int], labels: Sequence[int]) -> tuple[int, int]:
+    """Count the tokens of a document that are read, and those of them that are projected."""
+    return len(ids) - 1, sum(label != IGNORE_INDEX for label in labels[1:])
 
 
 def collate(

@@ -9,22 +9,28 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.training.sft.metrics import (
-    model_flops,
     pass_overhead,
     peak_flops,
     utilisation,
 )
 
 SIZES = {"vocab_size": 50, "num_hidden_layers": 1, "num_attention_heads": 2}
-STEP = {"tokens": 10, "layers": 2, "width": 8, "length": 100}
+STEP = Passes(tokens=10, pairs=10 * 100 / 2)  # in rows of 100 tokens
 
 
 def test_a_step_costs_six_operations_a_trained_weight_and_four_a_frozen_one() -> None:
-    attention = model_flops(parameters=0, trained=0, **STEP)
+    none, full, frozen = (
+        ModelSize(weights, trained, 0, 0, layers=2, width=8)
+        for weights, trained in ((0, 0), (50, 50), (50, 0))
+    )
+    attention = none.training(STEP)
     assert attention == 10 * 6 * 2 * 8 * 100
-    assert model_flops(parameters=50, trained=50, **STEP) - attention == 10 * 6 * 50
-    assert model_flops(parameters=50, trained=0, **STEP) - attention == 10 * 4 * 50
+    assert full.training(STEP) - attention == 10 * 6 * 50
+    assert frozen.training(STEP) - attention == 10 * 4 * 50
+    assert none.reading(STEP) == attention / 3
+    assert full.reading(STEP) - none.reading(STEP) == 10 * 2 * 50
 
 
 @pytest.mark.parametrize(
@@ -42,9 +48,7 @@ def test_embeddings_that_are_looked_up_do_not_count(is_tied: bool) -> None:
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     weights, head = 4 * 8 * 8 + 3 * 8 * 16, 50 * 8
-    flops = model_flops(
-        parameters=weights, trained=weights, tokens=20, layers=1, width=8, length=10
-    )
+    flops = 20 * (6 * weights + 6 * 1 * 8 * 10)
     flops += 6 * head * 7  # only supervised tokens are projected onto the vocabulary
     step = {"tokens": 20, "supervised": 7, "rows": 2, "seconds": 0.5}
     found = utilisation(model, "NVIDIA H200", **step)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from plan_tuning.students.flops import Passes
 from plan_tuning.training.grpo.rollout import Rollout
 
 _MAX_BUCKETS = 4
@@ -47,6 +48,14 @@ class PolicyBatch:
         prompts = self.prompt_mask.sum(dim=1)
         read = prompts.sum() if self.is_shared else prompts[self.origin].sum()
         return int(read + self.lengths.sum())
+
+    @property
+    def passes(self) -> Passes:
+        """What the model reads of it; the last token of a completion counts as read."""
+        prompts = self.prompt_mask.sum(dim=1)
+        own = prompts[self.origin].tolist()
+        read = prompts.tolist() if self.is_shared else own
+        return Passes.of_completions(read, zip(own, self.lengths.tolist(), strict=True))
 
     def to(self, device: torch.device) -> PolicyBatch:
         """Move the tensors."""

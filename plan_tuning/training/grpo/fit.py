@@ -21,7 +21,9 @@ from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
+from plan_tuning.records import to_json
 from plan_tuning.students.export import export_student
+from plan_tuning.students.flops import ModelSize
 from plan_tuning.students.loading import load_student
 from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
@@ -32,6 +34,7 @@ from plan_tuning.training.checkpoints import (
     step_of,
 )
 from plan_tuning.training.grpo.data import PlannedProblem, hold_out
+from plan_tuning.training.grpo.metrics import computed
 from plan_tuning.training.grpo.module import GRPOModule
 from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
 from plan_tuning.training.grpo.summary import log_summary
@@ -206,6 +209,14 @@ def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
     return load_encoder(Path(str(reward.plan.encoder)))
 
 
+def _computed(module: GRPOModule) -> dict[str, Any]:
+    """Say what the training computed; nothing where a checkpoint of it did not."""
+    if module.passes is None:
+        return {}
+    size = ModelSize.of(module.student.causal_lm)
+    return {"compute": to_json(computed(module.passes, size, module.seconds))}
+
+
 def _facts(
     module: GRPOModule,
     reward_worker: RewardWorker,
@@ -225,6 +236,7 @@ def _facts(
         "completion_tokens": module.tokens,
         "train_s": round(module.seconds, 3),
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
+        **_computed(module),
         **({} if date is None else {"template_date": date}),
     }
     facts |= {

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.job_record import Compute
+from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.training.grpo.batch import PolicyBatch
 
 _WINDOW = 5  # steps over which rewards are averaged
@@ -91,6 +93,7 @@ class PassStatistics:
 
 
 LOG_PROBS = "scoring"  # the word of the metrics: time/scoring, tokens/scoring
+ROLLOUT, TRAIN = "rollout", "train"
 
 
 class StepTimer:
@@ -100,6 +103,7 @@ class StepTimer:
         self._device = device
         self.seconds: dict[str, float] = {}
         self.tokens: dict[str, int] = {}
+        self.passes: dict[str, Passes] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -112,13 +116,32 @@ class StepTimer:
             self._wait()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def count(self, name: str, tokens: int) -> None:
-        """Add tokens that a part wrote or read."""
+    def count(self, name: str, tokens: int, passes: Passes) -> None:
+        """Add tokens that a part wrote or read, and all that went through the model for them."""
         self.tokens[name] = self.tokens.get(name, 0) + tokens
+        self.passes[name] = self.passes.get(name, Passes()) + passes
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def computed(passes: Mapping[str, Passes], size: ModelSize, seconds: float) -> Compute:
+    """Sum up a training: rollouts and log-probabilities are forward passes, updates are not.
+
+    Args:
+        passes: by part of a step, of all steps.
+        size: of the policy; its sampler and its reference are taken to be as large.
+        seconds: of all steps.
+    """
+    written, scored, learned = (passes.get(k, Passes()) for k in (ROLLOUT, LOG_PROBS, TRAIN))
+    return Compute(
+        trained_tokens=learned.tokens,
+        generated_tokens=written.projected,
+        read_tokens=written.tokens - written.projected + scored.tokens,
+        flops=size.reading(written) + size.reading(scored) + size.training(learned),
+        seconds=round(seconds, 3),
+    )
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.students.flops import Passes
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection
 from plan_tuning.training.checkpoints import keep_trained, require_trained
@@ -34,6 +36,7 @@ from plan_tuning.training.grpo.experience import (
 )
 from plan_tuning.training.grpo.metrics import (
     LOG_PROBS,
+    ROLLOUT,
     PassStatistics,
     StepTimer,
     dead_group_warning,
@@ -83,6 +86,8 @@ class GRPOModule(pl.LightningModule):
         self.log_of_completions = log
         self.finished_steps = 0
         self.tokens = 0
+        # All that went through the model, by part of a step; None: a checkpoint did not say
+        self.passes: dict[str, Passes] | None = {}
         self.seconds = 0.0
         self.rewards: list[float] = []
         self.dead_rates: list[float] = []
@@ -198,7 +203,7 @@ class GRPOModule(pl.LightningModule):
         first = sum(counts[: self.ranks.rank])
         mine = range(first, first + counts[self.ranks.rank])
         mixes = self.policy.samples_in_autocast
-        with timer("rollout"), torch.autocast(self.device.type, torch.bfloat16, enabled=mixes):
+        with timer(ROLLOUT), torch.autocast(self.device.type, torch.bfloat16, enabled=mixes):
             rollouts = sample_groups(
                 self.policy.sampler(),
                 [self.problems[rows[place]] for place in mine],
@@ -208,7 +213,11 @@ class GRPOModule(pl.LightningModule):
                 step=step,
                 stream=[drawn + place for place in mine],
             )
-        timer.count("rollout", sum(len(rollout) for rollout in rollouts))
+        written = Passes.of_completions(  # a prompt is read once for its group
+            (len(rollout.prompt) for rollout in rollouts[:: self.method.group_size]),
+            ((len(rollout.prompt), len(rollout)) for rollout in rollouts),
+        )
+        timer.count(ROLLOUT, written.projected, written)
         experience = [Experience(rollout) for rollout in rollouts]
         pending = self.reward_worker.submit(rollouts)
         if self.reward_worker.is_slow:  # while the judge reads
@@ -242,9 +251,9 @@ class GRPOModule(pl.LightningModule):
     def _log_probs(
         self, causal_lm: Any, experience: Sequence[Experience], timer: StepTimer
     ) -> list[torch.Tensor]:
-        found, tokens = self.policy.log_probs(causal_lm, [one.rollout for one in experience])
-        if tokens:
-            timer.count(LOG_PROBS, tokens)
+        found, passes = self.policy.log_probs(causal_lm, [one.rollout for one in experience])
+        if passes.tokens:
+            timer.count(LOG_PROBS, passes.tokens, passes)
         return found
 
     def _report(
@@ -258,7 +267,10 @@ class GRPOModule(pl.LightningModule):
         """Log a step; all figures of all ranks but times and memory."""
         lengths = [len(one.rollout) for one in experience]
         cut = [float(one.rollout.is_truncated) for one in experience]
-        ranks = self.ranks.gather((lengths, cut, dict(timer.tokens)))
+        ranks = self.ranks.gather((lengths, cut, dict(timer.tokens), dict(timer.passes)))
+        if self.passes is not None:
+            for name, passes in (item for share in ranks for item in share[3].items()):
+                self.passes[name] = self.passes.get(name, Passes()) + passes
         lengths = [value for share in ranks for value in share[0]]
         cut = [value for share in ranks for value in share[1]]
         values = metrics | statistics.summary(self.method, self.ranks.reduce)
@@ -294,6 +306,9 @@ class GRPOModule(pl.LightningModule):
             "drawn": self.state.drawn,
             "is_start_checked": self.state.is_start_checked,
             "tokens": self.tokens,
+            "passes": None
+            if self.passes is None
+            else {name: list(astuple(passes)) for name, passes in self.passes.items()},
             "seconds": self.seconds,
             "rewards": torch.tensor(self.rewards, dtype=torch.float64),
             "dead_rates": torch.tensor(self.dead_rates, dtype=torch.float64),
@@ -311,6 +326,8 @@ class GRPOModule(pl.LightningModule):
         self.state.drawn = int(state["drawn"])
         self.state.is_start_checked = bool(state["is_start_checked"])
         self.tokens = int(state["tokens"])
+        passes = state.get("passes")
+        self.passes = passes and {name: Passes(*values) for name, values in passes.items()}
         self.seconds = float(state["seconds"])
         self.rewards = state["rewards"].tolist()
         self.dead_rates = state["dead_rates"].tolist()

@@ -25,6 +25,7 @@ import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
+from plan_tuning.students.flops import Passes
 from plan_tuning.students.loading import Student, has_bfloat16
 from plan_tuning.students.log_probs import (
     TokenLogProbs,
@@ -155,16 +156,16 @@ class Policy:
     @torch.no_grad()
     def log_probs(
         self, causal_lm: Any, rollouts: Sequence[Rollout]
-    ) -> tuple[list[torch.Tensor], int]:
+    ) -> tuple[list[torch.Tensor], Passes]:
         """Compute the log-probabilities of completions under the policy or its reference.
 
         Returns:
-            Those of each rollout, (T_i,) on the CPU, and how many tokens were read.
+            Those of each rollout, (T_i,) on the CPU, and what was read for them.
         """
         found = [torch.empty(0)] * len(rollouts)
-        tokens = 0
+        passes = Passes()
         for batch in self.batches(rollouts):
-            tokens += batch.num_tokens
+            passes += batch.passes
             on_device = batch.to(self.student.device)
             values = completion_log_probs(causal_lm, on_device, temperature=self._temperature)
             parts = values.log_probs.split(batch.lengths.tolist())
@@ -172,7 +173,7 @@ class Policy:
                 found[place] = part.cpu()
         # Before torch 2.11 a cast that autocast keeps from here would have no gradient later.
         torch.clear_autocast_cache()
-        return found, tokens
+        return found, passes
 
 
 def is_quantised(student: Student) -> bool:

@@ -16,7 +16,7 @@ from plan_tuning.config.training import TrainerConfig
 from plan_tuning.training.distributed import Ranks
 from plan_tuning.training.grpo.experience import Experience
 from plan_tuning.training.grpo.loss import pass_loss
-from plan_tuning.training.grpo.metrics import PassStatistics, StepTimer
+from plan_tuning.training.grpo.metrics import TRAIN, PassStatistics, StepTimer
 from plan_tuning.training.grpo.policy import Policy, completion_log_probs
 from plan_tuning.training.lightning import TrainingError
 
@@ -168,7 +168,7 @@ class PolicyUpdate:
         if num_own < most:  # passes that touch every weight with a loss of 0
             batches += self.policy.batches([any_one.rollout])[:1] * (most - num_own)
         loss = torch.zeros((), device=self._device)
-        with timer("train"):
+        with timer(TRAIN):
             for place, batch in enumerate(batches):
                 with self._ranks.gradients_stay_local(place < most - 1):
                     moved = batch.to(self._device)
@@ -190,7 +190,7 @@ class PolicyUpdate:
                             num_passes=passes,
                         )
                         statistics.add(moved, sums, maxima)
-                        timer.count("train", batch.num_tokens)
+                        timer.count(TRAIN, batch.num_tokens, batch.passes)
                     else:
                         part = found.log_probs.sum() * 0.0
                     # Ranks average their gradients: times the number of ranks makes that a sum.

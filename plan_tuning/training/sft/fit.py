@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 from plan_tuning import interruption
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.job_record import Compute
+from plan_tuning.records import to_json
 from plan_tuning.students.export import export_student
+from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.skeleton import load_skeleton
 from plan_tuning.students.templates import template_date
@@ -263,6 +267,7 @@ def _facts(
         "dropped_reasons": dropped.counts,
         "dropped_ids": dropped.ids[:_MAX_DROPPED_IDS],
         "trained_parameters": sum(p.numel() for p in module.model.parameters() if p.requires_grad),
+        "compute": to_json(_computed(module)),
         **({} if best is None else best.facts()),
         **({} if date is None else {"template_date": date}),
     }
@@ -270,3 +275,17 @@ def _facts(
         facts["val_accuracy"] = accuracy.accuracies[max(accuracy.accuracies)]
         facts["best_val_accuracy"] = max(accuracy.accuracies.values())
     return facts
+
+
+def _computed(module: SFTModule) -> Compute:
+    """Count the tokens and the operations of all steps; those of a resumed training too."""
+    steps = range(module.finished_steps)
+    times = Counter(id(row) for step in steps for row in module.rows_of_step(step))
+    passes = Passes()
+    for row in module.rows:
+        passes += Passes.of_rows([(len(row), row.supervised_tokens)]) * times[id(row)]
+    return Compute(
+        trained_tokens=passes.tokens,
+        flops=ModelSize.of(module.student.causal_lm).training(passes),
+        seconds=round(module.seconds, 3),
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from plan_tuning.records import SegmentKind
+from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.students.log_probs import TokenLogProbs
 from plan_tuning.training.sft.batches import KINDS, MicroBatch
 
@@ -116,29 +117,6 @@ def peak_flops(card: str) -> float | None:
     return next((peak for name, peak in _PEAKS if name in card), None)
 
 
-def model_flops(
-    *, parameters: int, trained: int, tokens: float, layers: int, width: int, length: int
-) -> float:
-    """Count the arithmetic that a step needs: nothing that is computed twice counts twice.
-
-    A weight costs two operations a token forward and two for the gradient of its input; two more
-    for its own gradient where it is trained. Attention reads ``length`` positions.
-
-    Args:
-        parameters: weights that multiply, the output layer among them, without the embeddings.
-        trained: of these.
-        tokens: of the step, without padding.
-        layers: of attention.
-        width: of attention: heads times their size.
-        length: positions of a row.
-
-    >>> model_flops(parameters=10, trained=10, tokens=1, layers=0, width=0, length=0)
-    60.0
-    """
-    linear = 4.0 * parameters + 2.0 * trained
-    return tokens * (linear + 12.0 * layers * width * length / 2)  # causal: half of the positions
-
-
 def pass_overhead(causal_lm: Any, device: str) -> int:
     """Estimate how many tokens a pass costs before its first one; the magnitude is what matters.
 
@@ -167,24 +145,6 @@ def utilisation(
     peak = peak_flops(card)
     if peak is None:
         return None
-    config = causal_lm.config.get_text_config()
-    head = causal_lm.get_output_embeddings().weight
-    others = {id(causal_lm.get_input_embeddings().weight), id(head)}
-    weights = [p for p in causal_lm.parameters() if p.ndim > 1 and id(p) not in others]
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    flops = model_flops(
-        parameters=sum(p.numel() for p in weights),
-        trained=sum(p.numel() for p in weights if p.requires_grad),
-        tokens=tokens,
-        layers=config.num_hidden_layers,
-        width=config.num_attention_heads * size,
-        length=round(tokens / rows),
-    ) + model_flops(
-        parameters=head.numel(),
-        trained=head.numel() if head.requires_grad else 0,
-        tokens=supervised,
-        layers=0,
-        width=0,
-        length=0,
-    )
-    return flops / seconds / peak
+    size = ModelSize.of(causal_lm)
+    pairs = tokens * round(tokens / rows) / 2  # causal: half of the positions
+    return size.training(Passes(round(tokens), round(supervised), pairs)) / seconds / peak

@@ -88,18 +88,22 @@ class SFTModule(pl.LightningModule):
             return self.config.max_steps * self.config.batch_size
         return self.config.epochs * len(self.rows)
 
-    def _step_rows(self, step: int) -> list[EncodedRow]:
-        """Choose this rank's rows of a step: a function of (seed, step) and the rank."""
+    def rows_of_step(self, step: int) -> list[EncodedRow]:
+        """Choose the rows of a step, of all ranks: a function of (seed, step)."""
         stream = {"batch_size": self.config.batch_size, "total_rows": self.total_rows}
         if self.config.order == "shuffled":
             indices = step_rows(seed=self.seed, step=step, num_rows=len(self.rows), **stream)
         else:
             levels = [row.level for row in self.rows]
             indices = curriculum_rows(seed=self.seed, step=step, levels=levels, **stream)
-        mine = indices[self.global_rank :: self.trainer.world_size]
-        chosen = [self.rows[index] for index in mine]
+        return [self.rows[index] for index in indices]
+
+    def _step_rows(self, step: int) -> list[EncodedRow]:
+        """Choose this rank's rows of a step."""
+        rows = self.rows_of_step(step)
+        chosen = rows[self.global_rank :: self.trainer.world_size]
         if not chosen:  # every rank must run a backward pass; this one adds nothing
-            row = self.rows[indices[0]]
+            row = rows[0]
             chosen = [EncodedRow(row.problem_id, row.ids, row.weights * 0.0, row.kinds)]
         return chosen
 
