@@ -27,7 +27,7 @@ def load_skeleton(
         model: dtype, attention implementation, revision, trust.
         adapter: which weights are trained.
     """
-    from accelerate import init_empty_weights
+    from accelerate import init_empty_weights  # which peft brings
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = Path(folder_or_id)
