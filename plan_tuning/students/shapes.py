@@ -14,8 +14,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.students import gguf
@@ -293,8 +295,27 @@ def _hub_answers() -> bool:
     return True
 
 
+class _OwnHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but tells the Hub's token to no other address than the Hub's."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Leave the token out where scheme, host or port are others."""
+        found = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if found is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
+            found.remove_header("Authorization")
+        return found
+
+
 def _fetched(address: str, headers: Mapping[str, str], method: str = "GET") -> bytes:
     request = urllib.request.Request(address, headers=dict(headers), method=method)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
+    with urllib.request.build_opener(_OwnHost).open(request, timeout=_TIMEOUT_S) as reply:
         body: bytes = reply.read()
     return body
