@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from plan_tuning.artifacts import MANIFEST
 from plan_tuning.config.checks import ConfigError
@@ -185,12 +188,14 @@ class Tracker:
         else:
             self.run.log_artifact(artifact)
 
-    def log_page(self, name: str, path: Path) -> None:
-        """Show an HTML page."""
-        if self.run is not None:
+    def log_pages(self, pages: Mapping[str, str]) -> None:
+        """Show HTML, by the name of the panel, in one row of history."""
+        if self.run is not None and pages:
             import wandb
 
-            self.run.log({name: wandb.Html(str(path), inject=False)})
+            shown = {name: wandb.Html(io.StringIO(html), inject=False)
+                     for name, html in pages.items()}  # fmt: skip
+            self.run.log(shown)
 
     def log_files(self, name: str, paths: Sequence[Path]) -> None:
         """Keep files as one artifact."""
@@ -202,6 +207,19 @@ class Tracker:
                 artifact.add_file(str(path))
             self.run.log_artifact(artifact)
 
+    def link(self, run_id: str, *, project: str, entity: str | None) -> str | None:
+        """Give the address of another run; None where this one is offline and knows none.
+
+        Args:
+            run_id: of W&B.
+            project: of W&B.
+            entity: W&B team; None: this run's.
+        """
+        if self.run is None or not self._is_online:
+            return None
+        site = self.run.url.partition(f"/{self.run.entity}/")[0]
+        return f"{site}/{quote(entity or self.run.entity)}/{quote(project)}/runs/{quote(run_id)}"
+
     @property
     def _is_online(self) -> bool:
         return self.run is not None and self.run.settings.mode == "online"
@@ -212,6 +230,17 @@ class Tracker:
         if self.run is None or self._is_online:
             return None
         return f"wandb sync {shlex.quote(str(Path(self.run.settings.sync_dir)))}"  # pastes as it is
+
+
+def last_run(folder: Path) -> tuple[str, Path] | None:
+    """Find the id and the folder of the last W&B run of a job; None where it has none.
+
+    W&B calls the folder ``run-TIME-ID``, with ``offline-`` before it where that is so.
+    """
+    marked = re.compile(r"(?:offline-)?run-(\d{8}_\d{6})-(.+)")
+    found = [(match[1], match[2], path) for path in (folder / "wandb").glob("*run-*")
+             if (match := marked.fullmatch(path.name)) and path.is_dir()]  # fmt: skip
+    return max(found)[1:] if found else None
 
 
 @contextmanager

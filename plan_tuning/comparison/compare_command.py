@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from plan_tuning.comparison.comparison import Comparison
+    from plan_tuning.tracking import Tracker
 
 _MAX_TABLE_ROWS = 10_000  # that W&B shows
 
@@ -145,7 +147,11 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | None:
-    """Log the table, the claims, the report page and all files as one run of its own.
+    """Log what a sweep came to as one run of its own.
+
+    It holds the table and the claims as numbers, the mean of each row on each benchmark with its
+    spread between seeds in the summary, each figure, the report page, all files, and where each
+    job's own run is: its address online; offline its id and folder, relative to ``folder``.
 
     Args:
         comparison: finished, its files written.
@@ -156,7 +162,8 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
         The command that uploads an offline run; None for one that was logged online.
     """
     from plan_tuning.artifacts import fingerprint_of
-    from plan_tuning.comparison.exports import numeric_findings, numeric_rows
+    from plan_tuning.comparison.exports import numeric_findings, numeric_rows, summary_numbers
+    from plan_tuning.comparison.page import comparison_figures, figure_html
     from plan_tuning.config.run import LoggerConfig
     from plan_tuning.tracking import track
 
@@ -175,8 +182,41 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
     ) as tracker:
         tracker.log_table("comparison", numeric_rows(comparison.table))
         tracker.log_table("claims", numeric_findings(comparison.findings))
-        pages = [path for path in comparison.files if path.suffix == ".html"]
-        for page in pages:
-            tracker.log_page("report", page)
+        tracker.log_table("runs", _tracked_runs(comparison, folder, project, tracker))
+        drawn = comparison_figures(comparison)
+        pages = {f"figures/{figure.name}": figure_html(figure) for figure in drawn}
+        for path in comparison.files:
+            if path.suffix == ".html":
+                pages[path.stem] = path.read_text(encoding="utf-8")
+        tracker.log_pages(pages)
+        tracker.log_results(summary_numbers(comparison.table))
         tracker.log_files(f"comparison-{folder.resolve().name}", comparison.files)
         return tracker.sync_command
+
+
+def _tracked_runs(
+    comparison: Comparison, folder: Path, project: str, tracker: Tracker
+) -> list[dict[str, Any]]:
+    """Say where each compared job's W&B run is; what a job without one has is None."""
+    from plan_tuning.tracking import last_run
+
+    lines = []
+    for row in comparison.table.rows:
+        for run in row.runs:
+            found = last_run(run.folder)
+            run_id, place, link = None, None, None
+            if found is not None:
+                run_id = found[0]
+                place = os.path.relpath(found[1].resolve(), folder.resolve())
+                link = tracker.link(
+                    run_id,
+                    project=run.settings.get("logger.project", project),
+                    entity=run.settings.get("logger.entity"),
+                )
+            lines.append(
+                {
+                    **{"row": comparison.table.label(row), "seed": run.seed, "job": run.name},
+                    **{"run": run_id, "folder": place, "link": link},
+                }
+            )
+    return lines

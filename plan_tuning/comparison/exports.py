@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,8 +96,8 @@ def to_json(table: Table, found: Sequence[Finding]) -> dict[str, Any]:
 def numeric_rows(table: Table) -> list[dict[str, Any]]:
     """List a row's figures on a benchmark as numbers, a line each; what is unknown is None.
 
-    Shares are 0..1: ``mean`` [``low``, ``high``] of ``n`` problems and ``seeds``, ``p`` of the
-    difference to the baseline, corrected by Holm.
+    Shares are 0..1: ``mean`` [``low``, ``high``] of ``n`` problems and ``seeds``, ``sd`` between
+    those seeds, ``p`` of the difference to the baseline, corrected by Holm.
     """
     lines = []
     for row in table.rows:
@@ -109,11 +110,31 @@ def numeric_rows(table: Table) -> list[dict[str, Any]]:
                     **dict(zip(table.swept, row.values, strict=True)),
                     "benchmark": name,
                     **{"mean": cell.accuracy, "low": _null(cell.low), "high": _null(cell.high)},
+                    "sd": _spread(cell),
                     **{"n": cell.num_problems, "seeds": cell.num_seeds, "baseline": base},
                     **_numeric_difference(item),
                 }
             )
     return lines
+
+
+def _spread(cell: Cell) -> float | None:
+    """The standard deviation of the seeds' accuracies, 0..1; None where one seed is all."""
+    return statistics.stdev(cell.by_seed.values()) if len(cell.by_seed) > 1 else None
+
+
+def summary_numbers(table: Table) -> dict[str, float | None]:
+    """Name what each row comes to on each benchmark, for the summary of one run.
+
+    Returns:
+        ``test/<benchmark>/<row>/{mean,sd,seeds,n}``: shares 0..1, ``sd`` between ``seeds`` seeds,
+        None for a single one; ``n`` problems.
+    """
+    return {
+        f"test/{line['benchmark']}/{line['row']}/{key}": line[key]
+        for line in numeric_rows(table)
+        for key in ("mean", "sd", "seeds", "n")
+    }
 
 
 def numeric_findings(found: Sequence[Finding]) -> list[dict[str, Any]]:

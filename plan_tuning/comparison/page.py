@@ -54,7 +54,7 @@ def report_page(comparison: Comparison, *, title: str) -> str:
         "plan_values": _plan_values(comparison),
         "plans_link": '<a href="#plans">Plans</a>' if comparison.worth.rows else "",
         "claims": _claims(comparison),
-        "figures": "".join(_figure(figure) for figure in _figures(comparison)),
+        "figures": "".join(figure_html(figure) for figure in comparison_figures(comparison)),
         "corpus": _funnels(comparison),
         "reading": "".join(f"<li>{escape(line)}</li>" for line in LEGEND_ENTRIES),
         "missing": _missing(comparison.holes),
@@ -162,7 +162,8 @@ def _verdict(text: str) -> str:
     return f'<strong class="{verdict}">{escape(word)}</strong>: {escape(figures)}'
 
 
-def _figures(comparison: Comparison) -> list[Figure]:
+def comparison_figures(comparison: Comparison) -> list[Figure]:
+    """Draw what the page shows of the table, the corpora, the curves and the plans."""
     table = comparison.table
     rates: dict[str, Mapping[str, float]] = {}
     for row in table.rows:
@@ -180,7 +181,8 @@ def _figures(comparison: Comparison) -> list[Figure]:
     return drawn if worth is None else [*drawn, worth]
 
 
-def _figure(figure: Figure) -> str:
+def figure_html(figure: Figure) -> str:
+    """Embed a figure with its caption."""
     source = base64.b64encode(figure.svg.encode()).decode("ascii")
     return (
         f'<figure id="figure-{escape(figure.name)}">'

@@ -78,6 +78,12 @@ def test_two_jobs_of_a_sweep_are_two_runs_and_a_comparison_is_a_third(
     for line in lines:
         assert all(isinstance(line[key], int | float) for key in ("mean", "low", "high", "n"))
         assert isinstance(line["p"], float) == (line["row"] == "m1")
+    (path,) = (folder / "files" / "media" / "table").glob("runs_*.json")
+    linked = json.loads(path.read_text())
+    places = {line[linked["columns"].index("folder")] for line in linked["data"]}
+    assert places == {str(run.relative_to(sweep)) for run in runs}
+    named = {line[linked["columns"].index("run")] for line in linked["data"]}
+    assert named == identities
 
 
 def test_the_curve_of_grpo_does_not_begin_with_its_start(plan_tuning: Run, tmp_path: Path) -> None:
