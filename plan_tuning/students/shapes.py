@@ -294,8 +294,12 @@ def is_published_rounded(model: ModelConfig) -> bool:
 def _published_settings(source: str, revision: str | None) -> Mapping[str, Any] | None:
     """Find ``config.json`` of a Hub id: in the cache of this machine, or on the Hub."""
     from huggingface_hub import constants, get_token, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    except HFValidationError:  # a folder that is not there, and no id
+        return None
     if isinstance(cached, str):
         found: Mapping[str, Any] = json.loads(Path(cached).read_text(encoding="utf-8"))
         return found

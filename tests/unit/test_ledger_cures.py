@@ -134,6 +134,12 @@ def test_a_model_that_nobody_knows_is_named(tmp_path: Path) -> None:
     assert any("nobody knows the shape" in line for line in said_of(*words))
 
 
+def test_a_folder_that_is_not_there_has_no_shape() -> None:
+    words = (*BF16, "model=path", "model.path=./absent", "method=m1", "trainer.card=24")
+    assert shapes.shape_of(config_of(*words).model) is None
+    assert not stages_of(*words)
+
+
 def test_an_adapter_has_the_shape_of_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-4B"}')
     words = (*BF16, "model=path", f"model.path={tmp_path}", "method=m1")
