@@ -343,14 +343,14 @@ def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     is_served = "server" in record("engine", evaluation.engine).needs
     is_own = not has_two_calls or "student" in record("executor", config.executor.name).needs
     shape, source = shape_of(config.model) or (None, "")
-    takes_part = needs_student(config)
-    is_base = graph.student is None and config.executor.name == "base" and takes_part
-    # Merged weights execute beside the base; a base that is tested executes itself.
+    is_loaded = (answers and not is_served) or (values and is_own)
+    local = shape if is_loaded and needs_student(config) else None
+    # Merged weights execute beside the base; a base that is tested here executes itself.
+    is_base = graph.student is None and config.executor.name == "base" and local is not None
     executor = None if is_base else _executor_shape(config, is_beneath=False)
-    is_loaded = (answers and not is_served) or (values and (is_own or executor is None))
-    local = shape if takes_part and is_loaded else None
-    largest = max((one for one in (local, executor) if one is not None), key=_size, default=None)
-    if largest is None:
+    named = {"decoding" if answers else "values of plans": local, "executing plans": executor}
+    loaded = {phase: one for phase, one in named.items() if one is not None}
+    if not loaded:
         return None
     width = HALF if config.trainer.accelerator != "cpu" and has_bfloat16() else FLOAT
     answer = PROMPT_TOKENS + evaluation.max_new_tokens
@@ -359,18 +359,15 @@ def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
         causes: Causes = {} if local is None else {"weights": local.parameters * width}
         if executor is not None:
             causes["executor"] = executor.parameters * width
-        # The executor's passes follow the student's; what is larger is counted.
-        decoded = _decoding(largest, width, sizes[DECODED], Rows(answer))
-        return [Phase("decoding" if answers else "values of plans", causes | decoded)]
+        return [
+            Phase(phase, causes | _decoding(one, width, sizes[DECODED], Rows(answer)))
+            for phase, one in loaded.items()
+        ]
 
     given = evaluation.batch_tokens
     label = _label(config.model, source) if local is not None else "m2's executor"
     return StageMemory(
         "evaluate", label, phases, {DECODED: answer},
         {} if given == AUTO else {DECODED: max(answer, int(given))}, {DECODED: MOST},
-        max(one.parameters for one in (local, executor) if one is not None) * width,
+        max(one.parameters for one in loaded.values()) * width,
     )  # fmt: skip
-
-
-def _size(shape: Shape) -> int:
-    return shape.parameters

@@ -102,9 +102,21 @@ def test_a_served_student_leaves_its_executor_and_the_values_of_plans() -> None:
     served, local = stages_of(*m2, *SERVER)["evaluate"], stages_of(*m2)["evaluate"]
     assert "weights" not in served.least.causes
     assert served.least.causes["executor"] == local.least.causes["executor"]
+    untrained = (*BF16, "model=qwen3_4b", "adapter=lora", "method=m2_zero_shot")
+    assert "executor" not in stages_of(*untrained)["evaluate"].least.causes
+    assert "executor" in stages_of(*untrained, *SERVER)["evaluate"].least.causes
     m1 = (*BF16, "model=qwen3_4b", "adapter=lora", "method=m1", *SERVER)
     assert "evaluate" not in stages_of(*m1)
     assert "weights" in stages_of(*m1, "evaluation.plan_value=true")["evaluate"].least.causes
+
+
+def test_an_executor_has_keys_and_values_of_its_own() -> None:
+    words = (*BF16, "model=gemma3_1b", "adapter=lora", "method=m2", "executor=model")
+    words = (*words, "executor.model.path=Qwen/Qwen3-1.7B")
+    stage = stages_of(*words)["evaluate"]
+    phases = {phase.name: phase.causes for phase in stage.phases({DECODED: 65_536})}
+    assert phases["executing plans"]["KV cache"] == 2 * 28 * 1024 * 2 * 65_536
+    assert phases["decoding"]["KV cache"] == 2 * 26 * 256 * 2 * 65_536
 
 
 def test_eager_attention_holds_scores_of_all_heads() -> None:
