@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from plan_tuning.config.training import CARDS
 from plan_tuning.job.cards import GB, sold_card
-from plan_tuning.job.ledger import MICRO, Phase, StageMemory
+from plan_tuning.job.stage_memory import MICRO, Phase, StageMemory
 
 PRETRAINED = (
     *(
