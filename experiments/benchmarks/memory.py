@@ -11,7 +11,7 @@ same passes. ``--cpu`` trains small shapes in processes of their own instead, in
 of the process less that of one that loads the student and does nothing, with a C library that gives
 memory back at once. The holes that it keeps otherwise come on top: a tenth with all weights trained,
 three quarters with LoRA, whose short-lived tensors lie between those that are kept. ``--cards``
-counts nothing and prints the ledger: the peak with one row a pass, the largest passes on each card.
+counts nothing and prints the ledger: the peak with one row a pass, and the largest passes.
 ``adapter=qlora`` is a formula and is not counted: its kernels need a card.
 """
 
