@@ -9,7 +9,7 @@ Counted is a whole step of two passes on tensors without contents (``memory_coun
 real shapes, under the autocast of the training; predicted is what ``dry_run=true`` would say of the
 same passes. ``--cpu`` trains small shapes in processes of their own instead, in float32: the peak
 of the process less that of one that loads the student and does nothing, with a C library that gives
-memory back at once. The holes that it keeps otherwise come on top: a tenth with all weights trained,
+memory back at once. The holes that it keeps otherwise come on top: a tenth where all is trained,
 three quarters with LoRA, whose short-lived tensors lie between those that are kept. ``--cards``
 counts nothing and prints the ledger: the peak with one row a pass, and the largest passes.
 ``adapter=qlora`` is a formula and is not counted: its kernels need a card.
