@@ -68,7 +68,8 @@ from plan_tuning.job.train import Process, Training, make_base, merge_call, trai
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
-from plan_tuning.tracking import Tracker, group_of, track
+from plan_tuning.tracking.tracked_job import track
+from plan_tuning.tracking.tracker import Tracker, group_of
 
 logger = logging.getLogger(__name__)
 
