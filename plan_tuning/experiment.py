@@ -234,8 +234,9 @@ class Job:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
         # The curves of a job are those of its own student.
-        tracker = self.tracker.under("start") if stage is self.graph.start else self.tracker
-        start = None if stage is self.graph.start else self.graph.start
+        is_start, passes = stage is self.graph.start, self.passes
+        tracker = self.tracker.under("start") if is_start else self.tracker
+        start = None if is_start else self.graph.start
         training = Training(
             config,
             stage,
@@ -243,7 +244,7 @@ class Job:
             corpus=None if corpus is None else Path(corpus.path),
             run_dir=self.context.folder,
             process=Process(self.models, tracker, self.outcome.add_calls),
-            found_sizes=self.passes.found,
+            found_sizes=passes.found_of_start if is_start else passes.found,
         )
         is_cached = self._obtain("train", stage, training_call(training))
         facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
