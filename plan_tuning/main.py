@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from plan_tuning import interruption
 from plan_tuning.artifacts import RESUME, storage_error
 from plan_tuning.config.command_line import check_double_keys
-from plan_tuning.config.effects import idle_line, idle_words
+from plan_tuning.config.effects import idle_line, idle_registration, idle_words
 from plan_tuning.config.explanation import explanations
 from plan_tuning.config.outside import choices_of, config_folders, load_folder
 from plan_tuning.config.registration import (
@@ -77,6 +77,8 @@ class Preflight(Callback):  # type: ignore[misc]
 
                 if idle := idle_words(checked, config.hydra.overrides.task):
                     sys.stdout.write(f"{idle_line(idle)}\n")
+                if line := idle_registration(checked):
+                    sys.stdout.write(f"{line}\n")
                 code = print_job(checked, graph)
         except ValueError as error:
             stop(error)
@@ -133,6 +135,8 @@ def job(config: DictConfig) -> float | None:
     checked = typed(config)
     if not is_sweep and (idle := idle_words(checked, settings.overrides.task)):
         logger.warning("%s", idle_line(idle))
+    if not is_sweep and (line := idle_registration(checked)):
+        logger.warning("%s", line)
     if is_sweep:
         check_processes(checked)  # a cluster's node knows more than the machine that sent it here
         claim_card(checked, str(settings.launcher._target_))

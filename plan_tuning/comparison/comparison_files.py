@@ -109,12 +109,14 @@ def compare(
         reader=reader,
         smallest_effect=None if points is None else points / 100,
     )
-    found, unseen = with_kinds(findings(table, reader), registered)
+    found, untested = with_kinds(findings(table, reader), registered)
     comparison = Comparison(
         results=results,
         table=table,
         findings=found,
-        registration=tuple(registration_lines(registered, results, unseen)),
+        registration=tuple(
+            registration_lines(registered, results, untested, smallest_effect=points)
+        ),
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
         worth=plan_worth(table),

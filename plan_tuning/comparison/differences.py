@@ -14,10 +14,18 @@ from pathlib import Path
 
 from plan_tuning.comparison.choices import is_seedless
 from plan_tuning.comparison.runs import Run, read_predictions
-from plan_tuning.statistics.intervals import UNKNOWN, Crossed, Precision, crossed, paired_bootstrap
+from plan_tuning.statistics.intervals import (
+    UNKNOWN,
+    Crossed,
+    Precision,
+    crossed,
+    largest_share,
+    paired_bootstrap,
+)
+from plan_tuning.statistics.power import LEVEL
 from plan_tuning.statistics.tests import holm, holm_levels, mcnemar, permutation_test
 
-LEVEL = 0.05
+_FEW_PAIRS = 5
 
 Outcomes = Mapping[tuple[str, int], tuple[str, bool]]
 """(problem id, sample) -> (gold answer, whether the prediction is right)."""
@@ -78,9 +86,19 @@ class Difference:
 
     @property
     def corrected_interval(self) -> tuple[float, float]:
-        """The interval at the level that Holm's correction leaves; nan where nothing is tested."""
+        """The interval at the level that Holm's correction leaves; nan where nothing is tested.
+
+        Where fewer than five pairs of answers differ, which decide nothing in McNemar's test,
+        there is no error to estimate either: the interval then holds every difference that the
+        share of problems which may differ leaves possible.
+        """
         half = self.precision.corrected_half_width(1 - self.level)
-        return self.value - half, self.value + half
+        low, high = self.value - half, self.value + half
+        differ = self.gained + self.lost
+        if math.isnan(half) or differ >= _FEW_PAIRS:
+            return low, high
+        share = largest_share(differ, self.num_problems, 1 - self.level)
+        return min(low, -share), max(high, share)
 
     @property
     def resolved(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plan_tuning.comparison.runs import Run
 from plan_tuning.comparison.tables import Row, Table
 from plan_tuning.config.data import INTERNAL_SPLIT
 from plan_tuning.tasks.published_tests import name_test_problems
@@ -35,3 +36,25 @@ def _test_problems(row: Row) -> str:
         for name, count in (run.result.trained_on_test_problems or {}).items():
             most[name] = max(count, most.get(name, 0))
     return name_test_problems(most)
+
+
+def exported_facts(run: Run, benchmark: str) -> dict[str, str]:
+    """What whoever reads one figure of a job elsewhere must know of it; absent where all is well.
+
+    Returns:
+        ``internal_split``, where the test problems were held out of the training file;
+        ``trained_on_test_problems``, of published test splits; ``seen_in_training``, how many of
+        this benchmark's problems stand among the training problems.
+    """
+    facts = {}
+    if benchmark.endswith(INTERNAL_SPLIT):
+        size, seed = (run.settings.get(f"data.{key}") for key in ("holdout", "holdout_seed"))
+        facts["internal_split"] = (
+            f"held out of the file of the training problems (data.holdout={size}, "
+            f"data.holdout_seed={seed}); no published benchmark"
+        )
+    if words := name_test_problems(run.result.trained_on_test_problems or {}):
+        facts["trained_on_test_problems"] = words
+    if count := (run.result.seen_in_training or {}).get(benchmark):
+        facts["seen_in_training"] = str(count)
+    return facts

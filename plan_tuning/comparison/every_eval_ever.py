@@ -15,10 +15,15 @@ from datetime import datetime
 from typing import Any
 
 from plan_tuning.comparison.choices import record_of
+from plan_tuning.comparison.disclosures import exported_facts
 from plan_tuning.comparison.runs import Run
 
 SCHEMA = "0.3.0"
 ORGANISATION = "plan-tuning"  # in front of the names of students that a job has trained
+_ONE_SAMPLE = "Wilson over problems"
+_SEVERAL_SAMPLES = (
+    "Student's t over the problems' means of samples; Wilson over problems where all are equal"
+)
 _TWO_CALLS = "the student writes the plan, an executor carries it out"
 
 
@@ -75,8 +80,9 @@ def every_eval_ever(run: Run, benchmark: str, rows: Sequence[Mapping[str, Any]])
             "lower": figures.low,
             "upper": figures.high,
             "confidence_level": 0.95,
-            "method": "Wilson over problems",
+            "method": _ONE_SAMPLE if figures.num_samples <= 1 else _SEVERAL_SAMPLES,
         }
+    facts = exported_facts(run, benchmark)
     aggregate = {
         "schema_version": SCHEMA,
         "evaluation_id": evaluation_id,
@@ -112,7 +118,11 @@ def every_eval_ever(run: Run, benchmark: str, rows: Sequence[Mapping[str, Any]])
                     "min_score": 0.0,
                     "max_score": 1.0,
                 },
-                "score_details": {"score": figures.accuracy, "uncertainty": uncertainty},
+                "score_details": {
+                    "score": figures.accuracy,
+                    **({"details": facts} if facts else {}),
+                    "uncertainty": uncertainty,
+                },
                 "generation_config": _generation(run),
             }
         ],

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plan_tuning.comparison.disclosures import exported_facts
 from plan_tuning.comparison.every_eval_ever import Record, stable_uuid, student_name
 from plan_tuning.comparison.runs import Run
 
@@ -51,6 +52,7 @@ def inspect_log(run: Run, benchmark: str, rows: Sequence[Mapping[str, Any]]) -> 
                 "sweep": result.sweep,
                 "choices": dict(run.choices),
                 "fingerprint": key,
+                **exported_facts(run, benchmark),
             },
         },
         "results": {

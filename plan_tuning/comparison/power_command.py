@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from plan_tuning.comparison.variances import JobCost, Variances
     from plan_tuning.statistics.power import Components
 
-_SHARE = 10.0  # percent of problems that differ, where nothing is measured
 _PROBLEMS = "30,300,500,1319"  # AIME, a micro test set, MATH-500, GSM8K
 _SEEDS = "1,3,5,10"
 _WIDTH_OF_LOGS = 160
@@ -59,6 +58,7 @@ def power(
 ) -> None:
     """Say which differences n problems and s seeds show with 80 % power, and what one needs."""
     from plan_tuning.comparison.runs import ComparisonError
+    from plan_tuning.statistics.power import ASSUMED_SHARE
 
     try:
         counts = None if problems is None else _numbers("problems", problems, least=2)
@@ -77,7 +77,7 @@ def power(
             _from_runs(folders, counts, seed_counts, comparisons, difference, baseline)
         else:
             _assumed(
-                _SHARE if differ is None else differ,
+                100 * ASSUMED_SHARE if differ is None else differ,
                 seed_spread or 0.0,
                 counts or _numbers("problems", _PROBLEMS, least=2),
                 seed_counts,
@@ -145,10 +145,9 @@ def _from_runs(
         _show(_grid(title, item.parts, sizes, seeds, number))
     if difference is not None:
         for item in measured:
-            typer.echo(
-                f"{item.benchmark}: {_needed(difference, item.parts, item.problems, number)}"
-            )
-        _show_cost(measured, difference, number, cost)
+            for size in counts or [item.problems]:
+                typer.echo(f"{item.benchmark}: {_needed(difference, item.parts, size, number)}")
+        _show_cost(measured, counts, difference, number, cost)
     if 1 in seeds:
         typer.echo(ONE_SEED)
     if any(item.seeds == 1 for item in measured):
@@ -166,6 +165,7 @@ def _assumed(
     comparisons: int,
     difference: float | None,
 ) -> None:
+    from plan_tuning.comparison.variances import assumption
     from plan_tuning.statistics.power import assumed
 
     parts = assumed(share / 100, seed_sd=spread / 100)
@@ -178,12 +178,6 @@ def _assumed(
     if difference is not None:
         for count in counts:
             typer.echo(_needed(difference, parts, count, comparisons))
-
-
-def assumption(share: float = _SHARE, spread: float = 0.0) -> str:
-    """Say what is assumed: percent of problems that differ, points between seeds."""
-    between = f"a spread of {spread:g} points" if spread else "no spread"
-    return f"assuming {share:g} % of problems differ and {between} between seeds"
 
 
 def _components_table(measured: Sequence[Variances]) -> tuple[str, list[str], list[list[str]]]:
@@ -210,6 +204,7 @@ def _components_table(measured: Sequence[Variances]) -> tuple[str, list[str], li
 def _grid(
     title: str, parts: Components, counts: Sequence[int], seeds: Sequence[int], comparisons: int
 ) -> tuple[str, list[str], list[list[str]]]:
+    from plan_tuning.comparison.variances import points
     from plan_tuning.statistics.power import smallest_difference
 
     rows = [
@@ -223,15 +218,6 @@ def _grid(
         for count in counts
     ]
     return title, ["problems", *(f"{n} seed{'s' if n > 1 else ''}" for n in seeds)], rows
-
-
-def points(share: float) -> str:
-    """Print a difference in points; one that no power reaches is ``none``.
-
-    >>> points(0.0241), points(float("inf"))
-    ('2.4', 'none')
-    """
-    return f"{100 * share:.1f}" if share <= 1 else "none"
 
 
 def _needed(difference: float, parts: Components, problems: int, comparisons: int) -> str:
@@ -250,26 +236,35 @@ def _needed(difference: float, parts: Components, problems: int, comparisons: in
 
 
 def _show_cost(
-    measured: Sequence[Variances], difference: float, comparisons: int, cost: JobCost
+    measured: Sequence[Variances],
+    counts: Sequence[int] | None,
+    difference: float,
+    comparisons: int,
+    cost: JobCost,
 ) -> None:
-    """Print what the seeds of the first benchmark would cost."""
+    """Print what as many seeds cost as show the difference on every benchmark that can show it."""
     from plan_tuning.statistics.power import seeds_needed
 
-    first = measured[0]
-    seeds = seeds_needed(
-        difference / 100, first.parts, problems=first.problems, comparisons=comparisons
-    )
+    needed = [
+        seeds_needed(difference / 100, item.parts, problems=size, comparisons=comparisons)
+        for item in measured
+        for size in counts or [item.problems]
+    ]
+    seeds = max((number for number in needed if number is not None), default=None)
     if seeds is None:
+        typer.echo("No number of seeds is enough, so there is nothing to count the cost of.")
         return
-    jobs = seeds * cost.rows
+    jobs = cost.jobs(seeds)
+    once = f" and {cost.seedless_rows} that no seed changes" if cost.seedless_rows else ""
     time = "an unknown time (all finished jobs took stages over)"
     if cost.wall_s is not None:
-        time = f"{jobs * cost.wall_s / _HOUR:.1f} hours of jobs, one after another"
+        hours = jobs * cost.wall_s / _HOUR
+        time = f"{hours:.1f} hours of jobs like the finished ones, one after another"
     usd = "at an unknown price" if cost.usd is None else f"for {jobs * cost.usd:.2f} USD"
     calls = f"{jobs * cost.calls:,.0f} teacher calls {usd}" if cost.calls else "no teacher calls"
     typer.echo(
-        f"{seeds} seeds of {cost.rows} rows are {jobs} jobs: {time}, {calls} beside the corpora, "
-        "which all seeds share."
+        f"{seeds} seeds of {cost.rows} rows{once} are {jobs} jobs: {time}, {calls} beside the "
+        "corpora, which all seeds share."
     )
 
 

@@ -34,7 +34,8 @@ LEGEND_ENTRIES = (
     "is not equal: more seeds needed stands where the interval excludes 0 and p does not decide.",
     "≈ equivalent: undecided, and the interval at the level that Holm's correction leaves lies "
     "within ± the smallest effect of interest (comparison.smallest_effect). resolved: yes (▲ ▼, "
-    "and that interval excludes 0), equivalent, or no.",
+    "and that interval excludes 0), equivalent, or no. Where fewer than five answers differ the "
+    "interval is as wide as the share of problems that may differ leaves it: 0 of 48 is not equal.",
     "-: the choice cannot change this row.",
     "time/job: mean wall time, + where finished stages were taken over.",
     "answers, USD: the teacher's answers that the row rests on and their price, whichever job "

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from plan_tuning.comparison.differences import OutcomeReader, pair_seeds
 from plan_tuning.comparison.runs import Results, Run
 from plan_tuning.comparison.tables import Table
-from plan_tuning.statistics.power import Components, assumed, components, pooled
+from plan_tuning.statistics.power import (
+    ASSUMED_SHARE,
+    Components,
+    assumed,
+    components,
+    pooled,
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,21 @@ def _by_problem(run: Run, benchmark: str, reader: OutcomeReader) -> dict[tuple[s
     return {key: sum(listed) / len(listed) for key, listed in answers.items()}
 
 
+def assumption(share: float = 100 * ASSUMED_SHARE, spread: float = 0.0) -> str:
+    """Say what is assumed: percent of problems that differ, points between seeds."""
+    between = f"a spread of {spread:g} points" if spread else "no spread"
+    return f"assuming {share:g} % of problems differ and {between} between seeds"
+
+
+def points(share: float) -> str:
+    """Print a difference in points; one that no power reaches is ``none``.
+
+    >>> points(0.0241), points(float("inf"))
+    ('2.4', 'none')
+    """
+    return f"{100 * share:.1f}" if share <= 1 else "none"
+
+
 def num_comparisons(table: Table) -> int:
     """How many differences the table corrects its tests for."""
     return sum(
@@ -106,7 +127,8 @@ def num_comparisons(table: Table) -> int:
 class JobCost:
     """What one more seed of every row would cost, by the finished jobs."""
 
-    rows: int
+    rows: int  # that a seed changes
+    seedless_rows: int  # that none does: one job each, however many seeds the others have
     wall_s: float | None  # mean of jobs that took no stage over; None: all of them did
     calls: float  # of a teacher, that a job bought for anything but its corpus: mean
     usd: float | None  # of those; None: the price is unknown
@@ -126,12 +148,19 @@ class JobCost:
         ]
         count = max(1, len(done))
         costs = [usd for _, usd in beside]
+        tested = [list(row.cells.values()) for row in table.rows if row.cells]
+        seedless = sum(all(cell.is_seedless for cell in cells) for cells in tested)
         return cls(
-            rows=sum(bool(row.cells) for row in table.rows),
+            rows=len(tested) - seedless,
+            seedless_rows=seedless,
             wall_s=sum(fresh) / len(fresh) if fresh else None,
             calls=sum(calls for calls, _ in beside) / count,
             usd=None if None in costs else sum(usd for usd in costs if usd is not None) / count,
         )
+
+    def jobs(self, seeds: int) -> int:
+        """How many jobs so many seeds an arm are."""
+        return seeds * self.rows + self.seedless_rows
 
 
 def _less(total: float | None, part: float | None) -> float | None:

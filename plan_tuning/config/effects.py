@@ -93,3 +93,13 @@ def idle_words(job: Config, words: Iterable[str]) -> list[IdleWord]:
 def idle_line(words: Sequence[IdleWord]) -> str:
     """Say in one line which words do nothing."""
     return f"No effect: {'; '.join(map(str, words))}"
+
+
+def idle_registration(job: Config) -> str:
+    """Say that a job outside a sweep registers nothing; empty where it is not asked to."""
+    if not job.registration.is_made:
+        return ""
+    return (
+        "No effect: registration, for a single job compares nothing; a sweep registers (-m, or "
+        "hydra.mode=MULTIRUN)"
+    )

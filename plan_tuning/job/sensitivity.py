@@ -1,25 +1,24 @@
 """Jobs -> the smallest differences that their comparison will see: a line before anything is paid.
 
 How differences vary is taken from finished runs of the same sweep where there are some, else it is
-assumed; the line says which.
+assumed; the line says which, for each benchmark where they differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mode
 from typing import Any
 
-from plan_tuning.comparison.power_command import assumption, points
-from plan_tuning.comparison.variances import Variances, variances
+from plan_tuning.comparison.variances import Variances, assumption, points, variances
 from plan_tuning.config.run import Config
 from plan_tuning.job.eval_spec import benchmark_of
 from plan_tuning.job.inputs import count_benchmark
-from plan_tuning.statistics.power import assumed, smallest_difference
+from plan_tuning.statistics.power import ASSUMED_SHARE, assumed, smallest_difference
 from plan_tuning.tasks.json_rows import DataError
 
-_SHARE = 0.10  # of the problems differ, where nothing is measured
 _SHOWN = 4
 
 
@@ -41,24 +40,50 @@ def power_line(rows: Mapping[Any, Sequence[Config]], folder: Path | None = None)
     counts = [len(configs) for configs in trained]  # no seed changes the others
     seeds = mode(counts) if counts else 1
     comparisons = max(1, len(rows) - 1) * len(sizes)
-    measured, num_runs = ({}, 0) if folder is None else _measured(folder)
+    measured = {} if folder is None else _measured(folder)
+    found = {name: measured.get(name, _Measured(None, 0)) for name in sizes}
     parts = [
-        f"{points(_smallest(measured.get(name), size, seeds, comparisons))} points on {name}"
+        f"{points(_smallest(found[name].parts, size, seeds, comparisons))} points on {name}"
         for name, size in list(sizes.items())[:_SHOWN]
     ]
     more = f" and {len(sizes) - _SHOWN} more" if len(sizes) > _SHOWN else ""
-    source = f"from {num_runs} finished runs" if measured else assumption()
     many = f"{comparisons} comparison{'s' if comparisons > 1 else ''}"
     with_seeds = f"{seeds} seeds an arm show" if seeds > 1 else "1 seed an arm shows"
-    advice = "plan-tuning power" if not measured else f"plan-tuning power {folder}"
+    is_measured = any(item.parts is not None for item in found.values())
+    advice = f"plan-tuning power {folder}" if is_measured else "plan-tuning power"
     return (
         f"Power: {with_seeds} a difference of {', '.join(parts)}{more} with 80 % power "
-        f"({many}, {source}); more: {advice}"
+        f"({many}, {_sources(found)}); more: {advice}"
     )
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What finished runs say about one benchmark."""
+
+    parts: Variances | None  # None: nothing
+    num_runs: int
+
+    @property
+    def source(self) -> str:
+        if self.parts is None:
+            return assumption()
+        alone = ", one seed: no spread between seeds" if self.parts.seeds == 1 else ""
+        return f"from {self.num_runs} finished runs{alone}"
+
+
+def _sources(found: Mapping[str, _Measured]) -> str:
+    """Where the figures come from: once, or by benchmark where that differs."""
+    names: dict[str, list[str]] = {}
+    for name, item in found.items():
+        names.setdefault(item.source, []).append(name)
+    if len(names) == 1:
+        return next(iter(names))
+    return "; ".join(f"{', '.join(listed)}: {source}" for source, listed in names.items())
+
+
 def _smallest(found: Variances | None, problems: int, seeds: int, comparisons: int) -> float:
-    parts = assumed(_SHARE) if found is None else found.parts
+    parts = assumed(ASSUMED_SHARE) if found is None else found.parts
     return smallest_difference(parts, problems=problems, seeds=seeds, comparisons=comparisons)
 
 
@@ -78,7 +103,7 @@ def _sizes(jobs: Sequence[Config]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size > 1}
 
 
-def _measured(folder: Path) -> tuple[dict[str, Variances], int]:
+def _measured(folder: Path) -> dict[str, _Measured]:
     """What finished jobs of a sweep say; nothing where there are none, or one row alone."""
     from plan_tuning.comparison.differences import OutcomeReader
     from plan_tuning.comparison.runs import ComparisonError, load
@@ -87,9 +112,14 @@ def _measured(folder: Path) -> tuple[dict[str, Variances], int]:
     try:
         results = load([folder])
     except ComparisonError:
-        return {}, 0
-    if not results.completed:
-        return {}, 0
+        return {}
+    done = results.completed
+    if not done:
+        return {}
     reader = OutcomeReader()
-    found = variances(build_table(results, reader=reader), reader)
-    return {item.benchmark: item for item in found}, len(results.completed)
+    return {
+        item.benchmark: _Measured(
+            item, sum(run.accuracy(item.benchmark) is not None for run in done)
+        )
+        for item in variances(build_table(results, reader=reader), reader)
+    }

@@ -185,6 +185,28 @@ def _student_half(error: float, freedom: float, confidence: float) -> float:
 UNKNOWN = Precision(math.nan, math.nan)
 
 
+def largest_share(count: int, n: int, confidence: float) -> float:
+    """The largest share that ``count`` of ``n`` leaves possible (Clopper and Pearson 1934).
+
+    Args:
+        count: of the trials that came out so; more than ``n`` count as ``n``.
+        n: trials, one or more.
+        confidence: of the one-sided bound, in (0, 1).
+
+    Raises:
+        ValueError: the confidence is outside (0, 1).
+
+    >>> round(largest_share(0, 48, 0.95), 3)  # about 3/n
+    0.061
+    """
+    normal_quantile(confidence)
+    if count >= n:
+        return 1.0
+    from scipy.special import betaincinv
+
+    return float(betaincinv(count + 1, n - count, confidence))
+
+
 @dataclass(frozen=True, slots=True)
 class Crossed:
     """A mean difference over problems and seeds, both taken as samples of more."""

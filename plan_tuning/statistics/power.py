@@ -15,6 +15,7 @@ from plan_tuning.statistics.intervals import normal_quantile
 
 LEVEL = 0.05
 POWER = 0.8  # that "can be seen" means
+ASSUMED_SHARE = 0.10  # of the problems differ, where nothing is measured
 _DRAWS = 400  # quantiles of the seeds' variance, over which the power is averaged
 _MAX_PROBLEMS = 10_000_000
 _STEP = 1.02  # between the numbers of problems that are tried

@@ -29,7 +29,8 @@ def check_registration(jobs: Sequence[Job]) -> None:
     """Refuse a registration of what the sweep cannot show.
 
     Raises:
-        ConfigError: a claim is unknown, or no job is tested on the primary benchmark.
+        ConfigError: a claim is unknown, no job is tested on the primary benchmark, or the seeds
+            are not those of the jobs.
     """
     config = jobs[0].config
     made = config.registration
@@ -50,6 +51,15 @@ def check_registration(jobs: Sequence[Job]) -> None:
             f"one of the benchmarks of the sweep: {', '.join(names)}",
             f"registration.benchmark={names[0]}",
         )
+    seeds = sorted({job.config.seed for job in jobs})
+    if made.seeds and sorted(made.seeds) != seeds:
+        listed = ",".join(str(seed) for seed in seeds)
+        raise ConfigError(
+            "registration.seeds",
+            made.seeds,
+            f"the seeds of the jobs, {listed}; without any these are registered",
+            f"'registration.seeds=[{listed}]'",
+        )
 
 
 def register(jobs: Sequence[Job], folder: Path) -> Registered | None:
@@ -67,21 +77,27 @@ def register(jobs: Sequence[Job], folder: Path) -> Registered | None:
             logger.warning("%s stays: this command registers nothing", folder / REGISTRATION_FILE)
         return before
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    num_results = sum(1 for _ in folder.glob(f"*/{RESULT_FILE}"))
     made = Registered.of(
         config.registration,
         benchmark=benchmark_of(config.benchmarks[0], config)[0],
+        seeds=[job.config.seed for job in jobs],
         jobs={job.name: " ".join(shown_words(job)) for job in jobs},
         when=now,
+        num_results=num_results,
     )
     if before is not None:
         changes = before.changes(made)
         last = before.amendments[-1].changes if before.amendments else ()
         if not changes or changes == last:
             return before
-        num_results = sum(1 for _ in folder.glob(f"*/{RESULT_FILE}"))
         amendment = Amendment(now, num_results, changes)
         made = replace(before, amendments=(*before.amendments, amendment))
         for line in changes:
             logger.warning("differs from what was registered: %s", line)
+    elif num_results:
+        logger.warning(
+            "registered after %d results were there: nothing is confirmatory", num_results
+        )
     write_atomic(folder / REGISTRATION_FILE, write_text(made))
     return made

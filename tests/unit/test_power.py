@@ -191,6 +191,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert "Assuming 10 % of problems differ and no spread between seeds" in plain.output
 
 
+def test_what_a_difference_needs_on_other_numbers_of_problems_and_its_cost(tmp_path: Path) -> None:
+    sweep = _sweep(tmp_path / "mine")
+    make_job(sweep, accuracies={"gsm8k": 0.3}, n=80, method="zero_shot")
+    words = ["power", str(sweep), "--difference", "20", "--problems", "80,900"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "seeds on 80 problems" in result.output
+    assert "seeds on 900 problems" in result.output
+    (line,) = [one for one in result.output.splitlines() if "that no seed changes" in one]
+    seeds, jobs = int(line.split()[0]), int(line.split(" are ")[1].split()[0])
+    assert "seeds of 3 rows and 1 that no seed changes are" in line
+    assert jobs == 3 * seeds + 1
+    words = ["power", str(sweep), "--difference", "0.1"]
+    assert "No number of seeds is enough" in CliRunner().invoke(app, words).output
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from composition import jobs_of
+from composition import config_of, jobs_of
 from sweep_builder import make_job
 
 from plan_tuning.comparison.comparison import Comparison
@@ -17,6 +17,7 @@ from plan_tuning.comparison.registered import REGISTRATION_FILE, read_registrati
 from plan_tuning.comparison.runs import ComparisonError
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.comparison import ComparisonConfig, RegistrationConfig
+from plan_tuning.config.effects import idle_registration
 from plan_tuning.sweep.jobs import Job
 from plan_tuning.sweep.preregistration import check_registration, register
 
@@ -84,7 +85,7 @@ def test_a_change_shows_and_keeps_what_was_registered(tmp_path: Path) -> None:
     jobs = _jobs(tmp_path)
     first = register(jobs, folder)
     _finish(folder, jobs)
-    changed = ("method=m1,m2", "registration.hypothesis=M2 beats all", *WORDS[2:], "seed=0,1,2,3")
+    changed = ("method=m1,m2", "registration.hypothesis=M2 beats all", *WORDS[2:-1], "seed=0,1,2,3")
     more = _jobs(tmp_path, *changed)
     register(more, folder)
     register(more, folder)  # the same change again is one change
@@ -96,8 +97,9 @@ def test_a_change_shows_and_keeps_what_was_registered(tmp_path: Path) -> None:
     ((amendment),) = after.amendments
     assert amendment.num_results == 6
     assert amendment.changes[0] == "hypothesis: M1 beats SFT became M2 beats all"
-    assert amendment.changes[1].startswith("3 jobs removed: method=sft seed=0")
-    assert amendment.changes[2].startswith("5 jobs added: ")
+    assert amendment.changes[1] == "seeds: [0, 1, 2] became [0, 1, 2, 3]"
+    assert amendment.changes[2].startswith("3 jobs removed: method=sft seed=0")
+    assert amendment.changes[3].startswith("5 jobs added: ")
     _finish(folder, [job for job in more if job.config.seed == 3])
     lines = _compared(folder).registration
     assert any("became M2 beats all" in line and "with 6 results there" in line for line in lines)
@@ -113,7 +115,69 @@ def test_what_is_missing_is_a_deviation(tmp_path: Path) -> None:
     assert not any(item.is_confirmatory for item in found.findings)
     assert any("2 of 6 registered jobs have no result" in line for line in found.registration)
     assert "Deviation: registered seeds without a result: 2." in found.registration
-    assert any("no two rows are what is compared by" in line for line in found.registration)
+    assert (
+        "Deviation: compared on other seeds than the registered: planning_beats_sft."
+        in found.registration
+    )
+
+
+def test_what_is_registered_beside_results_confirms_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    jobs = _jobs(tmp_path)
+    _finish(folder, jobs)
+    registered = register(jobs, folder)
+    assert registered is not None
+    assert (registered.num_results, registered.is_intact) == (6, True)
+    found = _compared(folder)
+    assert not any(item.is_confirmatory for item in found.findings)
+    assert "Nothing is confirmatory" in found.registration[0]
+    assert found.registration[1] == "Deviation: registered after 6 results were there."
+
+
+def test_an_edited_file_confirms_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    jobs = _jobs(tmp_path)
+    register(jobs, folder)
+    _finish(folder, jobs)
+    path = folder / REGISTRATION_FILE
+    path.write_text(path.read_text().replace('"smallest_effect": 5.0', '"smallest_effect": 2.0'))
+    found = _compared(folder)
+    assert not any(item.is_confirmatory for item in found.findings)
+    assert "registration.json was edited: its content has another digest" in found.registration[1]
+
+
+def test_the_seeds_of_the_jobs_are_registered_where_none_are_named(tmp_path: Path) -> None:
+    words = (*WORDS[:-1], "seed=42,43,44")
+    folder = tmp_path / "mine"
+    jobs = _jobs(tmp_path, *words)
+    registered = register(jobs, folder)
+    assert registered is not None
+    assert registered.seeds == (42, 43, 44)
+    _finish(folder, jobs)
+    found = _compared(folder)
+    assert any(item.is_confirmatory for item in found.findings)
+    assert found.registration[1:] == ("No deviation from the registration.",)
+
+
+def test_another_smallest_effect_is_a_deviation(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    jobs = _jobs(tmp_path)
+    register(jobs, folder)
+    _finish(folder, jobs)
+    found = compare([folder], console=False, smallest_effect=20)
+    assert found.registration[1:] == (
+        "Deviation: smallest effect: 5 points registered, 20 points used.",
+    )
+
+
+def test_a_hypothesis_about_no_claim_confirms_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    jobs = _jobs(tmp_path, "method=sft,m1", "registration.hypothesis=M1 beats SFT", "seed=0,1,2")
+    register(jobs, folder)
+    _finish(folder, jobs)
+    found = _compared(folder)
+    assert not any(item.is_confirmatory for item in found.findings)
+    assert found.registration[0].endswith("every difference here is exploratory.")
 
 
 def test_without_a_registration_everything_is_exploratory(tmp_path: Path) -> None:
@@ -122,6 +186,12 @@ def test_without_a_registration_everything_is_exploratory(tmp_path: Path) -> Non
     _finish(tmp_path / "mine", jobs)
     (line,) = _compared(tmp_path / "mine").registration
     assert line.startswith("Nothing was registered")
+
+
+def test_a_single_job_says_that_it_registers_nothing() -> None:
+    assert idle_registration(config_of("method=m1")) == ""
+    line = idle_registration(config_of("method=m1", "registration.hypothesis=M1 beats SFT"))
+    assert line.startswith("No effect: registration")
 
 
 def test_several_sweeps_together_confirm_nothing(tmp_path: Path) -> None:
@@ -144,6 +214,7 @@ def test_a_registration_that_is_no_registration(tmp_path: Path) -> None:
     [
         ({"claims": ["t3"]}, "claims of the paper: planning_beats_sft"),
         ({"benchmark": "gsm8k"}, "one of the benchmarks of the sweep: microworld"),
+        ({"seeds": [7]}, "the seeds of the jobs, 42"),
     ],
 )
 def test_a_registration_of_what_the_sweep_cannot_show(

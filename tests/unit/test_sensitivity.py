@@ -35,6 +35,15 @@ def test_finished_runs_replace_the_assumption(tmp_path: Path) -> None:
     assert line.endswith(f"more: plan-tuning power {tmp_path / 'mine'}")
 
 
+def test_every_benchmark_has_its_own_source(tmp_path: Path) -> None:
+    for method, accuracy in (("sft", 0.4), ("m1", 0.7)):
+        make_job(tmp_path / "mine", accuracies={"microworld": accuracy}, method=method)
+    words = ("method=sft,m1", "evaluation.benchmarks=[microworld,microworld_depth]")
+    line = power_line(rows_of(jobs_of(tmp_path, *words)), tmp_path / "mine")
+    assert "microworld: from 2 finished runs, one seed: no spread between seeds; " in line
+    assert "microworld_depth: assuming 10 % of problems differ" in line
+
+
 def test_one_job_alone() -> None:
     line = power_line({"": [config_of("method=m1", "evaluation.limit=100")]})
     assert line.startswith("Power: 1 seed an arm shows a difference of ")

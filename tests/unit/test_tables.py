@@ -363,3 +363,29 @@ def test_disagreements_name_the_problems_that_only_one_row_solves(tmp_path: Path
     assert set(found.only_row) == {key for key, margin in margins.items() if margin >= 2}
     assert set(found.only_baseline) == {key for key, margin in margins.items() if margin <= -2}
     assert len(found.only_row) > 5
+
+
+def _resolved(folder: Path, n: int, differ: int) -> Difference:
+    """Two all-wrong arms, of which the second solves the first ``differ`` problems."""
+    for method, right in (("sft", 0), ("m1", differ)):
+        job = make_job(folder, accuracies={"microworld": 0.0}, n=n, method=method)
+        path = job / "predictions" / "microworld" / "predictions.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for i, row in enumerate(rows):
+            row["is_correct"] = i < right
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sft, m1 = ([r for r in load([folder]).runs if r.choices["method"] == m] for m in ("sft", "m1"))
+    found = difference(sft, m1, "microworld", OutcomeReader())
+    assert found is not None
+    return corrected({0: found}, smallest_effect=0.02)[0]
+
+
+@pytest.mark.parametrize(
+    ("n", "differ", "says"), [(48, 0, "no"), (48, 2, "no"), (600, 0, "equivalent"), (48, 20, "yes")]
+)
+def test_equal_answers_are_equivalent_where_there_are_enough(
+    tmp_path: Path, n: int, differ: int, says: str
+) -> None:
+    found = _resolved(tmp_path, n, differ)
+    assert (found.gained + found.lost, found.resolved) == (differ, says)
+    assert found.corrected_interval[1] > 0

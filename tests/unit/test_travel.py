@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from plan_tuning.cli import app
 from plan_tuning.comparison.every_eval_ever import every_eval_ever
+from plan_tuning.comparison.inspect_log import inspect_log
 from plan_tuning.comparison.runs import read_predictions, read_run
 
 # The folder `schemas` of the package every-eval-ever 0.3, and a Python that has inspect_ai.
@@ -80,6 +81,28 @@ def test_two_texts_of_two_calls(sweep: Path) -> None:
     (row,) = every_eval_ever(run, "gsm8k", rows).rows
     assert row["output"]["raw"] == ["1. Add.", rows[0]["text"]]
     assert row["answer_attribution"][0]["source"] == "output.raw[1]"
+
+
+def test_what_a_figure_rests_on_travels_with_it(tmp_path: Path) -> None:
+    name = "jsonl_internal_split"
+    settings = {"data.holdout": 20, "data.holdout_seed": 7}
+    job = make_job(tmp_path / "mine", accuracies={name: 0.6, "gsm8k": 0.5}, settings=settings)
+    path = job / "result.json"
+    content = json.loads(path.read_text())
+    content["trained_on_test_problems"] = {"gsm8k": 12}
+    content["metrics"]["gsm8k"]["num_samples"] = 4
+    path.write_text(json.dumps(content))
+    run = read_run(job)
+    for benchmark, is_internal in ((name, True), ("gsm8k", False)):
+        rows = read_predictions(run, benchmark)
+        ((result),) = every_eval_ever(run, benchmark, rows).aggregate["evaluation_results"]
+        facts = result["score_details"]["details"]
+        metadata = inspect_log(run, benchmark, rows).aggregate["eval"]["metadata"]
+        assert facts.items() <= metadata.items()
+        assert "12" in facts["trained_on_test_problems"]
+        assert ("data.holdout=20" in facts.get("internal_split", "")) == is_internal
+        interval = result["score_details"]["uncertainty"]["confidence_interval"]
+        assert interval["method"].startswith("Wilson" if is_internal else "Student's t")
 
 
 def test_missing_predictions_are_named(sweep: Path, tmp_path: Path) -> None:
