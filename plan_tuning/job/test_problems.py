@@ -158,7 +158,7 @@ def _check_name(entry: str, config: Config, found: Mapping[str, int]) -> None:
     name, _ = benchmark_of(entry, config)
     seen = {test: n for test, n in found.items() if name in PUBLISHED_TESTS[test].benchmarks}
     if seen:
-        raise _seen(name, f"{name_test_problems(seen)} are among what was learned")
+        raise _seen(name, f"it is trained on {name_test_problems(seen)}")
 
 
 def _check_questions(
@@ -186,11 +186,11 @@ def _check_questions(
     elsewhere = {test: count for test, count in known.items() if test in given}
     here = known_test_problems(asked[digest] for digest in both)
     if seen := _most([elsewhere, here]):
-        raise _seen(entry, f"it asks {name_test_problems(seen)}, and such were learned")
+        raise _seen(entry, f"the file asks {name_test_problems(seen)}, and it is trained on such")
     if both and (both == asked.keys() or both == learned):
-        raise _seen(entry, f"{len(both)} of its {len(asked)} questions are those trained on")
+        raise _seen(entry, f"{len(both)} of the file's {len(asked)} are trained on")
     if learned and file_of(name, "test", Path(path)).resolve() in _training_files(config):
-        raise _seen(entry, "it is the file of the training problems")
+        raise _seen(entry, "this is the file of the training problems")
 
 
 def _seen(entry: str, why: str) -> ConfigError:
