@@ -2,9 +2,9 @@
 
 A file is known by its questions (:mod:`plan_tuning.tasks.published_tests`), whatever it is called.
 Training on such a file is allowed, it is named wherever the student is, and the student is never
-measured on the benchmark whose problems it has seen. Nor is it measured, whatever the file, on just
-those questions that it is trained on; a few of them in a larger test set are counted and warned of
-(:func:`plan_tuning.job.inputs.count_seen`).
+measured on the benchmark whose problems it has seen. Nor is it measured on the questions that it is
+trained on where both files ask the same, whatever their names; some of them in another test set are
+counted and warned of (:func:`plan_tuning.job.inputs.count_seen`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from plan_tuning.tasks.published_tests import (
     name_test_problems,
     question_digest,
 )
-from plan_tuning.tasks.row_files import file_of
 
 FACT = "test_problems"
 """Key of the counts in the manifests of corpora and students; absent where there are none."""
@@ -181,16 +180,13 @@ def _check_questions(
         return
     asked = {question_digest(problem.problem): problem.problem for problem in problems}
     learned = _digests(questions)
-    both = asked.keys() & learned
     known = known_test_problems(asked.values())
     elsewhere = {test: count for test, count in known.items() if test in given}
-    here = known_test_problems(asked[digest] for digest in both)
+    here = known_test_problems(asked[digest] for digest in asked.keys() & learned)
     if seen := _most([elsewhere, here]):
         raise _seen(entry, f"the file asks {name_test_problems(seen)}, and it is trained on such")
-    if both and (both == asked.keys() or both == learned):
-        raise _seen(entry, f"{len(both)} of the file's {len(asked)} are trained on")
-    if learned and file_of(name, "test", Path(path)).resolve() in _training_files(config):
-        raise _seen(entry, "this is the file of the training problems")
+    if learned and asked.keys() in (learned, _of_training_files(config)):
+        raise _seen(entry, f"the file's {len(asked)} questions are those of the training problems")
 
 
 def _seen(entry: str, why: str) -> ConfigError:
@@ -208,15 +204,16 @@ def _digests(questions: tuple[str, ...]) -> frozenset[str]:
     return frozenset(map(question_digest, questions))
 
 
-def _training_files(config: Config) -> set[Path]:
-    """The files of the training problems; none for a corpus from elsewhere."""
+def _of_training_files(config: Config) -> frozenset[str]:
+    """Digests of all questions of the training files, whatever share of them is used."""
     if config.corpus.path is not None:
-        return set()
-    return {
-        file_of(part.name, part.split, Path(part.path)).resolve()
+        return frozenset()
+    return frozenset(
+        question_digest(problem.problem)
         for part in source_parts(config.data).values()
         if part.path is not None
-    }
+        for problem in reading_of(part.name, part.split, part.path, part.form).problems
+    )
 
 
 def _check_internal_split(config: Config, graph: JobGraph) -> None:

@@ -256,7 +256,7 @@ def _report(
         _say(logging.WARNING, f"{where}: {len(ids)} rows left out: {reason} ({shown})")
     expected = benchmark.num_rows.get(split)
     if expected is not None and num_rows != expected:
-        text = f"{where}: {num_rows} rows; the published {name} {split} has {expected}"
+        text = f"{where}: {num_rows} rows; on the Hub {name} {split} has {expected}"
         _say(logging.INFO, text)
 
 

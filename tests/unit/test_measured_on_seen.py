@@ -94,9 +94,10 @@ def test_other_published_test_problems_than_those_learned_are_no_seen_ones(
     ("train", "test", "is_seen"),
     [
         ((1, 2, 3), (1, 2, 3), True),
-        ((1, 2), (1, 2, 3), True),
-        ((1, 2, 3), (2, 3), True),
-        ((1, 2, 3), (3, 4, 5), False),  # counted and warned of
+        ((1, 2, 3), (3, 2, 1), True),
+        ((1, 2), (1, 2, 3), False),  # counted and warned of
+        ((1, 2, 3), (2, 3), False),
+        ((1, 2, 3), (3, 4, 5), False),
         ((1, 2, 3), (4, 5), False),
     ],
 )
@@ -112,6 +113,8 @@ def test_equal_questions_are_refused(
     if is_seen:
         with pytest.raises(ConfigError, match=SAID):
             checked(*words)
+        with pytest.raises(ConfigError, match=SAID):
+            checked(*words, "data.limit=1")
     else:
         assert checked(*words) == {}
 
