@@ -69,7 +69,8 @@ from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
 from plan_tuning.tasks.published_tests import name_test_problems
-from plan_tuning.tracking import Tracker, group_of, track
+from plan_tuning.tracking.tracked_job import track
+from plan_tuning.tracking.tracker import Tracker, group_of
 
 logger = logging.getLogger(__name__)
 
@@ -236,8 +237,9 @@ class Job:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
         # The curves of a job are those of its own student.
-        tracker = self.tracker.under("start") if stage is self.graph.start else self.tracker
-        start = None if stage is self.graph.start else self.graph.start
+        is_start, passes = stage is self.graph.start, self.passes
+        tracker = self.tracker.under("start") if is_start else self.tracker
+        start = None if is_start else self.graph.start
         training = Training(
             config,
             stage,
@@ -245,7 +247,7 @@ class Job:
             corpus=None if corpus is None else Path(corpus.path),
             run_dir=self.context.folder,
             process=Process(self.models, tracker, self.outcome.add_calls),
-            found_sizes=self.passes.found,
+            found_sizes=passes.found_of_start if is_start else passes.found,
         )
         is_cached = self._obtain("train", stage, training_call(training))
         facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}

@@ -43,7 +43,7 @@ from plan_tuning.sweep.devices import check_processes, claim_card, launcher_fact
 from plan_tuning.sweep.external import Search
 from plan_tuning.sweep.overrides import check_overrides, ordered
 from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
-from plan_tuning.tracking import label_lines
+from plan_tuning.tracking.shared_terminal import label_lines
 
 APP_NAME = "plan-tuning"  # hydra.job.name, unless a sweep names each of its jobs
 SUBCOMMANDS = ("compare", "power", "export", "grade", "corpus", "contamination", "fetch")

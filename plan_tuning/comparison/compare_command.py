@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from plan_tuning.comparison.comparison import Comparison
-    from plan_tuning.tracking import Tracker
+    from plan_tuning.tracking.tracker import Tracker
 
 _MAX_TABLE_ROWS = 10_000  # that W&B shows
 
@@ -165,7 +165,7 @@ def log_to_wandb(comparison: Comparison, folder: Path, project: str) -> str | No
     from plan_tuning.comparison.exports import numeric_findings, numeric_rows, summary_numbers
     from plan_tuning.comparison.page import comparison_figures, figure_html
     from plan_tuning.config.run import LoggerConfig
-    from plan_tuning.tracking import track
+    from plan_tuning.tracking.tracked_job import track
 
     runs = comparison.results.completed
     sweeps = sorted({run.result.sweep for run in runs if run.result.sweep})
@@ -198,7 +198,7 @@ def _tracked_runs(
     comparison: Comparison, folder: Path, project: str, tracker: Tracker
 ) -> list[dict[str, Any]]:
     """Say where each compared job's W&B run is; what a job without one has is None."""
-    from plan_tuning.tracking import last_run
+    from plan_tuning.tracking.tracker import last_run
 
     lines = []
     for row in comparison.table.rows:

@@ -17,6 +17,7 @@ from plan_tuning.config.job_parts import (
     is_one_file,
     is_tested,
     is_trained,
+    passes_are_rounded,
     reads_problems,
     reads_world,
     tests_internal_split,
@@ -170,6 +171,12 @@ CONDITIONS: tuple[Condition, ...] = (
         lambda job: job.adapter.name == "lora",
         "adapter={job.adapter.name} has no float weights that stay as they are",
         "adapter=lora",
+    ),
+    Condition(
+        ("adapter.base_dtype",),
+        passes_are_rounded,
+        "no pass here rounds a float32 base that lies on one card",
+        "model.dtype=float32 trainer.precision=bf16 trainer.strategy=auto",
     ),
     # teacher, distillation, filter
     Condition(("teacher",), asks_teacher, "this job asks no teacher", "method=m1"),

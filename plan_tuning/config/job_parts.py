@@ -48,6 +48,13 @@ def trainings(job: Config) -> list[TrainerConfig]:
     return [job.trainer] if is_trained(job) else []
 
 
+def passes_are_rounded(job: Config) -> bool:
+    """Whether a training reads float32 weights in bfloat16, and holds all of them on each card."""
+    trained = [*trainings(job), *([job.trainer] if is_grpo(job) else [])]
+    is_bf16 = any(t.precision == "bf16" and t.strategy != "fsdp" for t in trained)
+    return is_bf16 and job.model.dtype == "float32"
+
+
 def taught_by(job: Config) -> Extension | None:
     """The method whose rows are learned from: the job's, or that of GRPO's start."""
     found = find("method", job.start.name if is_grpo(job) else job.method.name)

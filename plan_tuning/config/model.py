@@ -125,3 +125,14 @@ class AdapterConfig:
         """
         is_beside_adapter = self.name == "lora" and self.base_dtype != "float32"
         return is_beside_adapter and precision == "bf16" and strategy != "fsdp"
+
+    def samples_rounded(self, precision: str) -> bool:
+        """Whether a policy's frozen weights hold what its passes read, however they are stored.
+
+        Rollouts come from these weights too, outside autocast. Rounded in one storage alone they
+        would be others there, and ``base_dtype`` would be no matter of memory only.
+
+        Args:
+            precision: ``trainer.precision``.
+        """
+        return self.name == "lora" and precision == "bf16"

@@ -22,7 +22,7 @@ from plan_tuning.config.training import MethodConfig, PromptConfig, TrainerConfi
 STAGES = ("distill", "train", "evaluate")
 RESERVED_SWEEPS = ("artifacts", "calls", "single")
 SWEEPER_MODULE = "hydra._internal.core_plugins.ablation"  # see sweeper.register_sweeper
-LOGGERS = ("csv", "wandb_offline", "wandb")
+LOGGERS = ("csv", "wandb_offline", "wandb", "trackio")
 GROUPS = ("arm", "sweep")
 
 

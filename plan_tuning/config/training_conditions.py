@@ -345,4 +345,10 @@ TRAINING: tuple[Condition, ...] = (
         "one device holds the model alone",
         "trainer.devices=2",
     ),
+    Condition(
+        ("trainer.card",),
+        lambda job: job.trainer.accelerator != "cpu",
+        "trainer.accelerator=cpu computes on no card",
+        "trainer.accelerator=auto",
+    ),
 )

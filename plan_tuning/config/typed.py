@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -164,8 +165,15 @@ def check_outputs(config: Config) -> None:
     """Make sure that results can be written before anything is computed.
 
     Raises:
-        ConfigError: the folder cannot be made or written.
+        ConfigError: the folder cannot be made or written, or what follows the job is not installed.
     """
+    if config.logger.name == "trackio" and importlib.util.find_spec("trackio") is None:
+        raise ConfigError(
+            "logger",
+            "trackio",
+            "the package trackio is not installed: pip install 'plan-tuning[trackio]'",
+            "logger=csv",
+        )
     folder = Path(config.paths.outputs)
     probe = folder / ".writable"
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from plan_tuning.distillation.funnel import FUNNEL, Tally
 from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.pricing import shown_usd
-from plan_tuning.tracking import has_terminal
+from plan_tuning.tracking.shared_terminal import has_terminal
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from plan_tuning.evaluation.writers import Progress
-from plan_tuning.tracking import has_terminal
+from plan_tuning.tracking.shared_terminal import has_terminal
 
 logger = logging.getLogger(__name__)
 

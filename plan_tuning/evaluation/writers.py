@@ -20,7 +20,7 @@ from plan_tuning.students.flops import writing
 from plan_tuning.students.generation.static_decoding import is_static
 from plan_tuning.students.loading import Student
 from plan_tuning.students.memory import release_card_memory
-from plan_tuning.students.templates import DATE, DATE_STRING, prompt_ids, template_date
+from plan_tuning.students.templates import DATE_STRING, prompt_ids, template_date
 from plan_tuning.text import formats
 from plan_tuning.text.prompts import render
 from plan_tuning.text.thoughts import split_thoughts
@@ -259,8 +259,8 @@ class ServedWriter(_StudentRequests):
     """A student behind an OpenAI-compatible server; the server applies the chat template.
 
     What vLLM and SGLang would fill in by themselves is said in every request: the thinking switch
-    of the template, which training has off, the date that it may write, which training has fixed,
-    and the settings that they read off the student's generation config.
+    of the template, which training has off, the date that it may write, which training has fixed
+    (one that asks a clock gets the server's), and settings of the student's generation config.
     """
 
     def __init__(self, ask_all: AskAll, evaluation: EvaluationConfig) -> None:
@@ -323,8 +323,8 @@ class ServedWriter(_StudentRequests):
         ]
 
     def facts(self) -> dict[str, Any]:
-        """Name the date that the server's template may write."""
-        return {"template_date": DATE.isoformat()}
+        """Name the date that was sent; what a template made of it, the server alone knows."""
+        return {"sent_date_string": DATE_STRING}
 
     def _extra(self, phase: str) -> dict[str, Any]:
         """Name the fields that decode a served student as this project's own engine does."""

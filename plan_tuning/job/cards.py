@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plan_tuning.config.training import CARDS, TrainerConfig
 
@@ -31,25 +32,44 @@ class Card:
     name: str
 
 
-def planned_card(trainer: TrainerConfig) -> Card | None:
+def planned_card(trainer: TrainerConfig, *, starts: bool = False) -> Card | None:
     """Say what a job may use: of the card that ``trainer.card`` names, else of the one at hand.
 
-    Where both are known, the smaller one counts. With several devices, the emptiest card must do
-    with the least: every rank makes passes of the same size.
+    With several devices, the emptiest card must do with the least: every rank makes passes of the
+    same size.
+
+    Args:
+        trainer: settings of the job.
+        starts: the job is about to begin here, so the card at hand counts even where a larger one
+            is named; else the named one is planned for, wherever it is.
 
     Returns:
         None where the job runs on a CPU, or no card is named and none is at hand.
     """
     if trainer.accelerator == "cpu":
         return None
-    named = None
-    if trainer.card is not None:
-        named = Card(USABLE * trainer.card * GB, f"a card of {trainer.card} GB")
-    free = free_bytes(trainer.devices)
+    named = None if trainer.card is None else sold_card(trainer.card)
+    if named is not None and not starts:
+        return named
+    free = free_bytes(trainer.devices) if starts else _listed_bytes(trainer.devices)
     if free is None:
         return named
     at_hand = Card(USABLE * free, f"the card at hand, {free / GB:.0f} GB of it free")
     return at_hand if named is None or at_hand.usable < named.usable else named
+
+
+@functools.cache
+def _listed_bytes(devices: int) -> float | None:
+    """Free memory for lists, whose many jobs are said to fit or not by one look at the cards."""
+    return free_bytes(devices)
+
+
+def has_bfloat16() -> bool:
+    """Whether models compute in bfloat16 on the card: a card nobody has asked yet is taken to."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return True
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def sold_card(size: int) -> Card:
@@ -65,21 +85,33 @@ def smallest_card(needed: float) -> int | None:
 def free_bytes(devices: int) -> float | None:
     """Free memory of the card that a job will get, or the least of several; None: no card.
 
-    What this process's own allocator has set aside and does not use counts as free.
+    What this process's own allocator has set aside and does not use counts as free. Where torch is
+    loaded and finds a card, it is asked, for the driver's tool may be absent (a container), of
+    another maker, or know a whole card where there is a part of one (MIG).
     """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return float(
-            min(
-                torch.cuda.mem_get_info(card)[0]
-                + torch.cuda.memory_reserved(card)
-                - torch.cuda.memory_allocated(card)
-                for card in range(min(devices, torch.cuda.device_count()))
-            )
-        )
+    if torch is not None and not torch.cuda.is_available():
+        torch = None
+    # Cards of several processes are left alone until they begin: torch would take some of each.
+    if torch is not None and (devices == 1 or torch.cuda.is_initialized()):
+        return _asked(torch, devices)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = _listed(visible)[:devices]
-    return min(cards) if cards else None
+    if cards:
+        return min(cards)
+    return None if torch is None else _asked(torch, devices)
+
+
+def _asked(torch: Any, devices: int) -> float:
+    """The least free memory of the first cards, by torch."""
+    return float(
+        min(
+            torch.cuda.mem_get_info(card)[0]
+            + torch.cuda.memory_reserved(card)
+            - torch.cuda.memory_allocated(card)
+            for card in range(min(devices, torch.cuda.device_count()))
+        )
+    )
 
 
 def _listed(visible: str | None) -> list[float]:
@@ -89,12 +121,16 @@ def _listed(visible: str | None) -> list[float]:
         return []
     chosen = [] if visible is None else [f"--id={visible}"]
     query = [tool, *chosen, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    listed = subprocess.run(query, capture_output=True, text=True, timeout=_ANSWERS_S, check=False)
+    try:
+        listed = subprocess.run(
+            query, capture_output=True, text=True, timeout=_ANSWERS_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):  # a driver that hangs has no card to offer
+        return []
     lines = listed.stdout.split() if listed.returncode == 0 else []
     return [float(line) * _MIB for line in lines if line.isdigit()]
 
 
-@functools.cache
 def host_bytes() -> float | None:
     """Memory of this machine that is available; None where the system does not say."""
     file = Path("/proc/meminfo")

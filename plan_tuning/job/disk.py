@@ -16,7 +16,7 @@ from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import count_benchmark, count_problems, source_parts
 
 _BYTES_PER_CALL = 4096  # of the store and the corpus together; of a prediction too
-_FLOAT32 = 4
+_FLOAT32, _HALF = 4, 2  # bytes of a weight
 _OPTIMIZER = 2  # AdamW's numbers a weight
 _NEARLY = 0.8  # of the free space
 _SIZE = re.compile(r"(?i)(?<![a-z0-9])(\d+(?:[._]\d+)?)([bm])(?![a-z0-9])")
@@ -78,12 +78,13 @@ def _count(entry: str, config: Config) -> int:
 def _bytes_of_student(config: Config) -> tuple[int, int]:
     """Bytes of an exported student, and of its checkpoints while it is trained."""
     parameters, adapter = _parameters(config.model), config.adapter
+    copy = 0 if adapter.export_dtype is None else parameters * _HALF  # for servers
     if adapter.name != "full":
-        width = _FLOAT32 if config.model.dtype == "float32" else _FLOAT32 // 2
-        return (parameters * width if adapter.export == "merged" else 0), 0
+        width = _FLOAT32 if config.model.dtype == "float32" else _HALF
+        return (copy + parameters * width if adapter.export == "merged" else 0), 0
     weights = parameters * _FLOAT32
     checkpoint = weights * (1 + _OPTIMIZER) if config.trainer.checkpoint_every_n_steps else 0
-    return weights, checkpoint
+    return copy + weights, checkpoint
 
 
 def _parameters(model: ModelConfig) -> int:

@@ -8,17 +8,28 @@ imported, and nothing is read but a ``config.json``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 
 from plan_tuning.config.checks import AUTO
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.job_parts import needs_student
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import TrainerConfig
+from plan_tuning.job.cards import has_bfloat16
 from plan_tuning.job.graph import JobGraph
+from plan_tuning.job.stage_memory import (
+    DECODED,
+    MICRO,
+    MOST,
+    ROLLOUTS,
+    Causes,
+    Phase,
+    Sizes,
+    StageMemory,
+)
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.students.footprint import (
     FLOAT,
@@ -38,107 +49,59 @@ from plan_tuning.students.footprint import (
     trained_parameters,
     weight_bytes,
 )
-from plan_tuning.students.shapes import Shape, shape_of
+from plan_tuning.students.shapes import Shape, is_published_rounded, shape_of
 
-MICRO = "trainer.micro_batch_tokens"
-ROLLOUTS = "method.generation_batch_tokens"
-DECODED = "evaluation.batch_tokens"
 PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
 _READ_AT_ONCE = 16_384  # tokens of prompts that the native engine reads in one pass
-_GRANULE = 256  # tokens that found sizes are multiples of
-_MOST = 2**19  # tokens beyond which a card is busy enough
-
-Causes = dict[str, float]
-Sizes = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A moment of a stage, and what lies on the card then, in bytes by cause."""
-
-    name: str
-    causes: Causes
-
-    @property
-    def total(self) -> float:
-        """All causes together."""
-        return sum(self.causes.values())
-
-
-@dataclass(frozen=True, eq=False)
-class StageMemory:
-    """What a stage holds, as a function of the sizes of its passes.
-
-    Args:
-        name: start, train or evaluate.
-        model: the preset, and where its shape is from.
-        phases: from sizes (tokens by key) to the widest moments.
-        needed: sizes below which nothing can be done: one row.
-        given: sizes that the configuration gives, as far as a step can fill them; auto is absent.
-        ceilings: sizes beyond which nothing is gained: all rows of a step at once.
-        host: bytes of the machine's memory while weights are loaded.
-    """
-
-    name: str
-    model: str
-    phases: Callable[[Sizes], list[Phase]]
-    needed: Sizes
-    given: Sizes
-    ceilings: Sizes
-    host: float
-
-    def widest(self, sizes: Sizes) -> Phase:
-        """The phase that holds most."""
-        return max(self.phases(sizes), key=lambda phase: phase.total)
-
-    @property
-    def least(self) -> Phase:
-        """The widest moment with one row a pass."""
-        return self.widest(self.needed)
-
-    def largest(self, key: str, usable: float) -> int | None:
-        """The most tokens of one key that fit beside the least of the others; None: not a row."""
-
-        def fits(tokens: int) -> bool:
-            return self.widest({**self.needed, key: tokens}).total <= usable
-
-        low = self.needed[key]
-        if not fits(low):
-            return None
-        high = max(low, min(self.ceilings[key], _MOST))
-        if fits(high):
-            return high
-        while high - low > _GRANULE:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return max(low // _GRANULE * _GRANULE, self.needed[key])
-
-    def sizes(self, usable: float | None) -> dict[str, int]:
-        """The sizes that the stage would run with: those that are given, else the largest."""
-        found = {}
-        for key, least in self.needed.items():
-            largest = None if usable is None else self.largest(key, usable)
-            found[key] = self.given.get(key) or largest or least
-        return found
 
 
 def job_memory(config: Config, graph: JobGraph) -> list[StageMemory]:
     """List the stages that a job has to build on a card, with what they hold.
 
-    Stages of a model whose shape nobody knows are left out.
+    Stages of a model whose shape nobody knows are left out, see :func:`unknown_models`.
     """
     found = [
-        _training(name, one, config)
-        for name, stage, one in (
-            ("start", graph.start, start_config(config) if graph.start is not None else config),
-            ("train", None if graph.merged else graph.student, config),
-        )
-        if stage is not None and not stage.is_available and "train" in config.stages
+        _training(name, one, config, begins_from_adapter=_begins_from_adapter(name, config, graph))
+        for name, one in _trainings(config, graph)
     ]
-    is_tested = any(not s.is_done for s in (*graph.predictions, *graph.executor_predictions))
-    if is_tested and "evaluate" in config.stages:
-        found.append(_evaluation(config))
+    if _is_tested(config, graph):
+        found.append(_evaluation(config, graph))
     return [stage for stage in found if stage is not None]
+
+
+def unknown_models(config: Config, graph: JobGraph) -> list[str]:
+    """Name the models of what a job has to build whose shapes nobody knows."""
+    trainings, is_tested = list(_trainings(config, graph)), _is_tested(config, graph)
+    models = []
+    is_served = "server" in record("engine", config.evaluation.engine).needs
+    if trainings or (is_tested and not is_served):
+        models.append(config.model)
+    executing, needs = config.executor.model, record("executor", config.executor.name).needs
+    executes = config.method.has_two_calls and (trainings or is_tested)
+    if executes and "model" in needs and executing is not None:
+        models.append(executing)
+    return [model.name for model in models if shape_of(model) is None]
+
+
+def _trainings(config: Config, graph: JobGraph) -> Iterator[tuple[str, Config]]:
+    """The trainings that are left, by name, with their settings."""
+    if "train" not in config.stages:
+        return
+    if graph.start is not None and not graph.start.is_available:
+        yield "start", start_config(config)
+    if graph.student is not None and not graph.merged and not graph.student.is_available:
+        yield "train", config
+
+
+def _is_tested(config: Config, graph: JobGraph) -> bool:
+    stages = (*graph.predictions, *graph.executor_predictions, *graph.plan_values)
+    return "evaluate" in config.stages and any(not stage.is_done for stage in stages)
+
+
+def _begins_from_adapter(name: str, config: Config, graph: JobGraph) -> bool:
+    """Whether a training's start is an adapter, which is merged in float32 before it is rounded."""
+    begins = name == "train" and graph.start is not None
+    return begins and config.adapter.name != "full" and config.adapter.export != "merged"
 
 
 def training_of(config: Config, trainer: TrainerConfig, *, is_grpo: bool) -> Training:
@@ -155,6 +118,8 @@ def training_of(config: Config, trainer: TrainerConfig, *, is_grpo: bool) -> Tra
         shares_prompts=shares and not trainer.gradient_checkpointing,
         is_grpo=is_grpo,
         device="cpu" if trainer.accelerator == "cpu" else "cuda",
+        shards=trainer.devices if trainer.strategy == "fsdp" else 1,
+        is_eager=config.model.attention == "eager",
         group=method.group_size if isinstance(method, GRPOConfig) else 1,
         dropout=adapter.dropout if adapter.name != "full" else 0.0,
     )
@@ -164,7 +129,9 @@ def _label(model: ModelConfig, source: str) -> str:
     return f"{model.name}, shape from {source}" if source != "made here" else model.name
 
 
-def _training(name: str, config: Config, job: Config) -> StageMemory | None:
+def _training(
+    name: str, config: Config, job: Config, *, begins_from_adapter: bool
+) -> StageMemory | None:
     """The memory of a training: ``config`` is the job's, or that of its start."""
     found = shape_of(config.model)
     if found is None:
@@ -173,8 +140,9 @@ def _training(name: str, config: Config, job: Config) -> StageMemory | None:
     method, trainer = config.method, config.trainer
     grpo = method if isinstance(method, GRPOConfig) else None
     training = training_of(config, trainer, is_grpo=grpo is not None)
-    shards = trainer.devices if trainer.strategy == "fsdp" else 1
-    executor = _executor_shape(config)
+    reads_rounded = is_published_rounded(config.model) and not begins_from_adapter
+    is_beneath = config.adapter.name == "lora" and not config.method.continued_steps
+    executor = _executor_shape(config, is_beneath=is_beneath)
     if grpo is None:
         rows, step = Rows(trainer.max_length), trainer.batch_size * trainer.max_length
         needed = {MICRO: trainer.max_length}
@@ -191,8 +159,8 @@ def _training(name: str, config: Config, job: Config) -> StageMemory | None:
     ceilings = {MICRO: step, ROLLOUTS: step, DECODED: max(answer, tested * answer)}
 
     def phases(sizes: Sizes) -> list[Phase]:
-        lasting = _lasting(shape, training, trainer, grpo, shards)
-        passes = _passes(shape, training, lasting, rows, sizes[MICRO], shards)
+        lasting = _lasting(shape, training, trainer, grpo)
+        passes = _passes(shape, training, lasting, rows, sizes[MICRO])
         if grpo is not None:
             drawn = _decoding(shape, HALF if training.is_bf16 else FLOAT, sizes[ROLLOUTS], rows)
             passes.append(Phase("rollouts", {**lasting, **drawn}))
@@ -203,7 +171,7 @@ def _training(name: str, config: Config, job: Config) -> StageMemory | None:
     return StageMemory(
         name, _label(config.model, source), phases, needed,
         _given(needed, ceilings, trainer, grpo, job.evaluation), ceilings,
-        _host_of_training(shape, training, trainer, executor),
+        _host_of_training(shape, training, trainer, executor, reads_rounded=reads_rounded),
     )  # fmt: skip
 
 
@@ -228,14 +196,16 @@ def _given(
 
 
 def _lasting(
-    shape: Shape, training: Training, trainer: TrainerConfig, grpo: GRPOConfig | None, shards: int
+    shape: Shape, training: Training, trainer: TrainerConfig, grpo: GRPOConfig | None
 ) -> Causes:
     """What lies there from the first step to the last."""
     trained = trained_parameters(shape, training)
     causes: Causes = {
-        "weights": weight_bytes(shape, training) / shards,
-        "optimizer": 2 * FLOAT * trained / shards,
+        "weights": weight_bytes(shape, training) / training.shards,
+        "optimizer": 2 * FLOAT * trained / training.shards,
     }
+    if trainer.devices > 1 and training.shards == 1:  # DDP's, beside the gradients themselves
+        causes["buckets"] = FLOAT * trained
     if trainer.ema_decay:
         causes["average"] = FLOAT * trained
     if grpo is None:
@@ -262,19 +232,20 @@ def _copy_bytes(shape: Shape, training: Training, grpo: GRPOConfig) -> float:
 
 
 def _passes(
-    shape: Shape, training: Training, lasting: Causes, rows: Rows, tokens: int, shards: int
+    shape: Shape, training: Training, lasting: Causes, rows: Rows, tokens: int
 ) -> list[Phase]:
     """The widest moments of a pass that is not the first one of its step."""
     trained = trained_parameters(shape, training)
     there: Causes = {
         **lasting,
-        "gradients": FLOAT * trained / shards,
-        "casts": cast_bytes(shape, training) / shards,
+        "gradients": FLOAT * trained / training.shards,
+        "casts": cast_bytes(shape, training),
     }
     if frozen := frozen_cast_bytes(shape, training):
         there["frozen casts"] = frozen
-    if shards > 1:  # a layer before and a layer behind are gathered as well
-        there["gathered layers"] = (2 * shape.linear_weights + shape.embedding) * training.width
+    if training.shards > 1:  # a layer before and a layer behind are gathered as well
+        gathered = 2 * shape.linear_weights + shape.tables
+        there["gathered layers"] = gathered * training.width
     kept = token_bytes(shape, training, rows) * tokens
     waiting = head_gradient_bytes(shape, training)
     head = head_bytes(shape, training, round(tokens * rows.new_share(training)))
@@ -321,15 +292,19 @@ def _validation(
     return Phase("validation", there)
 
 
-def _executor_shape(config: Config) -> Shape | None:
-    """The model that executes m2's plans beside the student; None: none on this machine."""
+def _executor_shape(config: Config, *, is_beneath: bool) -> Shape | None:
+    """The model that executes m2's plans beside the student; None: none on this machine.
+
+    Args:
+        config: of the job.
+        is_beneath: the base is there without it, as the student with its adapter switched off.
+    """
     if not config.method.has_two_calls:
         return None
     needs, model = record("executor", config.executor.name).needs, config.executor.model
     if "model" in needs and model is not None:
         found = shape_of(model)
         return None if found is None else found[0]
-    is_beneath = config.adapter.name == "lora" and not config.method.continued_steps
     if "base" in needs and not is_beneath:
         found = shape_of(config.model)
         return None if found is None else found[0]
@@ -337,46 +312,62 @@ def _executor_shape(config: Config) -> Shape | None:
 
 
 def _host_of_training(
-    shape: Shape, training: Training, trainer: TrainerConfig, executor: Shape | None
+    shape: Shape,
+    training: Training,
+    trainer: TrainerConfig,
+    executor: Shape | None,
+    *,
+    reads_rounded: bool,
 ) -> float:
     """Bytes of the machine's memory: processes read all weights before they move.
 
     Of a training whose weights are spread, the first process reads them and hands shards out.
+    Rounded weights are read as such only where they lie so; all others are read in float32.
     """
     readers = 1 if trainer.strategy == "fsdp" else trainer.devices
-    width = HALF if training.rounds_base or training.adapter == "qlora" else FLOAT
+    width = (
+        HALF if (training.rounds_base or training.adapter == "qlora") and reads_rounded else FLOAT
+    )
     waiting = 0 if executor is None else executor.parameters * HALF
     return readers * (shape.parameters * width + waiting)
 
 
-def _evaluation(config: Config) -> StageMemory | None:
-    """The memory of an evaluation: the student, and m2's executor beside it."""
-    evaluation = config.evaluation
+def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
+    """The memory of an evaluation: the student, unless it is served, and m2's executor beside it.
+
+    Plans are valued by the weights of whoever carries them out, be the student served or not.
+    """
+    evaluation, has_two_calls = config.evaluation, config.method.has_two_calls
+    values = any(not stage.is_done for stage in graph.plan_values)
+    answers = any(not s.is_done for s in (*graph.predictions, *graph.executor_predictions))
     is_served = "server" in record("engine", evaluation.engine).needs
-    found = None if is_served else shape_of(config.model)
-    if found is None:
+    is_own = not has_two_calls or "student" in record("executor", config.executor.name).needs
+    shape, source = shape_of(config.model) or (None, "")
+    is_loaded = (answers and not is_served) or (values and is_own)
+    local = shape if is_loaded and needs_student(config) else None
+    # Merged weights execute beside the base; a base that is tested here executes itself.
+    is_base = graph.student is None and config.executor.name == "base" and local is not None
+    executor = None if is_base else _executor_shape(config, is_beneath=False)
+    named = {"decoding" if answers else "values of plans": local, "executing plans": executor}
+    loaded = {phase: one for phase, one in named.items() if one is not None}
+    if not loaded:
         return None
-    shape, source = found
-    width = FLOAT if config.trainer.accelerator == "cpu" else HALF
+    width = HALF if config.trainer.accelerator != "cpu" and has_bfloat16() else FLOAT
     answer = PROMPT_TOKENS + evaluation.max_new_tokens
-    plain = replace(config.adapter, name="full")  # merged weights execute beside the base
-    executor = _executor_shape(replace(config, adapter=plain))
-    has_own = executor is not None and not (config.method.has_two_calls and _is_untrained(config))
 
     def phases(sizes: Sizes) -> list[Phase]:
-        causes: Causes = {"weights": shape.parameters * width}
-        if executor is not None and has_own:
+        causes: Causes = {} if local is None else {"weights": local.parameters * width}
+        if executor is not None:
             causes["executor"] = executor.parameters * width
-        return [Phase("decoding", causes | _decoding(shape, width, sizes[DECODED], Rows(answer)))]
+        return [
+            Phase(phase, causes | _decoding(one, width, sizes[DECODED], Rows(answer)))
+            for phase, one in loaded.items()
+        ]
 
     given = evaluation.batch_tokens
+    label = _label(config.model, source) if local is not None else "m2's executor"
     return StageMemory(
-        "evaluate", _label(config.model, source), phases, {DECODED: answer},
-        {} if given == AUTO else {DECODED: max(answer, int(given))}, {DECODED: _MOST},
-        shape.parameters * width,
+        "evaluate", label, phases, {DECODED: answer},
+        {} if given == AUTO else {DECODED: max(answer, int(given))}, {DECODED: MOST},
+        max(one.parameters for one in loaded.values()) * width,
     )  # fmt: skip
-
-
-def _is_untrained(config: Config) -> bool:
-    """Whether the model under test is the base itself, which then executes as well."""
-    return not config.method.is_trained and config.executor.name == "base"

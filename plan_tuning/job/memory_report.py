@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from plan_tuning.config.checks import ConfigError, Finding
-from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.run import Config
-from plan_tuning.config.training import CARDS, TrainerConfig
+from plan_tuning.config.training import CARDS
 from plan_tuning.job.cards import GB, USABLE, Card, host_bytes, planned_card, smallest_card
 from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.ledger import MICRO, Phase, StageMemory, job_memory
+from plan_tuning.job.ledger import job_memory, unknown_models
+from plan_tuning.job.memory_cures import cures_of
+from plan_tuning.job.stage_memory import MICRO, Phase, StageMemory
 
 _SHOWN_SHARE = 0.01  # of a peak; smaller causes are named together
-_SHORTEST = 256  # tokens of a row below which no max_length is advised
 
 
 def memory_lines(config: Config, graph: JobGraph) -> Iterator[str]:
@@ -30,6 +29,8 @@ def memory_lines(config: Config, graph: JobGraph) -> Iterator[str]:
             f"{tokens}): {_causes(phase)}; {_gb(stage.host)} GB of the machine's memory to load it"
         )
         yield f"        {_place(config, stage, card)}"
+    for model in unknown_models(config, graph):
+        yield f"memory: unknown where {model} takes part, whose shape nobody knows"
 
 
 def _place(config: Config, stage: StageMemory, card: Card | None) -> str:
@@ -92,7 +93,7 @@ def memory_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str | None:
             total = stage.widest(stage.sizes(usable)).total
             as_given = max(as_given, _Widest(total, what), key=lambda one: one.total)
             least = max(least, _Widest(stage.least.total, what), key=lambda one: one.total)
-            is_too_large |= card is not None and stage.least.total > card.usable
+            is_too_large |= card is not None and stage.shortest.total > card.usable
         if card is not None:
             cards[card.name] = cards.get(card.name, 0) + is_too_large
     if not as_given.total:
@@ -106,34 +107,77 @@ def memory_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str | None:
     return "; ".join([line, *refused]) + "."
 
 
-def memory_findings(config: Config, graph: JobGraph) -> Iterator[Finding]:
-    """Find what does not fit on the card that is named or at hand."""
-    card = planned_card(config.trainer)
-    if card is None:
-        return
+def memory_findings(config: Config, graph: JobGraph, *, starts: bool = False) -> Iterator[Finding]:
+    """Find what does not fit on the card that is named or at hand, and in the machine's memory.
+
+    Args:
+        config: of the job.
+        graph: its stages.
+        starts: the job is about to begin on this machine.
+    """
+    card = planned_card(config.trainer, starts=starts)
+    is_elsewhere = config.trainer.card is not None and not starts
     for stage in job_memory(config, graph):
-        if stage.least.total > card.usable:
-            yield Finding("error", _refusal(config, graph, stage, card))
-            continue
-        if stage.widest(stage.sizes(card.usable)).total <= card.usable:
-            continue
-        for key, tokens in stage.given.items():
-            largest = stage.largest(key, card.usable)
-            if largest is not None and largest < tokens:
-                yield Finding(
-                    "note",
-                    f"{stage.name}: passes of {tokens} tokens ({key}) do not fit on {card.name}, "
-                    f"{key}={largest} does; {key}=auto takes what fits",
-                )
+        if not is_elsewhere:
+            yield from _host_findings(config, stage, is_here=card is not None)
+        if card is not None:
+            yield from _card_findings(config, graph, stage, card)
+    if card is not None:
+        for model in unknown_models(config, graph):
+            yield Finding("note", f"nobody knows the shape of {model}: whether it fits is not said")
+
+
+def _host_findings(config: Config, stage: StageMemory, *, is_here: bool) -> Iterator[Finding]:
+    """Compare what the machine's own memory holds with what is available; it may yet swap."""
+    is_cpu, free = config.trainer.accelerator == "cpu", host_bytes()
+    if free is None or not (is_cpu or is_here):
+        return
+    needed = max(stage.host, stage.least.total) if is_cpu else stage.host
+    if needed > free:
+        yield Finding(
+            "note",
+            f"{stage.name} ({stage.model}) takes {_gb(needed)} GB of the machine's memory at the "
+            f"least, of which {_gb(free)} GB are available",
+        )
+
+
+def _card_findings(
+    config: Config, graph: JobGraph, stage: StageMemory, card: Card
+) -> Iterator[Finding]:
+    """Refuse what can have no row, and note rows and passes that would be too large."""
+    if stage.shortest.total > card.usable:
+        yield Finding("error", _refusal(config, graph, stage, card))
+        return
+    if stage.least.total > card.usable:
+        longest, row = stage.longest_row(card.usable), stage.needed[MICRO]
+        cures = ", or ".join(cures_of(config, graph, stage.name, card))
+        yield Finding(
+            "note",
+            f"{stage.name} ({stage.model}): rows of up to {longest} tokens fit on {card.name}; a "
+            f"row of trainer.max_length={row} takes {_gb(stage.least.total)} GB, of which "
+            f"{_gb(card.usable)} GB are for tensors: the training ends where it meets one"
+            + (f". Try for example: {cures}" if cures else ""),
+        )
+        return
+    if stage.widest(stage.sizes(card.usable)).total <= card.usable:
+        return
+    for key, tokens in stage.given.items():
+        largest = stage.largest(key, card.usable)
+        if largest is not None and largest < tokens:
+            yield Finding(
+                "note",
+                f"{stage.name}: passes of {tokens} tokens ({key}) do not fit on {card.name}, "
+                f"{key}={largest} does; {key}=auto takes what fits",
+            )
 
 
 def check_memory(config: Config, graph: JobGraph) -> None:
-    """Refuse a job that cannot hold one row on its card.
+    """Refuse a job that cannot hold one row on the card that it is about to begin on.
 
     Raises:
         ConfigError: it cannot; the message names settings with which it can.
     """
-    for finding in memory_findings(config, graph):
+    for finding in memory_findings(config, graph, starts=True):
         if finding.kind == "error":
             raise ConfigError(finding.text)
 
@@ -141,7 +185,7 @@ def check_memory(config: Config, graph: JobGraph) -> None:
 def _refusal(config: Config, graph: JobGraph, stage: StageMemory, card: Card) -> str:
     """Say what does not fit, and with which settings it would."""
     phase = stage.least
-    cures = [*_cures(config, graph, stage.name, card)]
+    cures = [*cures_of(config, graph, stage.name, card)]
     size = smallest_card(phase.total)
     cures += [] if size is None else [f"a card of {size} GB"]
     advice = ", or ".join(cures) or "choose a smaller model"
@@ -150,65 +194,3 @@ def _refusal(config: Config, graph: JobGraph, stage: StageMemory, card: Card) ->
         f"are for tensors ({USABLE:.0%}): one row a pass takes {_gb(phase.total)} GB "
         f"({phase.name}: {_causes(phase)}). Try for example: {advice}"
     )
-
-
-def _cures(config: Config, graph: JobGraph, name: str, card: Card) -> Iterator[str]:
-    """Find the first settings of a training that fit, from the least change to the largest."""
-    if name == "evaluate":
-        yield "evaluation.engine=server"
-        return
-    for words, changed in _changes(config, name):
-        for stage in job_memory(changed, graph):
-            if stage.name != name:
-                continue
-            if stage.least.total <= card.usable:
-                yield words
-                return
-            shorter = _shorter(stage, card)
-            if shorter is not None:
-                yield f"{words} trainer.max_length={shorter}"
-                return
-
-
-def _shorter(stage: StageMemory, card: Card) -> int | None:
-    """The longest row that fits, where that still is one."""
-    brief = replace(stage, needed={**stage.needed, MICRO: _SHORTEST})
-    is_supervised = set(stage.needed).isdisjoint({"method.generation_batch_tokens"})
-    return brief.largest(MICRO, card.usable) if is_supervised else None
-
-
-def _changes(config: Config, name: str) -> Iterator[tuple[str, Config]]:
-    """Settings that take less memory, and the words that choose them."""
-    recomputing = _recomputing(config, name)
-    is_full = config.adapter.name == "full"
-    if recomputing is not None:
-        yield "trainer.gradient_checkpointing=true", recomputing
-    method = config.method
-    if is_full and isinstance(method, GRPOConfig) and method.reference_dtype == "float32":
-        rounded = replace(method, reference_dtype="bfloat16")
-        yield "method.reference_dtype=bfloat16", replace(config, method=rounded)
-    if is_full:
-        adapter = AdapterConfig(name="lora")
-        yield "adapter=lora", replace(config, adapter=adapter)
-        if recomputing is not None:
-            words = "adapter=lora trainer.gradient_checkpointing=true"
-            yield words, replace(recomputing, adapter=adapter)
-    if config.adapter.name != "qlora":
-        small = recomputing or config
-        words = "adapter=qlora" + (
-            "" if recomputing is None else " trainer.gradient_checkpointing=true"
-        )
-        yield words, replace(small, adapter=AdapterConfig(name="qlora"))
-
-
-def _recomputing(config: Config, name: str) -> Config | None:
-    """The same with activations computed twice; None where they are already."""
-    trainer: TrainerConfig = config.start_trainer if name == "start" else config.trainer
-    if trainer.gradient_checkpointing:
-        return None
-    changed = replace(config, trainer=replace(config.trainer, gradient_checkpointing=True))
-    own = config.start.trainer
-    if own is not None and own.gradient_checkpointing is False:
-        started = replace(config.start, trainer=replace(own, gradient_checkpointing=True))
-        changed = replace(changed, start=started)
-    return changed

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from plan_tuning.config.checks import AUTO
+from plan_tuning.config.checks import AUTO, ConfigError
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import StartTrainerConfig
 from plan_tuning.job.cards import GB, host_bytes, planned_card
 from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.ledger import DECODED, MICRO, ROLLOUTS, StageMemory, job_memory
+from plan_tuning.job.ledger import job_memory
+from plan_tuning.job.stage_memory import DECODED, MICRO, ROLLOUTS, StageMemory
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +36,14 @@ class SettledPasses:
 
     Args:
         config: the job's.
-        found: keys that were ``auto``; those of the start's training are the job's where it has
-            none of its own.
+        found: keys that were ``auto`` for the job's own training.
+        found_of_start: keys that were for the training of its start, which may have a size of its
+            own.
     """
 
     config: Config
     found: frozenset[str] = frozenset()
+    found_of_start: frozenset[str] = frozenset()
 
 
 def auto_keys(config: Config) -> frozenset[str]:
@@ -61,31 +64,49 @@ def settled(config: Config, graph: JobGraph, device: str) -> SettledPasses:
         config: of the job.
         graph: its stages; those that are there already need nothing.
         device: cuda or cpu, where the job computes.
+
+    Raises:
+        ConfigError: nobody says how much of a card is free.
     """
     keys = auto_keys(config)
     if not keys:
         return SettledPasses(config)
-    seen, card = config, planned_card(config.trainer)
-    if device == "cpu":
-        seen, card = replace(config, trainer=replace(config.trainer, accelerator="cpu")), None
-    usable = _CPU_SHARE * (host_bytes() or _CPU_MEMORY / _CPU_SHARE)
-    usable = usable if card is None else card.usable
+    seen, is_cpu = config, device == "cpu"
+    if is_cpu:
+        seen = replace(config, trainer=replace(config.trainer, accelerator="cpu"))
+        usable = _CPU_SHARE * (host_bytes() or _CPU_MEMORY / _CPU_SHARE)
+        place = "the machine's memory"
+    else:
+        card = planned_card(config.trainer, starts=True)
+        if card is None:
+            raise ConfigError(
+                "trainer.card",
+                None,
+                "neither torch nor the driver says how much of the card is free, which auto asks",
+                "trainer.card=80",
+            )
+        usable, place = card.usable, card.name
     stages = job_memory(seen, graph)
-    place = "the machine's memory" if card is None else card.name
-    sizes = {key: _least(stages, key, usable, is_cpu=card is None) for key in keys}
+    sizes = {key: _least(stages, key, usable, is_cpu=is_cpu) for key in keys}
     own = config.start.trainer or StartTrainerConfig()
     start = own.micro_batch_tokens or config.trainer.micro_batch_tokens
     if MICRO in keys:
         by_name = {stage.name: [stage] for stage in stages}
-        sizes[MICRO] = _least(by_name.get("train", []), MICRO, usable, is_cpu=card is None)
+        sizes[MICRO] = _least(by_name.get("train", []), MICRO, usable, is_cpu=is_cpu)
         if config.trainer.micro_batch_tokens != AUTO:
             del sizes[MICRO]
         if start == AUTO:
-            start = _least(by_name.get("start", []), MICRO, usable, is_cpu=card is None)
+            start = _least(by_name.get("start", []), MICRO, usable, is_cpu=is_cpu)
     for key, tokens in sorted(sizes.items()):
         logger.info("%s=auto: %d, for %.3g GB of %s", key, tokens, usable / GB, place)
     begun = replace(config.start, trainer=replace(own, micro_batch_tokens=start))
-    return SettledPasses(replace(with_sizes(config, sizes), start=begun), keys)
+    open_in_start = own.micro_batch_tokens or config.trainer.micro_batch_tokens
+    others = keys - {MICRO}
+    return SettledPasses(
+        replace(with_sizes(config, sizes), start=begun),
+        others | ({MICRO} if config.trainer.micro_batch_tokens == AUTO else frozenset()),
+        others | ({MICRO} if open_in_start == AUTO else frozenset()),
+    )
 
 
 def _least(stages: list[StageMemory], key: str, usable: float, *, is_cpu: bool) -> int:

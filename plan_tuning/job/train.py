@@ -29,7 +29,7 @@ from plan_tuning.records import Ask, Problem
 from plan_tuning.students import gguf
 from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.tasks.regrading import VERSIONS
-from plan_tuning.tracking import Tracker
+from plan_tuning.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from plan_tuning.training.lightning import TrainingRun

@@ -38,6 +38,9 @@ class Training:
         device: cuda or cpu: how many logits are held at once.
         group: completions of a prompt.
         dropout: of the adapter.
+        shards: devices that weights, gradients and AdamW's state are spread over (FSDP): nothing
+            has counted a training of several.
+        is_eager: attention writes its scores out.
     """
 
     adapter: str = "full"
@@ -50,6 +53,8 @@ class Training:
     device: str = "cuda"
     group: int = 8
     dropout: float = 0.0
+    shards: int = 1
+    is_eager: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -96,14 +101,16 @@ def weight_bytes(shape: Shape, training: Training) -> int:
         return round(matrices * _FOUR_BIT) + rest * FLOAT + update
     if not training.rounds_base:
         return shape.parameters * FLOAT + update
-    tables = shape.embedding * (1 if shape.is_tied else 2)
-    norms = shape.parameters - matrices - tables
-    return (matrices + tables) * HALF + norms * FLOAT + update
+    norms = shape.parameters - matrices - shape.tables
+    return (matrices + shape.tables) * HALF + norms * FLOAT + update
 
 
 def cast_bytes(shape: Shape, training: Training) -> int:
-    """Bytes of the rounded copies of trained matrices that autocast keeps for a whole step."""
-    if not training.is_bf16:
+    """Bytes of the rounded copies of trained matrices that autocast keeps for a whole step.
+
+    Weights that are spread are gathered as bfloat16, so autocast has nothing to round.
+    """
+    if not training.is_bf16 or training.shards > 1:
         return 0
     if training.is_full:
         return shape.matrices * HALF
@@ -112,7 +119,7 @@ def cast_bytes(shape: Shape, training: Training) -> int:
 
 def frozen_cast_bytes(shape: Shape, training: Training) -> int:
     """Bytes of rounded copies of frozen float32 matrices, kept until the backward pass."""
-    if training.is_full or not training.is_bf16 or training.rounds_base:
+    if training.is_full or not training.is_bf16 or training.rounds_base or training.shards > 1:
         return 0
     if training.adapter == "qlora":  # unpacked again, layer by layer
         return shape.embedding * HALF
@@ -140,12 +147,23 @@ def layer_bytes(shape: Shape, training: Training, rows: Rows) -> float:
             is_rounded = training.is_bf16 and shape.family == "qwen3"
             kept += (HALF if is_rounded else FLOAT) * (q + k)
     kept += width * (q + 2 * k) + FLOAT * shape.heads + width * q  # attention, its sums, output
+    if training.is_eager:
+        kept += _score_bytes(shape, training, rows)
     kept += 4 * width * f  # gate, its activation, up, their product
     if not training.is_full:
         kept += PROJECTIONS * width * training.rank
         kept += HALF * q if training.is_bf16 else 0  # the adapter's own copy of an input
         kept += (5 * h + q + f) if training.dropout else 0  # one byte each
     return kept + _mask_bytes(shape, training, rows)
+
+
+def _score_bytes(shape: Shape, training: Training, rows: Rows) -> float:
+    """Bytes a token of eager attention: probabilities of all heads, and keys and values repeated.
+
+    Probabilities are kept in float32, where the softmax is computed, rounded, and behind dropout.
+    """
+    probabilities = shape.heads * rows.length * (FLOAT + 2 * training.width)
+    return probabilities + 2 * training.width * (shape.query - shape.key)
 
 
 def _mask_bytes(shape: Shape, training: Training, rows: Rows) -> float:
@@ -241,10 +259,14 @@ def end_bytes(shape: Shape, training: Training) -> int:
     """Bytes beside weights, gradients and casts at the end of a backward pass.
 
     The embedding's gradient is dense: a part of it, the sum so far and the new sum. From the second
-    pass of a step on, gradients of the copies that autocast keeps wait until all else is done.
+    pass of a step on, gradients of the copies that autocast keeps wait until all else is done. Of
+    spread weights the gradient of one unit is there whole, the largest for embedding and output
+    layer, and once more in float32 for the sum over devices.
     """
     if not training.is_full:
         return 0
+    if training.shards > 1:
+        return shape.tables * (training.width + FLOAT)
     waiting = shape.layers * shape.linear_weights * HALF if training.is_bf16 else 0
     if training.shares_prompts:
         return waiting + (3 * FLOAT + (HALF if training.is_bf16 else 0)) * shape.embedding
@@ -254,7 +276,11 @@ def end_bytes(shape: Shape, training: Training) -> int:
 
 
 def cache_bytes(shape: Shape, width: int) -> int:
-    """Bytes of keys and values of one token; sliding layers hold no more than their window."""
+    """Bytes of keys and values of one token, at the most.
+
+    Of a sliding layer the prompts' part, and with static steps the new tokens' as well, ends with
+    its window; it is counted whole, for dynamic steps keep every new token.
+    """
     return 2 * shape.layers * shape.key * width
 
 

@@ -41,7 +41,7 @@ class Student:
     turn_end: tuple[int, ...]  # what stands behind a completion in training
     origin: dict[str, Any] = field(default_factory=dict)  # base, revision, architecture, parameters
     tower: dict[str, Any] = field(default_factory=dict)  # image modules that text has no use for
-    is_rounded: bool = False  # frozen weights lie in bfloat16, see students/rounding.py
+    is_rounded: bool = False  # frozen weights hold what bfloat16 has, see students/rounding.py
 
     @property
     def device(self) -> torch.device:
@@ -82,8 +82,8 @@ def load_student(
         for_training: keep an adapter trainable and wrap a new one around plain weights when
             ``adapter`` asks for it; an earlier student's adapter is merged first.
         adapter: which weights are trained; only read for training.
-        rounds_base: store the frozen weights beside an adapter as a bfloat16 pass reads them
-            (:meth:`AdapterConfig.rounds_base`); only read for training, and only with
+        rounds_base: let frozen weights beside an adapter hold what a bfloat16 pass reads of them,
+            in it or in float32 (``adapter.base_dtype``); only read for training, and only with
             ``model.dtype=float32``.
 
     Raises:
@@ -95,6 +95,7 @@ def load_student(
     adapter = adapter or AdapterConfig()
     is_four_bits = for_training and adapter.name == "qlora"
     is_rounded = for_training and rounds_base and model.dtype == "float32"
+    is_wide = adapter.base_dtype == "float32"
     if is_four_bits:
         check_four_bits()
         check_quantisable(folder)
@@ -105,7 +106,8 @@ def load_student(
         else:
             loaded.requires_grad_(False)
     else:
-        dtype = torch.bfloat16 if is_rounded and is_stored_rounded(folder_or_id, model) else None
+        keeps = is_rounded and not is_wide and is_stored_rounded(folder_or_id, model)
+        dtype = torch.bfloat16 if keeps else None
         loaded, tokenizer, origin = _load_weights(
             str(folder_or_id), model, dtype, is_four_bits=is_four_bits
         )
@@ -116,7 +118,7 @@ def load_student(
         with as_float32(loaded) if is_rounded else nullcontext():
             loaded = wrap(loaded, model, adapter)
         if is_rounded:
-            round_frozen(loaded)
+            round_frozen(loaded, is_wide=is_wide)
     else:
         loaded.eval()
     if not is_four_bits:

@@ -4,8 +4,12 @@ Autocast rounds the weights of linear layers to bfloat16 in every pass. A frozen
 each time, and the rounded copy is kept until the backward pass has used it: 6 bytes a parameter.
 Rounded once and stored so, the products have the same operands, and autocast has nothing to copy.
 Norms and whatever else autocast leaves alone stay in float32. Embeddings that were published in
-bfloat16 stay in it, and what they look up is float32 as before. So losses, gradients and trained
-adapters are equal to the bit to those of a float32 base, and no fingerprint knows of it.
+bfloat16 stay in it, and what they look up is float32 as before. So losses and gradients are equal
+to the bit to those of a float32 base, and no fingerprint knows of it.
+
+Rollouts are another matter: they come from the base with the adapter merged into it, and a start
+that took up an earlier adapter has digits that bfloat16 drops. So under GRPO a base in float32
+holds the rounded values too, and rollouts do not depend on how it is stored.
 """
 
 from __future__ import annotations
@@ -48,11 +52,12 @@ def as_float32(loaded: Any) -> Iterator[None]:
             weight.data = data
 
 
-def round_frozen(model: Any) -> None:
-    """Store frozen weights as a bfloat16 pass reads them, in place.
+def round_frozen(model: Any, *, is_wide: bool = False) -> None:
+    """Let frozen weights hold what a bfloat16 pass reads of them, in place.
 
     Args:
         model: a peft model; its embeddings are in bfloat16 where nothing is lost in it.
+        is_wide: the rounded values are stored in float32.
     """
     plain = model.get_base_model()
     embedding = plain.get_input_embeddings()
@@ -73,6 +78,8 @@ def round_frozen(model: Any) -> None:
         if parameter.is_floating_point() and not parameter.requires_grad:
             kind = torch.bfloat16 if parameter in rounded else torch.float32
             parameter.data = parameter.data.to(kind)
+            if is_wide:
+                parameter.data = parameter.data.float()
 
 
 def _look_up(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:

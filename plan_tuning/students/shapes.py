@@ -13,9 +13,11 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.students import gguf
@@ -94,6 +96,11 @@ class Shape:
         return self.vocabulary * self.width
 
     @property
+    def tables(self) -> int:
+        """Weights of embedding and output layer together; tied ones count once."""
+        return self.embedding * (1 if self.is_tied else 2)
+
+    @property
     def matrices(self) -> int:
         """Weights that inputs are multiplied with: those of all layers and the output layer."""
         return self.layers * self.linear_weights + self.embedding
@@ -102,8 +109,7 @@ class Shape:
     def parameters(self) -> int:
         """All weights of the language model; a tied output layer counts once."""
         norms = self.norms * self.width + (2 * self.head_dim if self.has_head_norms else 0)
-        tables = self.embedding * (1 if self.is_tied else 2)
-        return self.layers * (self.linear_weights + norms) + self.width + tables
+        return self.layers * (self.linear_weights + norms) + self.width + self.tables
 
 
 def _qwen3(width: int, inner: int, layers: int, heads: int, *, is_tied: bool = True) -> Shape:
@@ -157,6 +163,9 @@ def shape_of(model: ModelConfig) -> tuple[Shape, str] | None:
     source = str(model.path)
     folder = Path(source).expanduser()
     if folder.is_dir():
+        base = _base_of_adapter(folder)
+        if base is not None:
+            return shape_of(replace(model, path=base, revision=None))
         found = _read_folder(folder)
         return None if found is None else (found, f"config.json of {folder.name}")
     if folder.is_file():
@@ -250,7 +259,7 @@ def _made_here(model: ModelConfig) -> Shape:
 
 
 def _read_folder(folder: Path) -> Shape | None:
-    """Read a folder of weights, or the folder that an adapter in it belongs to."""
+    """Read the shape of a folder of weights."""
     file = folder / "config.json"
     if not file.is_file():
         return None
@@ -258,12 +267,41 @@ def _read_folder(folder: Path) -> Shape | None:
     return parse_shape(settings)
 
 
+def _base_of_adapter(folder: Path) -> str | None:
+    """The folder or Hub id that an adapter belongs to; None for a folder of whole weights."""
+    file = folder / "adapter_config.json"
+    if not file.is_file() or (folder / "config.json").is_file():
+        return None
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    return str(base) if base else None
+
+
+def is_published_rounded(model: ModelConfig) -> bool:
+    """Whether a model's weights lie in bfloat16, as far as their place tells.
+
+    Args:
+        model: a preset, a folder or a Hub id.
+    """
+    source = str(model.path)
+    if model.kind != "pretrained" or source.endswith(GGUF):
+        return False
+    file = Path(source).expanduser() / "config.json"
+    if not file.is_file():
+        return not Path(source).expanduser().exists()  # published ones are, on the Hub
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    return "bfloat16" in (settings.get("dtype"), settings.get("torch_dtype"))
+
+
 @functools.cache
 def _published_settings(source: str, revision: str | None) -> Mapping[str, Any] | None:
     """Find ``config.json`` of a Hub id: in the cache of this machine, or on the Hub."""
     from huggingface_hub import constants, get_token, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    except HFValidationError:  # a folder that is not there, and no id
+        return None
     if isinstance(cached, str):
         found: Mapping[str, Any] = json.loads(Path(cached).read_text(encoding="utf-8"))
         return found
@@ -293,8 +331,27 @@ def _hub_answers() -> bool:
     return True
 
 
+class _OwnHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but tells the Hub's token to no other address than the Hub's."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Leave the token out where scheme, host or port are others."""
+        found = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if found is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
+            found.remove_header("Authorization")
+        return found
+
+
 def _fetched(address: str, headers: Mapping[str, str], method: str = "GET") -> bytes:
     request = urllib.request.Request(address, headers=dict(headers), method=method)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
+    with urllib.request.build_opener(_OwnHost).open(request, timeout=_TIMEOUT_S) as reply:
         body: bytes = reply.read()
     return body

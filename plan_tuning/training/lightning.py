@@ -19,7 +19,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student, has_bfloat16
 from plan_tuning.students.memory import begin_peak_memory
-from plan_tuning.tracking import has_terminal
+from plan_tuning.tracking.shared_terminal import has_terminal
 from plan_tuning.training.distributed import ShardedStrategy
 from plan_tuning.training.logs import LogTable
 from plan_tuning.training.progress_lines import ProgressLines

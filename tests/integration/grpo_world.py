@@ -71,6 +71,8 @@ def train(
     open_ask: Any = None,
     micro_batch_tokens: int = 400,
     precision: str = "fp32",
+    base_dtype: str = "auto",
+    export: str = "auto",
     **method: Any,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {
@@ -88,7 +90,7 @@ def train(
             TrainingRun(folder, folder, [CurveFile(folder / "metrics.csv")]),
             grpo_fit.GRPOSettings(
                 model=MODEL,
-                adapter=AdapterConfig(name=adapter, rank=4),
+                adapter=AdapterConfig(name=adapter, rank=4, base_dtype=base_dtype, export=export),
                 trainer=TrainerConfig(
                     precision=precision,
                     accelerator="cpu",

@@ -162,6 +162,15 @@ def test_epochs_under_fixed_steps_make_one_student(
     ("words", "idle", "cure"),
     [
         ("adapter=full adapter.rank=4", "adapter.rank=4", "adapter=lora"),
+        ("adapter=qlora adapter.base_dtype=float32", "adapter.base_dtype=float32", "adapter=lora"),
+        ("adapter=lora trainer.precision=fp32 adapter.base_dtype=float32",
+         "adapter.base_dtype=float32", "trainer.precision=bf16"),
+        ("adapter=lora model.dtype=bfloat16 trainer.precision=bf16 adapter.base_dtype=bfloat16",
+         "adapter.base_dtype=bfloat16", "model.dtype=float32"),
+        ("adapter=lora trainer.precision=bf16 trainer.devices=2 trainer.strategy=fsdp"
+         " adapter.base_dtype=bfloat16", "adapter.base_dtype=bfloat16", "trainer.strategy=auto"),
+        ("trainer.accelerator=cpu trainer.card=80", "trainer.card=80",
+         "trainer.accelerator=auto"),
         ("filter=none filter.plan_score_threshold=60", "filter.plan_score_threshold=60",
          "filter=two_stage"),
         ("method=m1 reward=plan", "reward=plan", "method=grpo"),
@@ -187,8 +196,10 @@ def test_an_idle_word_is_named_with_its_cure(words: str, idle: str, cure: str) -
 
 
 def test_words_that_do_something_are_not_named() -> None:
-    words = ["method=m1", "filter=none", "seed=3", "trainer.max_steps=9", "adapter=lora",
-             "adapter.rank=4", "evaluation.limit=2", "logger=csv", "data.limit=9"]  # fmt: skip
+    words = ["trainer.accelerator=auto", "trainer.card=80", "trainer.precision=bf16",
+             "adapter.base_dtype=float32", "method=m1", "filter=none", "seed=3",
+             "trainer.max_steps=9", "adapter=lora", "adapter.rank=4", "evaluation.limit=2",
+             "logger=csv", "data.limit=9"]  # fmt: skip
     assert idle_words(config_of(*words), words) == []
 
 

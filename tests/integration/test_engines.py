@@ -159,7 +159,7 @@ def test_a_served_student_says_the_same(
     for asked in payloads:  # a server would think, and sample as the generation config says
         assert asked["chat_template_kwargs"] == {
             "enable_thinking": False,
-            "date_string": "26 Jul 2024",
+            **{"date_string": writer.facts()["sent_date_string"]},
         }
         assert (asked["top_k"], asked["top_p"], asked["repetition_penalty"]) == (-1, 1.0, 1.0)
         assert "stop" not in asked

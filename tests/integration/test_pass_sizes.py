@@ -7,8 +7,8 @@ from composition import config_of
 
 from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
-from plan_tuning.job.ledger import MICRO
 from plan_tuning.job.pass_sizes import remembered
+from plan_tuning.job.stage_memory import MICRO
 from plan_tuning.training.checkpoints import latest_checkpoint, pass_sizes_in, step_of
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.fit import SFTSettings, train_student

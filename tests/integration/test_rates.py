@@ -16,7 +16,10 @@ pytestmark = pytest.mark.integration
 
 # With these words `rewards` trains what it trained before rates depended on the adapter and the cap
 # on the precision.
-EARLIER = ("trainer.learning_rate=5e-6", "method.learning_rate=5e-6", "method.importance_cap=null")
+EARLIER = (
+    *("start.trainer.learning_rate=5e-6", "method.learning_rate=5e-6"),
+    "method.importance_cap=null",
+)
 
 
 @pytest.mark.parametrize("start", ["sft", "m1"])

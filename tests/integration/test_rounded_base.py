@@ -8,15 +8,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
+from plan_tuning.students.export import export_student
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.log_probs import token_log_probs
 from plan_tuning.students.tiny import make_tiny
+from plan_tuning.training.grpo.fit import COMPLETIONS_FILE
+from plan_tuning.training.grpo.policy import Policy
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.sft.fit import SFTSettings, train_student
 
-from .grpo_world import metrics
+from .grpo_world import metrics, weights
 from .grpo_world import train as train_grpo
 from .sft_world import make_rows
 
@@ -151,21 +155,36 @@ def test_a_whole_training_writes_the_same_student(
         assert torch.equal(weight, written[1][name]), name
 
 
+@pytest.fixture(scope="module")
+def adapted(bases: dict[tuple[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter upon a published base: merged, it has digits that bfloat16 drops."""
+    folder = tmp_path_factory.mktemp("adapted")
+    base = bases["qwen3", "bfloat16"]
+    student = loaded(base, "qwen3", rounds_base=False)
+    adapter = AdapterConfig(name="lora", rank=4)
+    export_student(student, folder, base=base, model=model_of("qwen3"), adapter=adapter, facts={})
+    return folder
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float32", "adapter"])
+@pytest.mark.parametrize("is_merged", [True, False])
 @pytest.mark.usefixtures("digits")
-def test_reinforcement_from_a_published_base_is_the_same(
-    bases: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_reinforcement_does_not_depend_on_how_a_base_is_stored(
+    bases: dict[tuple[str, str], Path], adapted: Path, tmp_path: Path, stored: str, is_merged: bool
 ) -> None:
     """Rollouts, the reference beneath the adapter, the update: all with the cap that auto means."""
-    written = []
-    for name in ("rounded", "float32"):
-        if name == "float32":
-            monkeypatch.setattr(AdapterConfig, "rounds_base", lambda *_: False)
-        folder = tmp_path / name
+    start = adapted if stored == "adapter" else bases["qwen3", stored]
+    written, completions = [], []
+    for base_dtype in ("auto", "float32"):
+        folder = tmp_path / base_dtype
         train_grpo(
             folder,
-            bases["qwen3", "bfloat16"],
+            start,
             adapter="lora",
             precision="bf16",
+            base_dtype=base_dtype,
+            export="merged",
+            merged_sampler=is_merged,
             steps=2,
             beta=0.04,
             learning_rate=1e-2,
@@ -173,6 +192,38 @@ def test_reinforcement_from_a_published_base_is_the_same(
         )
         assert all(row["train/importance"] <= 2.0 for row in metrics(folder))
         assert all(row["train/sampler_gap"] < 0.2 for row in metrics(folder))
-        written.append(load_file(folder / "adapter_model.safetensors"))
+        written.append(weights(folder))
+        completions.append((folder / COMPLETIONS_FILE).read_bytes())
+    assert completions[0] == completions[1]
     for key, weight in written[0].items():
         assert torch.equal(weight, written[1][key]), key
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float32", "adapter"])
+def test_the_copy_for_rollouts_does_not_depend_on_how_a_base_is_stored(
+    bases: dict[tuple[str, str], Path], adapted: Path, stored: str
+) -> None:
+    """Weight by weight: the tokens of two steps may hide a difference."""
+    start = adapted if stored == "adapter" else bases["qwen3", stored]
+    rounded, wide = copies_of(start, "auto"), copies_of(start, "float32")
+    for name, weight in rounded.items():
+        assert torch.equal(weight, wide[name]), name
+
+
+def copies_of(start: Path, base_dtype: str) -> dict[str, torch.Tensor]:
+    """What the copy for rollouts holds once the adapter is no longer nothing."""
+    adapter = AdapterConfig(name="lora", rank=4, base_dtype=base_dtype)
+    torch.manual_seed(0)
+    student = load_student(
+        start,
+        model_of("qwen3"),
+        for_training=True,
+        adapter=adapter,
+        rounds_base=adapter.samples_rounded("bf16"),
+    )
+    for name, parameter in student.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.05)
+    trainer = TrainerConfig(accelerator="cpu", precision="bf16")
+    policy = Policy(student, method=GRPOConfig(), trainer=trainer)
+    return dict(policy.sampler().model.state_dict())

@@ -16,7 +16,8 @@ from wandb_files import records, summary
 from plan_tuning.comparison.compare_command import log_to_wandb
 from plan_tuning.comparison.comparison_files import compare
 from plan_tuning.config.run import LoggerConfig
-from plan_tuning.tracking import Tracker, last_run, track
+from plan_tuning.tracking.tracked_job import track
+from plan_tuning.tracking.tracker import Tracker, last_run
 
 pytestmark = pytest.mark.integration
 

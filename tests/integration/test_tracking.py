@@ -12,7 +12,8 @@ from wandb_files import records, summary
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import LoggerConfig
-from plan_tuning.tracking import Tracker, group_of, track
+from plan_tuning.tracking.tracked_job import track
+from plan_tuning.tracking.tracker import Tracker, group_of
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from composition import graph, jobs_of
 
 from plan_tuning.job.result import JobContext, ending
 from plan_tuning.sweep.jobs import labels
-from plan_tuning.tracking import has_terminal, label_lines
+from plan_tuning.tracking.shared_terminal import has_terminal, label_lines
 from plan_tuning.training.lightning import quiet
 from plan_tuning.training.progress_lines import ProgressLines
 

@@ -101,6 +101,13 @@ def test_where_a_base_is_rounded() -> None:
     assert not AdapterConfig(name="qlora").rounds_base("bf16")
 
 
+def test_rollouts_read_rounded_weights_however_they_are_stored() -> None:
+    for kind in ("auto", "float32", "bfloat16"):
+        assert AdapterConfig(name="lora", base_dtype=kind).samples_rounded("bf16")
+    assert not AdapterConfig(name="lora", base_dtype="float32").samples_rounded("fp32")
+    assert not AdapterConfig(name="full").samples_rounded("bf16")
+
+
 def test_how_a_frozen_base_is_stored_is_not_hashed() -> None:
     lora = student(*CARD, "adapter=lora")
     for kind in ("auto", "float32", "bfloat16"):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from composition import CONF, config_of
 from omegaconf import OmegaConf
 
 from plan_tuning.config.model import ModelConfig
+from plan_tuning.students import shapes
 from plan_tuning.students.shapes import PUBLISHED, TABLE, Shape, parse_shape, shape_of
 
 # Parameters of the language model that are published, in millions, and the places they are rounded
@@ -112,3 +117,42 @@ def test_an_image_tower_counts_for_nothing() -> None:
     assert isinstance(shape, Shape)
     assert shape.layers == 34
     assert (shape.sliding_layers, shape.window) == (29, 1024)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Sends on to whatever address a path holds; writes down who was told which token."""
+
+    told: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.told.append((self.headers["Host"], self.headers["Authorization"]))
+        _, _, target = self.path.partition("?to=")
+        self.send_response(307 if target else 200)
+        if target:
+            self.send_header("Location", target)
+        self.end_headers()
+        self.wfile.write(b"" if target else b"{}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """A hub and a store that files lie in."""
+    Hub.told.clear()
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Hub) for _ in range(2)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    first, second = (f"127.0.0.1:{server.server_address[1]}" for server in servers)
+    yield first, second
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_token_stays_with_the_hub(hosts: tuple[str, str]) -> None:
+    hub, store = hosts
+    address = f"http://{hub}/a?to=/b?to=http://{store}/c"
+    assert shapes._fetched(address, {"Authorization": "Bearer secret"}) == b"{}"
+    assert Hub.told == [(hub, "Bearer secret"), (hub, "Bearer secret"), (store, None)]

@@ -82,6 +82,24 @@ def test_scores_in_bfloat16_would_be_worse() -> None:
     assert error(rounded, exact) > 3 * error(ours((query, key, value, keys, values)), exact)
 
 
+@pytest.mark.parametrize("largest", [5.0, 41.0])
+def test_autocast_rounds_no_scores(largest: float) -> None:
+    """What it hands over: rotated queries and keys in float32, values in bfloat16."""
+    parts = draw(largest, torch.float32)
+    parts = tuple(part.bfloat16() if place in (2, 4) else part for place, part in enumerate(parts))
+    query, key, value, keys, values = (part.double() for part in parts)
+    weights = torch.softmax(query @ full(key, keys).transpose(-1, -2) * SCALING, dim=-1)
+    exact = weights @ full(value, values)
+    plain = ours(parts)
+    with torch.autocast("cpu", torch.bfloat16):
+        kernel = torch.nn.functional.scaled_dot_product_attention(
+            parts[0], full(parts[1], parts[3]), full(parts[2], parts[4]), scale=SCALING
+        )
+        found = ours(parts)
+    assert torch.equal(found, plain)
+    assert error(found, exact) <= error(kernel, exact)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_shorter_floats_are_summed_up_in_float32(dtype: torch.dtype) -> None:
     draw_numbers = np.random.default_rng(0)

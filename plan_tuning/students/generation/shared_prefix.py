@@ -20,6 +20,7 @@ ATTENTION = "plan_tuning_shared_prefix"
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 """Model types whose attention takes nothing beyond what :func:`shared_prefix_attention` reads."""
 
+_SHORT = (torch.bfloat16, torch.float16)
 # torch.bmm gives float32 out of shorter floats since torch 2.8, on CUDA alone.
 _GIVES_FLOAT32 = "dtype" in torch.ops.aten.bmm.overloads()
 
@@ -90,6 +91,9 @@ def attend(
 ) -> torch.Tensor:
     """Attend from one new token of each row of a cohort.
 
+    Autocast is kept out: it would round the scores of float32 queries, and where it computes,
+    queries and keys come out of their rotation in float32 and values in bfloat16.
+
     Args:
         cohort: which appends the token.
         index: of the layer.
@@ -102,6 +106,19 @@ def attend(
     Returns:
         (B, 1, H, D).
     """
+    with torch.autocast(query.device.type, enabled=False):
+        return _attend(cohort, index, query, key, value, scaling, softcap)
+
+
+def _attend(
+    cohort: Cohort,
+    index: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
+) -> torch.Tensor:
     layer = cohort.layers[index]
     keys, values = cohort.append(index, key, value)  # (B, K, t, D)
     first_slot, first_new = cohort.visible(layer)
@@ -109,9 +126,8 @@ def attend(
     kv_heads = key.shape[1]
     prompt_keys, prompt_values = (states[:, :, first_slot:] for states in layer.prompt)
     slots = prompt_keys.shape[2]
-    is_short = query.dtype in (torch.bfloat16, torch.float16)
     # A short query would be rounded once more, so its scores are scaled.
-    asked, behind = (query, scaling) if is_short else (query * scaling, 1.0)
+    asked, behind = (query, scaling) if query.dtype in _SHORT else (query * scaling, 1.0)
     asked = asked.view(rows, kv_heads, heads // kv_heads, size)  # (B, K, G, D)
     scores = product(asked, keys[:, :, first_new:].transpose(-1, -2))  # (B, K, G, t)
     scores = _bounded(scores, behind, softcap)
@@ -125,10 +141,12 @@ def attend(
     if (unseen := cohort.hidden(layer)) is not None:
         scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
     total = None
-    if is_short:  # the largest weight is 1 and not rounded; its share comes out of the division
+    if (
+        value.dtype in _SHORT
+    ):  # the largest weight is 1 and not rounded; its share comes out of the division
         wide = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
         total = wide.sum(dim=-1, keepdim=True)
-        weights = wide.to(query.dtype)
+        weights = wide.to(value.dtype)
     else:
         weights = torch.softmax(scores, dim=-1)
     output = product(weights[..., slots:], values[:, :, first_new:])  # (B, K, G, D)
@@ -144,11 +162,12 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Multiply matrices (P, K, M, N) and (P, K, N, L); shorter floats give float32.
 
     A score that is rounded to bfloat16 is wrong by up to 0.4 %, which at scores of 40 moves a
-    weight by a sixth. Where no kernel returns its sums in float32 the factors are widened.
+    weight by a sixth. Where no kernel returns its sums in float32, or one factor is longer than the
+    other, the factors are widened.
     """
-    if left.dtype not in (torch.bfloat16, torch.float16):
+    if left.dtype not in _SHORT and left.dtype == right.dtype:
         return left @ right
-    if left.is_cuda and _GIVES_FLOAT32:
+    if left.is_cuda and left.dtype == right.dtype and _GIVES_FLOAT32:
         found = torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=torch.float32)
         return found.unflatten(0, left.shape[:2])
     return left.float() @ right.float()

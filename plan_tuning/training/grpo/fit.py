@@ -120,7 +120,7 @@ def train_grpo(
         settings.model,
         for_training=True,
         adapter=settings.adapter,
-        rounds_base=settings.adapter.rounds_base(trainer.precision),
+        rounds_base=settings.adapter.samples_rounded(trainer.precision),
     )
     if trainer.gradient_checkpointing:
         checkpoint_activations(student)

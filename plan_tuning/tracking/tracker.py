@@ -1,8 +1,7 @@
-"""Tracking: one W&B run per job, always finished; nothing at all with ``logger=csv``.
+"""What is reported to a run of W&B: curves, tables, final numbers, artifacts, pages.
 
-A comparison never reads what is written here: it reads result.json. W&B is for looking at curves
-and tables while and after a job runs, offline by default. Beside it stands what a job shows of
-itself on a terminal, which it may share with other jobs.
+A comparison never reads what is written here: it reads result.json. A run is for looking at curves
+and tables while and after a job runs.
 """
 
 from __future__ import annotations
@@ -12,55 +11,19 @@ import hashlib
 import io
 import itertools
 import json
-import logging
-import os
 import re
 import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from plan_tuning.artifacts import MANIFEST
-from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.run import LoggerConfig
 
-logger = logging.getLogger(__name__)
-
 ARTIFACT_TYPES = {"corpora": ("corpus", "dataset"), "students": ("student", "model")}
-_DATA_DIR = "WANDB_DATA_DIR"
-_STEP = "trainer/global_step"  # as Lightning calls it
-MAX_NAME, MAX_TAG = 128, 64  # what W&B takes
-
-_shared_terminal: list[str] = []  # label of this process's job, where others write there too
-
-
-def has_terminal() -> bool:
-    """Whether a bar may be drawn: on a terminal that this job has to itself."""
-    return sys.stderr.isatty() and not _shared_terminal
-
-
-def label_lines(label: str) -> None:
-    """Write a job's label into its lines on the terminal, which other jobs write to as well.
-
-    Args:
-        label: what tells the job from the others; empty: it runs alone.
-    """
-    _shared_terminal[:] = [label] if label else []
-    if not label:
-        return
-    line = f"%(asctime)s [{label.replace('%', '%%')}] %(levelname)s %(message)s"
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(
-            handler, logging.FileHandler
-        ):
-            handler.setFormatter(logging.Formatter(line, "%H:%M:%S"))
-
-
-# Curves of two runs lie over each other only where both count in optimizer steps.
-_CURVES = ("train/*", "val/*", "lr-*", "start/*")
+STEP = "trainer/global_step"  # as Lightning calls it
+MAX_NAME = 128  # characters that W&B takes
 
 
 def group_of(config: LoggerConfig, sweep: str | None, row: str) -> str | None:
@@ -79,7 +42,7 @@ def group_of(config: LoggerConfig, sweep: str | None, row: str) -> str | None:
 
 
 class Tracker:
-    """What a job reports to W&B; every method does nothing without a run."""
+    """What a job reports, here to W&B; every method does nothing without a run."""
 
     def __init__(self, run: Any | None, config: LoggerConfig, prefix: str = "") -> None:
         self.run = run
@@ -90,7 +53,7 @@ class Tracker:
 
     def under(self, word: str) -> Tracker:
         """Report to the same run with all curves and tables below ``word/``."""
-        return Tracker(self.run, self._config, f"{word}/")
+        return type(self)(self.run, self._config, f"{word}/")
 
     def log_results(self, values: Mapping[str, float | None]) -> None:
         """Log final numbers, for example ``test/gsm8k/accuracy``: one row of history, and summary.
@@ -102,20 +65,19 @@ class Tracker:
             self.run.log(known)
             self.run.summary.update(known)
 
-    def log_config(self, values: Mapping[str, Any]) -> None:
-        """Add facts that are known only while the job runs, for example fingerprints."""
-        if self.run is not None:
-            self.run.config.update(dict(values), allow_val_change=True)
-
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show the first ``max_table_rows`` rows as a table; all rows have the same keys."""
         if self.run is None or not rows:
             return
-        import wandb
-
         columns = list(rows[0])
         shown = [[row[key] for key in columns] for row in rows[: self._max_table_rows]]
-        self.run.log({self._prefix + name: wandb.Table(columns=columns, data=shown)})
+        self._show_table(self._prefix + name, columns, shown)
+
+    def _show_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        if self.run is not None:
+            import wandb
+
+            self.run.log({name: wandb.Table(columns=columns, data=rows)})
 
     def log_curves(self, path: Path) -> None:
         """Repeat the training curves of a student that another job has trained."""
@@ -125,7 +87,7 @@ class Tracker:
             for row in csv.DictReader(file):
                 step = float(row.pop("step", None) or 0.0)
                 values = {self._prefix + key: float(text) for key, text in row.items() if text}
-                values[_STEP] = step
+                values[STEP] = step
                 self.run.log(values)
 
     def log_rows(self, name: str, path: Path) -> None:
@@ -241,95 +203,3 @@ def last_run(folder: Path) -> tuple[str, Path] | None:
     found = [(match[1], match[2], path) for path in (folder / "wandb").glob("*run-*")
              if (match := marked.fullmatch(path.name)) and path.is_dir()]  # fmt: skip
     return max(found)[1:] if found else None
-
-
-@contextmanager
-def track(
-    config: LoggerConfig,
-    *,
-    folder: Path,
-    run_id: str,
-    name: str,
-    group: str | None,
-    job_type: str,
-    tags: Sequence[str],
-    values: Mapping[str, Any],
-) -> Iterator[Tracker]:
-    """Open one run for one job and finish it, whatever happens in between.
-
-    Args:
-        config: the logger group.
-        folder: the job's output folder; W&B's files go below it.
-        run_id: stable across resumes, so that a resumed job continues the same run online.
-        name: shown in tables; the job's overrides.
-        group: see :func:`group_of`.
-        job_type: the method.
-        tags: free words.
-        values: the full configuration with flat choices.
-
-    Raises:
-        ConfigError: there is no account to log to.
-    """
-    if config.name == "csv":
-        yield Tracker(None, config)
-        return
-    mode: Any = "offline" if config.name == "wandb_offline" else "online"
-    mode = os.environ.get("WANDB_MODE", mode)
-    data_folder = folder / "wandb_data"
-    data_folder.mkdir(parents=True, exist_ok=True)
-    # A run folder that is moved to another machine keeps its staged files.
-    before = os.environ.get(_DATA_DIR)
-    os.environ[_DATA_DIR] = str(data_folder.resolve())
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
-    try:
-        run = wandb.init(
-            project=config.project,
-            entity=config.entity,
-            dir=str(folder),
-            id=run_id,
-            resume="allow" if mode == "online" else None,
-            name=name[:MAX_NAME],
-            group=group,
-            job_type=job_type,
-            tags=[tag[:MAX_TAG] for tag in tags],
-            config=dict(values),
-            mode=mode,
-            reinit="finish_previous",
-            settings=wandb.Settings(
-                console="off",
-                quiet=True,
-                # What result.json and the manifests say already; W&B's own look takes a third of
-                # a second a job, in a sweep of short jobs more than anything else beside the work.
-                disable_git=True,
-                disable_job_creation=True,
-                save_code=False,
-                x_save_requirements=False,
-                x_disable_machine_info=not config.system_metrics,
-                x_disable_stats=not config.system_metrics,
-            ),
-        )
-    except wandb.errors.UsageError as error:
-        raise ConfigError(
-            "logger",
-            config.name,
-            f"W&B cannot be used as asked ({str(error).splitlines()[0]})",
-            "logger=wandb_offline, or run `wandb login` first",
-        ) from error
-    for curves in _CURVES:
-        run.define_metric(curves, step_metric=_STEP)
-    exit_code = 1
-    try:
-        tracker = Tracker(run, config)
-        yield tracker
-        exit_code = 0
-        command = tracker.sync_command
-    finally:
-        run.finish(exit_code=exit_code)
-        if before is None:
-            del os.environ[_DATA_DIR]
-        else:
-            os.environ[_DATA_DIR] = before
-    if command is not None:
-        logger.info("W&B run written offline; upload it with: %s", command)
