@@ -68,6 +68,7 @@ from plan_tuning.job.train import Process, Training, make_base, merge_call, trai
 from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
+from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.tracking.tracked_job import track
 from plan_tuning.tracking.tracker import Tracker, group_of
 
@@ -97,7 +98,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
         config = job.settle_passes()
-        job.outcome.test_problems = check_test_problems(config, graph)
+        job.outcome.test_problems = seen = check_test_problems(config, graph)
+        if seen:
+            logger.warning("published test problems are trained on: %s", name_test_problems(seen))
         if graph.corpus is not None and job.needs_corpus:
             job.distil(graph.corpus)
         if graph.student is not None and graph.merged:

@@ -127,7 +127,7 @@ def followed_text(worth: Worth) -> str:
 
 
 def correlation_lines(found: PlanWorth) -> list[str]:
-    """One line a benchmark: how the measures and accuracy rank the students."""
+    """One line a benchmark: how the measures and accuracy rank the arms."""
     lines = []
     for benchmark in dict.fromkeys(item.benchmark for item in found.correlations):
         parts = []
@@ -137,7 +137,7 @@ def correlation_lines(found: PlanWorth) -> list[str]:
             name = "log P a token" if item.measure == LIKELIHOOD else "its plan − another problem's"
             rank = item.found
             shown = "no spread" if math.isnan(rank.rho) else f"ρ = {rank.rho:.2f}, {p_text(rank.p)}"
-            parts.append(f"{name}: {shown}, {rank.n} students")
+            parts.append(f"{name}: {shown}, {rank.n} arms")
         lines.append(f"{benchmark}, rank correlation with accuracy. {'; '.join(parts)}.")
     return lines
 

@@ -70,7 +70,7 @@ class Worth:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How the students of a comparison rank by a measure and by accuracy."""
+    """How the arms of a comparison rank by a measure and by accuracy."""
 
     benchmark: str
     measure: str  # LIKELIHOOD, WORTH
@@ -310,7 +310,10 @@ def _followed(found: Sequence[FollowedFigures]) -> FollowedFigures:
 
 
 def _correlations(table: Table, rows: Sequence[Worth], reader: ValueReader) -> list[Correlation]:
-    """Rank all students, seed by seed, by each measure and by accuracy."""
+    """Rank the arms by each measure and by accuracy, each arm by its mean over seeds.
+
+    Seeds of one arm are no independent students: ranked one by one they would make p too small.
+    """
     found = []
     for benchmark in table.benchmarks:
         likely: list[tuple[float, float]] = []
@@ -318,18 +321,23 @@ def _correlations(table: Table, rows: Sequence[Worth], reader: ValueReader) -> l
         for worth in rows:
             if worth.benchmark != benchmark:
                 continue
+            of_seeds: dict[str, list[tuple[float, float]]] = {LIKELIHOOD: [], WORTH: []}
             for run in _valued(table.rows[worth.row], benchmark, reader):
                 accuracy = run.accuracy(benchmark)
                 values = reader.values(run, benchmark)
                 if accuracy is None:
                     continue
                 own = _per_token(_own_way(values))
-                likely.append((accuracy, _mean(list(own.values()))))
+                of_seeds[LIKELIHOOD].append((accuracy, _mean(list(own.values()))))
                 line = _minus(values.get(worth.subject, {}), values.get("other", {}))
                 if line:
-                    worths.append((accuracy, _mean(list(line.values()))))
-        for measure, pairs in ((LIKELIHOOD, likely), (WORTH, worths)):
-            if len(pairs) > 2:
-                one, two = zip(*pairs, strict=True)
+                    of_seeds[WORTH].append((accuracy, _mean(list(line.values()))))
+            for arms, pairs in ((likely, of_seeds[LIKELIHOOD]), (worths, of_seeds[WORTH])):
+                if pairs:
+                    one, two = zip(*pairs, strict=True)
+                    arms.append((_mean(one), _mean(two)))
+        for measure, arms in ((LIKELIHOOD, likely), (WORTH, worths)):
+            if len(arms) > 2:
+                one, two = zip(*arms, strict=True)
                 found.append(Correlation(benchmark, measure, spearman(one, two)))
     return found

@@ -217,18 +217,29 @@ class Config:
                 f"the problems of {', '.join(micro)} are made and bring no plans",
                 f"data=gsm8k_socratic data.path=FILE {key}=dataset",
             )
-        if self.teacher.is_asked or "train" not in self.stages or not self.method.needs_corpus:
-            return
+        if "train" in self.stages and self.method.needs_corpus:
+            self._check_filters()
+
+    def _check_filters(self) -> None:
+        """Refuse filters by what the corpus of this job will not have: scores, or equations."""
         filters = {"filter": self.filter}
         if isinstance(self.method, GRPOConfig) and self.start.learns_trajectories:
             filters["filter@start.filter"] = self.start.filter
         for key, chosen in filters.items():
-            if chosen.plan:
+            if chosen.plan and not self.teacher.is_asked:
                 raise ConfigError(
                     key,
                     chosen.name,
                     "a filter without scores: plans that come with their data set have none",
                     UNSCORED_ADVICE.replace("filter=", f"{key}="),
+                )
+            if chosen.recompute and self.teacher.is_asked:
+                raise ConfigError(
+                    key,
+                    chosen.name,
+                    "a filter that needs no annotated equations (<<a=b>>): a teacher's executions "
+                    "have none, those that come with a data set may",
+                    f"{key}=answer_only, or teacher=dataset data=gsm8k_socratic {key}=recompute",
                 )
 
     def _check_roles(self) -> None:

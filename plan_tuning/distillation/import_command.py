@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plan_tuning.config.data import OWN_STYLES
-from plan_tuning.config.extensions import DEFAULT_METHOD, TWO_CALLS
+from plan_tuning.config.data import OWN_STYLES, RowForm
+from plan_tuning.config.extensions import DEFAULT_METHOD, TWO_CALLS, find
 
 if TYPE_CHECKING:
     from plan_tuning.distillation.trajectory_file import TrajectoryFile
+
+_SOCRATIC = "gsm8k_socratic"  # the set whose reader knows that form
+_OTHER_TEST = "math500"  # for whoever is trained on the test problems of the set itself
 
 
 def _column(text: str, default: str) -> Any:
@@ -161,19 +164,52 @@ def _values(where: Sequence[str]) -> dict[str, str]:
 
 def _use(given: TrajectoryFile, folder: Path, facts: Mapping[str, Any]) -> str:
     """Write a command that uses a corpus for what it holds."""
-    name, path = given.joined or (given.set_name, "TEST_FILE")
-    benchmark = name if path is None else f"{name}={path}"
+    form, benchmark = _tested(given, facts)
     tested = f'evaluation.benchmarks=["{benchmark}"]'
     words = ["plan-tuning", "model=qwen3_0_6b"]
     if given.split == "test":
         swap = [
+            "stages=[evaluate]",  # the executor is no student, and nobody else is asked
             f"method={TWO_CALLS}",
             "evaluation.plan=teacher",
             f"evaluation.plan_corpus={folder.name}",
         ]
-        return shlex.join([*words, *swap, tested])
+        return shlex.join([*words, *swap, *form, tested])
     order = ("two_stage", "answer_only", "plan_only")
     kept = next((one for one in order if facts["kept_problems"].get(one)), "none")
     method = DEFAULT_METHOD if facts["funnel"].get("executed") else TWO_CALLS
     chosen = [f"corpus.path={folder}", f"method={method}", f"filter={kept}"]
-    return shlex.join([*words, *chosen, tested])
+    return shlex.join([*words, *chosen, *form, tested])
+
+
+def _tested(given: TrajectoryFile, facts: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Name a test set whose rows have the form of the imported ones.
+
+    Returns:
+        The words that say how its rows are read, and the benchmark.
+    """
+    from plan_tuning.tasks.published_tests import PUBLISHED_TESTS
+
+    name, path = given.joined or (given.set_name, "TEST_FILE")
+    imported = facts["imported"]
+    is_socratic = given.joined is None and imported["shape"] == "socratic"
+    if is_socratic:
+        name = _SOCRATIC
+    if given.split == "train" and any(
+        name in PUBLISHED_TESTS[known].benchmarks for known in facts.get("test_problems", {})
+    ):
+        return [], _OTHER_TEST
+    if is_socratic:
+        return [f"data={_SOCRATIC}"], f"{name}={path}"
+    if path is None:
+        return [], name
+    if find("data", name) is not None:  # a published set is read in its own form
+        return [], f"{name}={path}"
+    defaults, columns = RowForm(), given.reading.columns
+    form = [] if given.reading.style == defaults.style else [f"data.style={given.reading.style}"]
+    if given.joined is None and imported["shape"] == "flat":
+        read = {"problem": columns.problem, "answer": columns.answer}
+        for key, column in read.items():
+            if column not in (None, getattr(defaults.keys, key)):
+                form.append(f"data.keys.{key}={column}")
+    return ["data=jsonl", f"data.name={name}", *form] if form else [], f"{name}={path}"

@@ -63,15 +63,6 @@ def check_selection(folder: Path, config: Config) -> Finding:
     return Finding("error", f"{text} ({reasons}). {advice(rows)}")
 
 
-def named_sources(folder: Path) -> str:
-    """Name the sets that a corpus is of, with their splits; for people."""
-    found = [
-        f"{source.get('name', 'microworld')} ({source.get('split', 'train')})"
-        for source in _sources(folder)
-    ]
-    return ", ".join(found) or "those of a corpus without a manifest"
-
-
 @functools.lru_cache(maxsize=4)
 def _trajectories(folder: Path) -> list[Trajectory]:
     """Read the rows; the file itself, so that nothing is graded again and remembered beside it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def load(
     """Read the problems of a data set; see :func:`read`."""
     reading = read(name, split=split, path=path, revision=revision, form=form)
     if reading.note:
-        logger.warning("%s", reading.note)
+        _say(logging.WARNING, reading.note)
     return reading.problems
 
 
@@ -253,9 +253,14 @@ def _report(
 ) -> None:
     for reason, ids in left_out.items():
         shown = ", ".join(ids[:10]) + (" …" if len(ids) > 10 else "")
-        logger.warning("%s: %d rows left out: %s (%s)", where, len(ids), reason, shown)
+        _say(logging.WARNING, f"{where}: {len(ids)} rows left out: {reason} ({shown})")
     expected = benchmark.num_rows.get(split)
     if expected is not None and num_rows != expected:
-        logger.info(
-            "%s: %d rows; the published %s %s has %d", where, num_rows, name, split, expected
-        )
+        text = f"{where}: {num_rows} rows; on the Hub {name} {split} has {expected}"
+        _say(logging.INFO, text)
+
+
+@cache
+def _say(level: int, text: str) -> None:
+    """Log once a process: a job reads a file several times."""
+    logger.log(level, "%s", text)

@@ -137,5 +137,5 @@ STRATEGYQA = Benchmark(
         split: HubSource("ChilleD/StrategyQA", "705562638fe1d8ca6bb98c66fc8f94d45fda8c83", (split,))
         for split in ("train", "test")
     },
-    {},
+    {"train": 1603, "test": 687},
 )

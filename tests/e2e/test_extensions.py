@@ -143,9 +143,10 @@ class World:
             place.mkdir(parents=True)
             (place / "mine.py").write_text(python)
             (place / "mine.yaml").write_text(text)
-        rows = [{"q": f"{n}+1?", "a": f"{n + 1}", "why": f"{n}+1={n + 1}"} for n in range(12)]
         (self.folder / "rows").mkdir()
-        for split in ("train", "test"):
+        for split, first in (("train", 0), ("test", 12)):
+            some = range(first, first + 12)
+            rows = [{"q": f"{n}+1?", "a": f"{n + 1}", "why": f"{n}+1={n + 1}"} for n in some]
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (self.folder / "rows" / f"{split}.jsonl").write_text(lines)
 

@@ -241,3 +241,15 @@ def test_advice_without_a_network_is_a_command_that_works() -> None:
     override = OverridesParser.create().parse_override(word)
     assert override.key_or_group == "evaluation.benchmarks"
     assert override.value() == ["gsm8k=FOLDER"]
+
+
+def test_what_a_file_holds_is_logged_once_a_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, {"question": "1?", "answer": "#### 1"}, {"question": "1?", "answer": "#### 1"})
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            load("gsm8k", split="test", path=str(tmp_path))
+    counted, left_out = sorted(caplog.messages, key=lambda text: "left out" in text)
+    assert "2 rows; on the Hub gsm8k test has 1319" in counted
+    assert "1 rows left out: repeats an earlier row" in left_out

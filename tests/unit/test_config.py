@@ -34,6 +34,8 @@ def test_every_choice_composes(choice: str) -> None:
         extra = [*extra, "data.name=jsonl"]
     if choice == "teacher=dataset":
         extra = [*extra, "filter=recompute"]
+    if choice == "filter=recompute":
+        extra = ["corpus.path=somewhere"]
     if choice == "start=path":
         extra = ["start.path=somewhere"]
     if choice == "merge=linear":

@@ -328,3 +328,52 @@ def test_a_dry_run_filters_what_was_imported(tmp_path: Path) -> None:
     (error,) = [line for line in found("method=m1", "filter=none") if line.startswith("error")]
     assert "imported without executions" in error
     assert not any(str(corpus) in line for line in found("method=sft", "data.limit=1"))
+
+
+SOCRATIC = [
+    {"question": f"How many are {n} and 2?",
+     "answer": f"How many? ** {n}+2=<<{n}+2={n + 2}>>{n + 2}\n#### {n + 2}"} for n in range(4)
+]  # fmt: skip
+CHAT = [
+    {"messages": [{"role": "user", "content": "Is it so?"},
+                  {"role": "assistant", "content": "<plan>1. Look.</plan>\\boxed{yes}"}],
+     "answer": "yes"}
+]  # fmt: skip
+YES_OR_NO = [{"q": "Is it so?", "a": "yes", "plan": "1. Look.", "work": "It is \\boxed{yes}."}]
+OWN = [{"problem": "Is it?", "answer": "no"}]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("rows", "words", "tested"),
+    [
+        (SOCRATIC, (), [{**SOCRATIC[0], "question": "How many are 9 and 2?"}]),
+        (ROWS, ALL_KEYS, [{"question": "1 + 7?", "gold": "8"}]),
+        (
+            YES_OR_NO,
+            ("--problem-key", "q", "--answer-key", "a", "--style", "strategyqa"),
+            [{"q": "Is it?", "a": True}],
+        ),
+        (CHAT, ("--style", "strategyqa"), OWN),
+        ([{**row, "gold": "0"} for row in ROWS], (*KEYS[:2], "--problems", "known={}"), None),
+    ],
+    ids=["socratic", "flat", "yes_or_no", "chat", "joined"],
+)
+def test_the_command_that_is_printed_works(
+    tmp_path: Path, rows: Rows, words: tuple[str, ...], tested: Rows | None, split: str
+) -> None:
+    known = write(tmp_path / "known.jsonl", SET)
+    file = write(tmp_path / "mine.jsonl", rows)
+    ran = run(tmp_path, file, *(word.format(known) for word in words), "--split", split)
+    assert ran.exit_code == 0, ran.output + str(ran.exception)
+    text = next(one for one in ran.output.splitlines() if one.startswith("use it: "))
+    command = shlex.split(text.removeprefix("use it: "))[2:]  # another model: this one is there
+    if tested is not None:
+        place = str(write(tmp_path / "tested.jsonl", tested))
+        command = [word.replace("TEST_FILE", place) for word in command]
+    elif split == "train":  # what is joined is what is trained on: another file is needed
+        other = write(tmp_path / "other.jsonl", OWN[:1])
+        command = [word.replace(str(known), str(other)) for word in command]
+    config = config_of("model=tiny_qwen3", f"paths.outputs={tmp_path / 'out'}", *command)
+    found = findings([(config, job_graph(config))])
+    assert [one.text for one in found if one.kind == "error"] == []

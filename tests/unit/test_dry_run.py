@@ -15,6 +15,7 @@ from composition import config_of
 from plan_tuning.config.checks import Finding
 from plan_tuning.job.dry_run import check_data, findings, print_findings, print_job
 from plan_tuning.job.graph import job_graph
+from plan_tuning.job.inputs import count_problems
 from plan_tuning.tasks.benchmarks import DataError
 from plan_tuning.teachers.health import check_server
 
@@ -200,3 +201,10 @@ def test_the_exit_code_and_one_line_a_finding(
     assert [line.partition(":")[0] for line in lines] == ["ok", "ok", "error", "ok"]
     assert print_job(config, job_graph(config)) == 2
     assert sorted(data.rglob("*")) == before
+
+
+def test_a_set_of_the_hub_is_counted_without_being_fetched() -> None:
+    config = config_of("data=strategyqa", "model=tiny_qwen3", "method=sft")
+    found = findings([(config, job_graph(config))])
+    assert [str(one) for one in found if one.kind == "error"] == []
+    assert count_problems(config.data) == 1603

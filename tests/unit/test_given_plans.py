@@ -101,6 +101,18 @@ def test_the_start_of_grpo_is_filtered_without_scores_too(file: Path) -> None:
     config_of(*words, "start=base")
 
 
+@pytest.mark.parametrize("plans", ["teacher", "dataset"])
+def test_equations_of_a_teacher_are_not_asked_for(file: Path, plans: str) -> None:
+    words = socratic(file, *SERVER, f"distillation.plans={plans}", "filter=recompute")
+    with pytest.raises(ConfigError, match=r"filter=recompute is not allowed.*teacher=dataset"):
+        config_of(*words)
+    config_of(*words, "stages=[distill]")
+    config_of(*words, "corpus.path=somewhere")
+    grpo = socratic(file, *SERVER, "method=grpo", "start=m1", "filter=none")
+    with pytest.raises(ConfigError, match=r"filter@start\.filter=recompute is not allowed"):
+        config_of(*grpo, "filter@start.filter=recompute")
+
+
 def test_a_data_set_neither_judges_nor_executes(file: Path) -> None:
     given = socratic(file, "teacher=dataset", "filter=recompute")
     with pytest.raises(ConfigError, match=r"executor\.teacher=dataset is not allowed"):

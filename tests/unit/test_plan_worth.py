@@ -154,12 +154,13 @@ def test_executions_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
     assert row_of(found, "sft_teacher_cot").likelihood.difference is None
 
 
-def test_students_are_ranked_as_accuracy_ranks_them(worth: PlanWorth) -> None:
+def test_arms_are_ranked_as_accuracy_ranks_them(worth: PlanWorth) -> None:
     likely, plans = (item.found for item in worth.correlations)
     assert worth.correlations[0].measure == LIKELIHOOD
-    assert likely.n == 10
-    assert likely.rho > 0.9
-    assert plans.n == 7  # sft has no plans
+    assert likely.n == 4  # not 10: the seeds of an arm are no further students
+    assert likely.rho == 1.0
+    assert likely.p == pytest.approx(2 / 24)  # the least that four arms allow
+    assert plans.n == 3  # sft has no plans
     assert "rank correlation with accuracy" in correlation_lines(worth)[0]
 
 

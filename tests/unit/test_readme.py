@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from plan_tuning.cli import app
 from plan_tuning.config.registration import ExperimentSearchPath, add_experiments, schemas
 from plan_tuning.config.suggestions import known_keys
-from plan_tuning.main import SUBCOMMANDS
+from plan_tuning.main import SUBCOMMANDS, help_text
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = ["README.md", "experiments/README.md"]
@@ -53,6 +53,12 @@ def test_the_command_is_understood(page: str, command: str) -> None:
     # a sweep is composed at the first of its choices
     first = [re.sub(r"=([^\[{,]*),.*", r"=\1", word) if is_sweep else word for word in overrides]
     composed(*first)
+
+
+def test_the_help_names_every_subcommand() -> None:
+    listed = re.search(r"compare finished runs +\(also: ([^)]*)\)", help_text())
+    assert listed is not None
+    assert {"compare", *listed.group(1).split(", ")} == set(SUBCOMMANDS)
 
 
 def knobs() -> list[str]:

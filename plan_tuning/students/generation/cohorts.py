@@ -44,11 +44,6 @@ class SuffixLayer:
         return int(self.prompt[0].shape[2])
 
     @property
-    def allocated(self) -> int:
-        """Rows that the buffers have room for."""
-        return int(self._buffers[0].shape[0])
-
-    @property
     def num_cells(self) -> int:
         """Tokens that there is memory for: those of the prompts and those of the rows."""
         held = (self.prompt[0], self._buffers[0])
