@@ -91,24 +91,24 @@ class Training:
         shown = [CurveFile(folder / CURVES_FILE), *tracker.lightning_loggers()]
         return TrainingRun(folder, self.run_dir, shown, provenance, tracker.log_table, sizes)
 
+    def remembering(self, folder: Path) -> Training:
+        """The same with the sizes of passes that a checkpoint in ``folder`` was made with."""
+        return replace(self, config=remembered(self.config, self.found_sizes, folder))
+
 
 def training_call(training: Training) -> Callable[[Path], Facts]:
     """Choose the one call that trains into a folder, in this process or in several."""
     train = train_with_rewards if _is_grpo(training) else train_sft
     if training.config.trainer.devices > 1:
-        train = partial(_train_in_ranks, train)
-
-    def call(folder: Path) -> Facts:
-        config = remembered(training.config, training.found_sizes, folder)
-        return train(replace(training, config=config), folder)
-
-    return call
+        return partial(_train_in_ranks, train, training)
+    return partial(train, training)
 
 
 def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Path) -> Facts:
     """Train in several processes, and show here what they have left."""
     from plan_tuning.training.processes import train_in_ranks
 
+    training = training.remembering(folder)
     config, process = training.config, training.process
     if process is not None and _validates(config) and _has_own_executor(config):
         process.models.build_executor()  # which every rank then loads
@@ -170,6 +170,7 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
     from plan_tuning.training.sft.data import training_rows
     from plan_tuning.training.sft.fit import SFTSettings, train_student
 
+    training = training.remembering(folder)
     config, corpus = training.config, training.corpus
     rows, selection = training_rows(
         method=config.method,
@@ -212,6 +213,7 @@ def train_with_rewards(
     from plan_tuning.training.grpo.data import planned_problems
     from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 
+    training = training.remembering(folder)
     config, method, process = training.config, training.config.method, training.process
     if not isinstance(method, GRPOConfig) or training.corpus is None:
         raise ArtifactError("method=grpo needs a corpus of golden plans: corpus.path=FOLDER")
