@@ -27,11 +27,11 @@ class EngineError(ValueError):
     """An engine that cannot do what it is asked for; the message says what would help."""
 
 
-class EngineLost(EngineError):
+class EngineLostError(EngineError):
     """An engine that ended while it was asked: opened again, it may be asked the same again."""
 
 
-class StaleWeights(EngineError):
+class StaleWeightsError(EngineError):
     """Completions of other weights than those that were loaded last."""
 
 
@@ -118,8 +118,8 @@ class Engine(Protocol):
             asked for, one log-probability a token.
 
         Raises:
-            EngineLost: it ended meanwhile; nothing of the call is returned.
-            StaleWeights: it answered with other weights than :attr:`weight_version`.
+            EngineLostError: it ended meanwhile; nothing of the call is returned.
+            StaleWeightsError: it answered with other weights than :attr:`weight_version`.
             EngineError: it refused, or answers are missing.
         """
 
@@ -131,7 +131,7 @@ class Engine(Protocol):
             version: its name, another one for other weights; not "".
 
         Raises:
-            EngineLost: it ended meanwhile.
+            EngineLostError: it ended meanwhile.
             EngineError: this engine, or the server behind it, takes none.
         """
 
