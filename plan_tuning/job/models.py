@@ -179,7 +179,7 @@ class Models:
 
     @cached_property
     def executor(self) -> Writer:
-        """Who executes M2's plans; beside a server that is there already, a model of ours is here."""
+        """Who executes M2's plans; beside a server of others, models of ours are here."""
         from plan_tuning.evaluation.text_writers import FunctionWriter, TeacherWriter
         from plan_tuning.evaluation.writers import LocalWriter
 
