@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -131,6 +132,29 @@ def test_a_stranger_on_the_port_is_not_asked(tmp_path: Path) -> None:
     strange = server(tmp_path, "stranger", start_timeout_s=0.6)
     with pytest.raises(EngineError, match="not ready"), strange:
         pass
+
+
+JOB = r"""
+import sys, time
+from pathlib import Path
+from plan_tuning.students.generation.vllm_server import Serving, VLLMServer
+with VLLMServer(Serving("weights", tuple(sys.argv[2:])), Path(sys.argv[1])):
+    print("it answers", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_nothing_of_a_server_outlives_a_job_that_is_killed(tmp_path: Path) -> None:
+    command = server(tmp_path).serving.command
+    words = [sys.executable, "-c", JOB, str(tmp_path / "vllm.log"), *command]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "it answers\n"
+        started = psutil.Process(job.pid).children(recursive=True)
+        assert len(started) == 2, "a guardian and the server"
+        job.kill()
+    _, left = psutil.wait_procs(started, timeout=15)
+    assert not left
 
 
 def test_options_are_words() -> None:
