@@ -22,7 +22,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "filter": (),
     "method": ("corpus", "rewards"),
     "reward": ("teacher_plan", "ask", "generate", "log_probs"),
-    "plan_similarity": ("ask", "encoder"),
+    "plan_similarity": ("ask", "encoder", "generate", "log_probs", "execution"),
     "executor": ("student", "base", "model", "ask"),
     "engine": ("keys", "stop_strings", "decoding", "server"),
     "merge": (),
@@ -167,6 +167,7 @@ _FORMATS = "plan_tuning.text.formats"
 _FILTERS = "plan_tuning.distillation.filters"
 _RULES = "plan_tuning.rewards.rules"
 _PLANS = "plan_tuning.rewards.plan_similarity"
+_JUDGES = "plan_tuning.rewards.plan_judges"
 _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
 _BACKENDS = "plan_tuning.teachers"
@@ -237,11 +238,10 @@ BUILT_IN = (
     Extension("reward", "length", _RULES, "length_reward"),
     Extension("reward", "leak", _RULES, "leak_reward"),
     Extension("reward", "overlong", _RULES, "overlong_penalty"),
-    Extension("plan_similarity", "judge", _PLANS, "judge_requests", needs=("ask",)),
-    Extension("plan_similarity", "steps", _PLANS, "step_similarity"),
-    Extension(
-        "plan_similarity", "embedding", _PLANS, "embedding_similarity", needs=("encoder",)
-    ),
+    Extension("plan_similarity", "judge", _JUDGES, "judged", needs=("ask",)),
+    Extension("plan_similarity", "steps", _PLANS, "by_steps"),
+    Extension("plan_similarity", "embedding", _PLANS, "by_embeddings", needs=("encoder",)),
+    Extension("plan_similarity", "verifier", _JUDGES, "verified", needs=("ask",)),
     Extension("executor", "self", _WRITERS, "LocalWriter", needs=("student",)),
     Extension("executor", "base", _WRITERS, "LocalWriter", needs=("base",)),
     Extension("executor", "model", _WRITERS, "LocalWriter", needs=("model",)),
