@@ -17,7 +17,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.filters import USABLE
 from plan_tuning.records import Problem, Trajectory, Verdict
 from plan_tuning.rewards.plan_cases import PlanCase
-from plan_tuning.text.formats import MICROWORLD
+from plan_tuning.text.formats import MICROWORLD, boxed
 from plan_tuning.text.plan_flaws import variants
 
 _UNKNOWN = (None, Verdict.BAD_GOLD, Verdict.ERROR)
@@ -43,7 +43,7 @@ class AuditRows:
     """What is rewarded, and what probes are made from."""
 
     rows: tuple[AuditRow, ...]
-    golden: tuple[PlanCase, ...]  # one a problem, with its golden plan for its own plan
+    golden: tuple[AuditRow, ...]  # one a problem, with its golden plan for its own plan
     problems: int  # in the corpus, audited or not
 
 
@@ -79,15 +79,14 @@ def audit_rows(
     chosen = [name for name in usable if name in drawn]
     known = {problem.id: problem for problem in problems}
     cases = {name: _case(golden[name], known) for name in chosen}
+    own = {name: _labelled(cases[name], golden[name]) for name in chosen}
     rows: list[AuditRow] = []
     for place, name in enumerate(chosen):
         if is_planted:
             other = golden[chosen[(place + 1) % len(chosen)]].plan
             rows += _planted(cases[name], other)
         else:
-            rows += [
-                _labelled(cases[name], row) for row in groups[name] if row is not golden[name]
-            ]
+            rows += [_labelled(cases[name], row) for row in groups[name] if row is not golden[name]]
     if not rows:
         raise ConfigError(
             "reward-audit",
@@ -96,7 +95,7 @@ def audit_rows(
             + (": plans of one line have no steps to plant flaws in" if is_planted else ""),
             "plan-tuning reward-audit CORPUS --plant makes flawed plans of those that are there",
         )
-    return AuditRows(tuple(rows), tuple(cases.values()), len({r.problem_id for r in trajectories}))
+    return AuditRows(tuple(rows), tuple(own.values()), len({r.problem_id for r in trajectories}))
 
 
 def _golden(group: Sequence[Trajectory]) -> Trajectory:
@@ -118,7 +117,9 @@ def _case(golden: Trajectory, known: Mapping[str, Problem]) -> PlanCase:
         difficulty=golden.difficulty,
         true_plan=golden.true_plan,
     )
-    execution = golden.execution if golden.is_correct else problem.solution
+    execution = golden.execution.strip() if golden.is_correct else ""
+    if not execution and problem.solution.strip():
+        execution = boxed(problem.solution.strip(), problem.answer)
     return PlanCase(problem, plan=golden.plan, teacher_plan=golden.plan, execution=execution)
 
 
@@ -140,4 +141,3 @@ def _planted(case: PlanCase, other_plan: str) -> list[AuditRow]:
         AuditRow(replace(case, plan=one.plan), plan_right=not one.is_flawed, kind=one.kind)
         for one in found
     ]
-

@@ -23,6 +23,7 @@ from plan_tuning.comparison.table_text import (
     finding_summary,
     reward_table,
 )
+from plan_tuning.distillation.filter_effects import effect_rows
 
 _WIDTH_OF_LOGS = 160  # columns where the output is not a terminal
 _SHOWN_HOLES = 20
@@ -58,6 +59,9 @@ def show(comparison: Comparison) -> None:
             console.print(_plain("What a plan is worth, nats a token", head, rows))
         for line in correlation_lines(comparison.worth):
             console.print(escape(line))
+    for one in comparison.effects:
+        title = f"Plans before and after the filters: {one.source}"
+        console.print(_plain(title, *effect_rows(one.effects)))
     if comparison.findings:
         console.print(_findings(comparison))
     for line in (*comparison.registration, *comparison.silence):

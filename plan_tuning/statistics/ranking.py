@@ -151,8 +151,7 @@ def kendall_within(
     """
     normal_quantile(confidence)
     x, y, codes = _checked(figures, labels, clusters)
-    parts = np.array([_pairs(x[rows], y[rows]) for rows in _rows_of(codes)])  # (I, 3)
-    parts = parts.reshape(-1, 3)
+    parts = _pairs(x, y, codes)  # (I, 3)
     labelled = float(parts[:, 2].sum())
     n = int((parts[:, 2] > 0).sum())
     if labelled == 0:
@@ -234,10 +233,22 @@ def _rows_of(codes: np.ndarray[Any, np.dtype[np.int64]]) -> list[Any]:
     return np.split(order, ends)
 
 
-def _pairs(x: Array, y: Array) -> tuple[float, float, float]:
-    """Concordant less discordant pairs; pairs that differ in x; pairs that differ in y."""
-    dx, dy = (np.sign(values[:, None] - values) for values in (x, y))
-    return float((dx * dy).sum()) / 2, float((dx != 0).sum()) / 2, float((dy != 0).sum()) / 2
+def _pairs(x: Array, y: Array, codes: np.ndarray[Any, np.dtype[np.int64]]) -> Array:
+    """Count pairs of rows of one cluster, (I, 3).
+
+    Concordant less discordant ones, those that differ in x, those that differ in y. Clusters of
+    equal size are counted together.
+    """
+    groups = _rows_of(codes)
+    sizes = np.array([len(rows) for rows in groups], dtype=np.int64)
+    found = np.zeros((len(groups), 3))
+    for size in np.unique(sizes[sizes > 1]):
+        places = np.flatnonzero(sizes == size)
+        rows = np.stack([groups[place] for place in places])  # (C, k)
+        dx, dy = (np.sign(v[rows][:, :, None] - v[rows][:, None, :]) for v in (x, y))  # (C, k, k)
+        for column, signs in enumerate((dx * dy, np.abs(dx), np.abs(dy))):
+            found[places, column] = signs.sum(axis=(1, 2)) / 2
+    return found
 
 
 def _tau(parts: Sequence[float] | Array) -> float:
