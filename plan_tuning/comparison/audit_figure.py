@@ -10,6 +10,7 @@ from plan_tuning.comparison.audit_verdicts import Verdict
 from plan_tuning.comparison.drawing import Figure, dress, new_canvas, short, style_of, svg_of
 from plan_tuning.comparison.reward_audit import CHANCE, Audit
 from plan_tuning.rewards.hack_probes import PROBES
+from plan_tuning.statistics.intervals import Interval
 
 _DARK = 0.6  # share of the greatest loss: from here on a cell is labelled in white
 
@@ -44,13 +45,10 @@ def _draw_rankings(axis: Any, audit: Audit) -> None:
     for number, label in enumerate(audit.labels):
         for position, reward in enumerate(audit.rewards):
             found = reward.rankings[label].auc
-            has_interval = not math.isnan(found.low)
             axis.errorbar(
                 found.value,
                 position + 0.22 * (number - 0.5 * (len(audit.labels) - 1)),
-                xerr=[[found.value - found.low], [found.high - found.value]]
-                if has_interval
-                else None,
+                xerr=_bars(found),
                 capsize=3,
                 label=label if position == 0 else None,
                 **(style_of(number) | {"ls": ""}),
@@ -64,6 +62,12 @@ def _draw_rankings(axis: Any, audit: Audit) -> None:
     axis.set_xlim(-0.02, 1.02)
     if audit.labels:
         axis.legend(fontsize=7, loc="lower left")
+
+
+def _bars(found: Interval) -> list[list[float]] | None:
+    if math.isnan(found.low):
+        return None
+    return [[found.value - found.low], [found.high - found.value]]
 
 
 def _draw_probes(axis: Any, audit: Audit, probes: Sequence[str]) -> None:

@@ -20,8 +20,8 @@ LEGEND = (
     "AUC: chance that a right one earns more than a wrong one, over pairs of any problems [95 % "
     "interval, problems as clusters]. Kendall: tau-b over pairs of one problem, as a group of GRPO "
     "compares them. The two labels say different things and are never mixed. Spread: standard "
-    "deviation inside problems; dead: problems whose plans all earn the same. Asked again: standard "
-    "deviation of one reward when it is drawn anew."
+    "deviation inside problems; dead: problems whose plans all earn the same. Asked again: the "
+    "standard deviation of one reward when it is drawn anew."
 )
 PROBE_LEGEND = (
     "What a plan that deserves nothing earns over the mean of the same problem's plans [95 % "
@@ -135,8 +135,8 @@ def summary(audit: Audit, corpus: str) -> str:
     known = " and ".join(f"of {_count(audit, label)} {label}" for label in audit.labels)
     planted = " with planted flaws" if any(row.kind for row in rows.rows) else ""
     return (
-        f"{len(rows.rows):,} plans{planted} of {len(rows.golden):,} problems (of {rows.problems:,}) "
-        f"of corpus {corpus}, each beside its problem's golden plan. Labels: "
+        f"{len(rows.rows):,} plans{planted} of {len(rows.golden):,} problems (of "
+        f"{rows.problems:,}) of corpus {corpus}, each beside its problem's golden plan. Labels: "
         f"{known or 'none, nobody knows which plans or executions are right'}."
     )
 

@@ -210,7 +210,7 @@ def plan_values_section(comparison: Comparison) -> list[str]:
 
 
 def filter_effects_section(comparison: Comparison) -> list[str]:
-    """What filters do to plans, in the parts of comparison.md; nothing where it was not asked for."""
+    """What filters do to plans, in the parts of comparison.md; nothing unless it was asked for."""
     if not comparison.effects:
         return []
     parts = ["## Plans before and after the filters"]

@@ -14,7 +14,7 @@ from plan_tuning.records import Trajectory, to_json
 
 PARTIAL = (
     "What filters do to plans is counted on whole corpora, and {count} of this comparison are here "
-    "in small (evidence/ of a copied sweep): run plan-tuning compare --plans where the artifacts are."
+    "in small (evidence/ of a copied sweep): run plan-tuning compare --plans beside the artifacts."
 )
 
 

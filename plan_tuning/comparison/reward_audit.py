@@ -159,8 +159,8 @@ def controls(rows: AuditRows) -> tuple[Control, ...]:
     """Rank by what is known to be right, and by what is known to say nothing.
 
     Similarity to the true plan has to find the right plans; the same similarity of the problem's
-    own text, put in the place of every plan, must not; and the truth about plans itself, where it is
-    asked about executions, says how high any reward of plans can come there.
+    own text, put in the place of every plan, must not; and the truth about plans itself, asked
+    about executions, says how high any reward of plans can come there.
     """
     found: list[Control] = []
     true = [row for row in rows.rows if row.case.problem.true_plan.strip()]

@@ -236,11 +236,12 @@ def _difference(values: Sequence[float]) -> Interval:
 
 
 LEGEND = (
-    "Mean of what is kept; Δ: less the unfiltered plans of the same problems, at equal size [paired "
-    "95 % interval over problems; over blocks of 20 for sets of plans]; * where it excludes 0. "
-    "distinct, self-BLEU, strategy entropy (bits): of one plan a problem, in blocks of 20; self-BLEU "
-    "is lower where plans are more diverse. candidates: of one problem, against as many drawn from "
-    "all of its candidates. repetition and informativeness: ROSCOE's, 1 is best, with hashed n-grams."
+    "Mean of what is kept; Δ: less the unfiltered plans of the same problems, at equal size "
+    "[paired 95 % interval over problems; over blocks of 20 for sets of plans]; * where it is not "
+    "around 0. distinct, self-BLEU, strategy entropy (bits): a plan a problem, in blocks of 20; "
+    "self-BLEU is lower where plans are more diverse. candidates: of one problem, against as many "
+    "drawn from all of its candidates. repetition and informativeness: ROSCOE's, 1 is best, with "
+    "hashed n-grams."
 )
 
 

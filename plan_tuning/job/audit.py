@@ -1,4 +1,4 @@
-"""A corpus and a configuration -> an audit of plan rewards: who is asked, and who carries plans out.
+"""A corpus and a configuration -> an audit of plan rewards: who is asked, who executes plans.
 
 Rewards are those that GRPO trains with, called in the same way; nothing is trained here.
 """
@@ -120,12 +120,13 @@ def _missing(config: Config, kind: str, rows: AuditRows) -> tuple[str, str] | No
     """Say what a kind lacks here, and words that bring it; None where it has all."""
     needs = set(record("plan_similarity", kind).needs)
     is_micro = all(row.case.problem.style == MICROWORLD for row in rows.rows)
-    if "ask" in needs and (
-        not config.judge.is_asked or (config.judge.backend == "scripted" and not is_micro)
-    ):
+    judge = config.judge
+    answers = judge.is_asked and (is_micro or judge.backend != "scripted")
+    if "ask" in needs and not answers:
         return (
             "it asks a large model, and the scripted teacher knows the micro-world only",
-            "teacher=openai_compatible teacher.api_base=http://127.0.0.1:8000/v1 teacher.model=NAME",
+            "teacher=openai_compatible teacher.model=NAME "
+            "teacher.api_base=http://127.0.0.1:8000/v1",
         )
     if needs & _FROZEN and config.model.name == "micro" and not is_micro:
         return (

@@ -1,8 +1,8 @@
 """A figure that should rank what is right above what is wrong -> how well it does, and how surely.
 
-Rows come in clusters, the candidates of one problem, which are no independent draws; every interval
-here takes the clusters as the sample. Plain functions of plain numbers, checked against pair by pair
-counts, DeLong's variance, scipy and simulated clusters.
+Rows come in clusters, the candidates of one problem, which are no independent draws; every
+interval here takes the clusters as the sample. Plain functions of plain numbers, checked against
+pair by pair counts, DeLong's variance, scipy and simulated clusters.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def auc(
 
     The variance is Obuchowski's (1997) for clustered data, which is DeLong's (1988) where every
     cluster has one row; the interval is taken on the logit, so that it stays inside 0..1. A perfect
-    separation has no variance: its bound is Clopper and Pearson's, of as many pairs as can be formed
-    without using a cluster twice on a side.
+    separation has no variance: its bound is Clopper and Pearson's, of as many pairs as can be
+    formed without using a cluster twice on a side.
 
     Args:
         figures: one a row.
@@ -130,8 +130,8 @@ def kendall_within(
 
     Concordant less discordant pairs, divided by the geometric mean of the pairs that differ in
     their figures and of those that differ in their labels, each summed over clusters (with one
-    cluster this is Kendall's tau-b of 1945). Clusters of one row count nothing. The interval is that
-    of a jackknife over clusters.
+    cluster this is Kendall's tau-b of 1945). Clusters of one row count nothing. The interval is
+    that of a jackknife over clusters.
 
     Args:
         figures: one a row.

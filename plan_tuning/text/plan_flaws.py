@@ -40,7 +40,7 @@ class Variant:
 def variants(
     plan: str, problem_id: str, problem: str, style: str, other_plan: str
 ) -> list[Variant]:
-    """Write every variant of a plan that there is, none of them twice and none equal to the plan.
+    r"""Write every variant of a plan that there is, none of them twice and none equal to it.
 
     Args:
         plan: of several lines, one step each.
@@ -49,7 +49,7 @@ def variants(
         style: of the problem.
         other_plan: another problem's plan, which lends a step.
 
-    >>> found = variants("1. Add both.\\n2. Halve it.", "p", "2 and 4?", "math", "1. Buy a cow.")
+    >>> found = variants("1. Add both.\n2. Halve it.", "p", "2 and 4?", "math", "1. Buy a cow.")
     >>> [one.kind for one in found if not one.is_flawed]
     ['reworded', 'renumbered']
     """

@@ -206,12 +206,12 @@ def strategy(plan: str, problem: str) -> tuple[str, ...]:
 
 
 def strategy_entropy(plans: Sequence[tuple[str, str]]) -> float:
-    """Entropy of the strategies of several plans in bits; 0 where all go about it alike.
+    r"""Entropy of the strategies of several plans in bits; 0 where all go about it alike.
 
     Args:
         plans: each with its problem's text.
 
-    >>> strategy_entropy([("1. Add.\\n2. Halve.", ""), ("1. Halve.\\n2. Add.", "")])
+    >>> strategy_entropy([("1. Add.\n2. Halve.", ""), ("1. Halve.\n2. Add.", "")])
     1.0
     """
     counts = Counter(strategy(plan, problem) for plan, problem in plans)
