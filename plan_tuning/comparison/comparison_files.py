@@ -20,7 +20,7 @@ from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
 from plan_tuning.comparison.exports import to_csv, to_json
-from plan_tuning.comparison.filter_comparison import corpora_effects, effects_values
+from plan_tuning.comparison.filter_comparison import UNNAMED, corpora_effects, effects_values
 from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
@@ -215,7 +215,10 @@ def filter_effects_section(comparison: Comparison) -> list[str]:
         return []
     parts = ["## Plans before and after the filters"]
     for one in comparison.effects:
-        parts += [f"{one.source}, {one.corpora} corpora", markdown_table(*effect_rows(one.effects))]
+        parts += [
+            f"{one.source or UNNAMED}, {one.corpora} corpora",
+            markdown_table(*effect_rows(one.effects)),
+        ]
     return [*parts, EFFECTS_LEGEND]
 
 

@@ -12,6 +12,7 @@ from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filter_effects import FilterEffects, filter_effects
 from plan_tuning.records import Trajectory, to_json
 
+UNNAMED = "problems of no named set"
 PARTIAL = (
     "What filters do to plans is counted on whole corpora, and {count} of this comparison are here "
     "in small (evidence/ of a copied sweep): run plan-tuning compare --plans beside the artifacts."

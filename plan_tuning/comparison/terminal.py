@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.compute_table import COMPUTE_LEGEND, base_lines, compute_table
+from plan_tuning.comparison.filter_comparison import UNNAMED
 from plan_tuning.comparison.plan_value_text import (
     correlation_lines,
     likelihood_table,
@@ -60,7 +61,7 @@ def show(comparison: Comparison) -> None:
         for line in correlation_lines(comparison.worth):
             console.print(escape(line))
     for one in comparison.effects:
-        title = f"Plans before and after the filters: {one.source}"
+        title = f"Plans before and after the filters: {one.source or UNNAMED}"
         console.print(_plain(title, *effect_rows(one.effects)))
     if comparison.findings:
         console.print(_findings(comparison))

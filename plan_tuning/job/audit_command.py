@@ -25,7 +25,8 @@ def reward_audit(
     corpus: Annotated[
         str,
         typer.Argument(
-            help="Folder or fingerprint of a corpus, or a folder of results that rest on one.",
+            help="Folder or fingerprint of a corpus, or a folder of results that rest on one: a "
+            "job, a sweep, or the root, where it is the newest.",
             metavar="CORPUS",
         ),
     ],
@@ -79,7 +80,10 @@ def reward_audit(
     require_positive("--problems", problems, "--problems 500")
     require_positive("--retest", retest, "--retest 50", zero=True)
     require_positive("--probe", probe, "--probe 200", zero=True)
-    folder = find_corpus(corpus, outputs)
+    if (Path(corpus) / "artifacts").is_dir():  # a root of results: its newest corpus
+        folder, outputs = find_corpus(None, Path(corpus)), Path(corpus)
+    else:
+        folder = find_corpus(corpus, outputs)
     request = AuditRequest(
         folder,
         tuple(name.strip() for name in rewards.split(",") if name.strip()),
