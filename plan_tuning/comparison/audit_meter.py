@@ -61,7 +61,7 @@ class Meter:
         """Start the clock.
 
         Returns:
-            The means to hand over; what they keep by problem starts empty.
+            The means to hand over; where draws are new, baselines are found anew.
         """
         self._started = time.perf_counter()
         means = self.means
@@ -70,7 +70,7 @@ class Meter:
             ask=None if means.ask is None else self._asking(means.ask),
             generate=None if means.generate is None else self._generating(means.generate),
             log_probs=None if means.log_probs is None else self._reading(means.log_probs),
-            baselines={},
+            baselines={} if self.is_again else means.baselines,
         )
 
     def __exit__(

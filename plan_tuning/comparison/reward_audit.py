@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from plan_tuning.comparison.audit_meter import Expense, Meter
 from plan_tuning.comparison.audit_rows import AuditRow, AuditRows
@@ -131,6 +131,7 @@ async def audit_reward(
         PlanRewardError: something that the kind needs was not handed over.
     """
     cases = [row.case for row in rows.rows]
+    means = replace(means, baselines={})  # of this reward, its probes among them
     meter = Meter(means)
     with meter as handed:
         rewards = await plan_rewards(cases, config, handed)
