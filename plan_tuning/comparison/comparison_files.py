@@ -23,6 +23,7 @@ from plan_tuning.comparison.exports import to_csv, to_json
 from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
+from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_text import (
     VALUE_LEGEND,
     WORTH_LEGEND,
@@ -218,6 +219,7 @@ def to_markdown(comparison: Comparison) -> str:
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+            parts += [markdown_table(*learning_table(table)), LEARNING_LEGEND]
         parts += plan_values_section(comparison)
         parts.append("## The paper's claims")
         parts += comparison.registration
