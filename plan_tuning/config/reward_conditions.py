@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plan_tuning.config.job_parts import is_grpo, rewards_plans
+from plan_tuning.config.reward import GRAMMAR_SCORES, NLI_SCORES
 from plan_tuning.config.training_conditions import Condition
 
 REWARD: tuple[Condition, ...] = (
@@ -45,6 +46,18 @@ REWARD: tuple[Condition, ...] = (
         "reward.plan.kind=roscoe reward.plan.encoder=hashed",
     ),
     Condition(
+        ("reward.plan.nli",),
+        lambda job: bool({*NLI_SCORES} & {*job.reward.plan.scores}),
+        "none of reward.plan.scores asks a model of contradictions",
+        "'reward.plan.scores=[coherence_step]'",
+    ),
+    Condition(
+        ("reward.plan.grammar",),
+        lambda job: bool({*GRAMMAR_SCORES} & {*job.reward.plan.scores}),
+        "none of reward.plan.scores asks a model of grammar",
+        "'reward.plan.scores=[grammar_step]'",
+    ),
+    Condition(
         ("reward.plan.executor",),
         lambda job: job.reward.uses_frozen,
         "no reward has a plan carried out",
@@ -72,9 +85,15 @@ REWARD: tuple[Condition, ...] = (
         "reward.plan.kind=likelihood",
     ),
     Condition(
+        ("reward.plan.votes", "reward.plan.swap"),
+        lambda job: job.reward.judges_plans and job.reward.plan.kind == "judge",
+        "nobody compares two plans",
+        "reward=plan_and_answer reward.plan.kind=judge",
+    ),
+    Condition(
         (
-            *(f"reward.plan.{key}" for key in ("votes", "swap", "temperature")),
-            *("reward.plan.max_reply_tokens", "reward.plan.wait_s", "reward.judge"),
+            *(f"reward.plan.{key}" for key in ("temperature", "max_reply_tokens", "wait_s")),
+            "reward.judge",
         ),
         lambda job: job.reward.uses_judge,
         "nobody judges plans",

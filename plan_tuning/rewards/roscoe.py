@@ -53,8 +53,11 @@ async def roscoe(
     if embed is None:
         raise PlanRewardError("ROSCOE compares sentences: nobody handed an encoder over")
     found: list[float | None] = []
-    for case in cases:
-        chains = chains_of(case, embed, config.compat)
+    all_chains = [chains_of(case, embed, config.compat) for case in cases]
+    texts = dict.fromkeys(text for chains in all_chains for text in chains.sentences)
+    if texts:  # in few passes or requests; encoders remember what they have read
+        embed(list(texts))
+    for chains in all_chains:
         scores = [score(name, chains, means.contradicts, means.grammatical)
                   for name in config.scores]  # fmt: skip
         known = [value for value in scores if value is not None]
@@ -86,6 +89,11 @@ class Chains:
         self.is_parlai = compat == "parlai"
         self._embed = embed
         self._vectors: dict[tuple[str, ...], Array] = {}
+
+    @property
+    def sentences(self) -> list[str]:
+        """List all sentences."""
+        return [text for texts in self.texts.values() for text in texts]
 
     def align(self, first: str, second: str) -> Array:
         """Say how near each sentence of one chain comes to any of another one, (n,) in [0, 1]."""

@@ -49,7 +49,12 @@ class EmbeddingServer:
     ) -> None:
         self._address = f"{address.rstrip('/')}/embeddings"
         self._model = model
-        self._key = read_key(key_env, is_required=key_env is not None)
+        self._key = read_key(key_env, is_required=False)
+        if key_env is not None and self._key is None:
+            raise FatalTeacherError(
+                f"reward.plan.encoder_key_env={key_env}: the environment variable is not set. Try: "
+                f"export {key_env}=YOUR_KEY, then the same command again"
+            )
         self._wait_s = wait_s
         self._opener = build_opener(*([ProxyHandler({})] if is_loopback(address) else []))
         self._known: OrderedDict[str, np.ndarray[Any, Any]] = OrderedDict()
