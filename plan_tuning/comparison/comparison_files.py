@@ -24,6 +24,7 @@ from plan_tuning.comparison.filter_comparison import UNNAMED, corpora_effects, e
 from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
+from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_text import (
     VALUE_LEGEND,
     WORTH_LEGEND,
@@ -241,6 +242,7 @@ def to_markdown(comparison: Comparison) -> str:
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+            parts += [markdown_table(*learning_table(table)), LEARNING_LEGEND]
         parts += plan_values_section(comparison)
         parts += filter_effects_section(comparison)
         parts.append("## The paper's claims")

@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.compute_table import COMPUTE_LEGEND, base_lines, compute_table
 from plan_tuning.comparison.filter_comparison import UNNAMED
+from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_text import (
     correlation_lines,
     likelihood_table,
@@ -52,6 +53,9 @@ def show(comparison: Comparison) -> None:
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
+            title = "What each reward taught, means over seeds"
+            console.print(_plain(title, *learning_table(comparison.table)))
+            console.print(f"[dim]{escape(LEARNING_LEGEND)}[/]")
     if comparison.worth.rows:
         title = "Log-probability of the reference executions, nats"
         console.print(_plain(title, *likelihood_table(comparison.worth)))

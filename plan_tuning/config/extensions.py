@@ -165,9 +165,11 @@ class Extension:
 _SETS = "plan_tuning.tasks.published_sets"
 _FORMATS = "plan_tuning.text.formats"
 _FILTERS = "plan_tuning.distillation.filters"
-_RULES = "plan_tuning.rewards.rules"
-_PLANS = "plan_tuning.rewards.plan_similarity"
-_JUDGES = "plan_tuning.rewards.plan_judges"
+_REWARDS = "plan_tuning.rewards"
+_RULES = f"{_REWARDS}.rules"
+_PLANS = f"{_REWARDS}.plan_similarity"
+_JUDGES = f"{_REWARDS}.plan_judges"
+_EXECUTION = f"{_REWARDS}.execution"
 _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
 _BACKENDS = "plan_tuning.teachers"
@@ -242,6 +244,10 @@ BUILT_IN = (
     Extension("plan_similarity", "steps", _PLANS, "by_steps"),
     Extension("plan_similarity", "embedding", _PLANS, "by_embeddings", needs=("encoder",)),
     Extension("plan_similarity", "verifier", _JUDGES, "verified", needs=("ask",)),
+    Extension("plan_similarity", "roscoe", f"{_REWARDS}.roscoe", needs=("encoder",)),
+    Extension("plan_similarity", "executability", _EXECUTION, needs=("generate",)),
+    Extension("plan_similarity", "uplift", _EXECUTION, needs=("generate",)),
+    Extension("plan_similarity", "likelihood", _EXECUTION, needs=("log_probs", "execution")),
     Extension("executor", "self", _WRITERS, "LocalWriter", needs=("student",)),
     Extension("executor", "base", _WRITERS, "LocalWriter", needs=("base",)),
     Extension("executor", "model", _WRITERS, "LocalWriter", needs=("model",)),

@@ -24,6 +24,7 @@ from plan_tuning.job.stage_memory import (
     DECODED,
     MICRO,
     MOST,
+    PROMPT_TOKENS,
     ROLLOUTS,
     Causes,
     Phase,
@@ -51,7 +52,6 @@ from plan_tuning.students.footprint import (
 )
 from plan_tuning.students.shapes import Shape, is_published_rounded, shape_of
 
-PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
 _READ_AT_ONCE = 16_384  # tokens of prompts that the native engine reads in one pass
 
 
@@ -153,6 +153,8 @@ def _training(
         step = grpo.prompts_per_step * grpo.group_size * rows.length
         needed = {MICRO: rows.length, ROLLOUTS: rows.length}
         tested = grpo.val_problems
+    uses_frozen = grpo is not None and config.reward.uses_frozen
+    frozen = shape.parameters * _inference_width(config) if uses_frozen else 0
     answer = PROMPT_TOKENS + config.evaluation.max_new_tokens
     if tested:
         needed[DECODED] = answer
@@ -160,10 +162,17 @@ def _training(
 
     def phases(sizes: Sizes) -> list[Phase]:
         lasting = _lasting(shape, training, trainer, grpo)
+        if frozen:
+            lasting["frozen executor"] = frozen
         passes = _passes(shape, training, lasting, rows, sizes[MICRO])
         if grpo is not None:
             drawn = _decoding(shape, HALF if training.is_bf16 else FLOAT, sizes[ROLLOUTS], rows)
             passes.append(Phase("rollouts", {**lasting, **drawn}))
+        if grpo is not None and frozen:  # while the policy waits
+            tokens = sizes[ROLLOUTS]
+            carried = PROMPT_TOKENS + config.reward.plan.max_execution_tokens
+            read = _decoding(shape, _inference_width(config), tokens, Rows(carried))
+            passes.append(Phase("plans carried out", {**lasting, **read}))
         if tested:
             passes.append(_validation(lasting, shape, training, sizes[DECODED], answer, executor))
         return passes
@@ -171,7 +180,8 @@ def _training(
     return StageMemory(
         name, _label(config.model, source), phases, needed,
         _given(needed, ceilings, trainer, grpo, job.evaluation), ceilings,
-        _host_of_training(shape, training, trainer, executor, reads_rounded=reads_rounded),
+        _host_of_training(shape, training, trainer, executor, reads_rounded=reads_rounded)
+        + frozen * trainer.devices,
     )  # fmt: skip
 
 
@@ -332,6 +342,11 @@ def _host_of_training(
     return readers * (shape.parameters * width + waiting)
 
 
+def _inference_width(config: Config) -> int:
+    """Bytes of a weight of a model that is loaded for inference."""
+    return HALF if config.trainer.accelerator != "cpu" and has_bfloat16() else FLOAT
+
+
 def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     """The memory of an evaluation: the student, unless it is served, and m2's executor beside it.
 
@@ -352,7 +367,7 @@ def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     loaded = {phase: one for phase, one in named.items() if one is not None}
     if not loaded:
         return None
-    width = HALF if config.trainer.accelerator != "cpu" and has_bfloat16() else FLOAT
+    width = _inference_width(config)
     answer = PROMPT_TOKENS + evaluation.max_new_tokens
 
     def phases(sizes: Sizes) -> list[Phase]:

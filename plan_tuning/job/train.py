@@ -112,6 +112,8 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
     config, process = training.config, training.process
     if process is not None and _validates(config) and _has_own_executor(config):
         process.models.build_executor()  # which every rank then loads
+    if process is not None and _is_grpo(training) and config.reward.uses_frozen:
+        process.models.build_frozen()
     sent = replace(training, start=training.begin(), process=None)
     curves = folder / CURVES_FILE
     facts = train_in_ranks(partial(train, sent, folder), config.trainer, curves)
@@ -209,7 +211,6 @@ def train_with_rewards(
     Raises:
         ArtifactError: there is no corpus.
     """
-    from plan_tuning.grading.grader import Grader
     from plan_tuning.training.grpo.data import planned_problems
     from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 
@@ -231,15 +232,13 @@ def train_with_rewards(
     open_ask = partial(open_judge, training) if config.reward.uses_judge else None
     run = training.run(folder, loggers)
     with ExitStack() as resources:
-        grader = (
-            resources.enter_context(Grader(config.evaluation.grading))
-            if process is None
-            else process.models.grader
-        )
-        facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
+        models = rank_models(config, resources) if process is None else process.models
+        begun = training.begin()
+        frozen = partial(models.frozen, begun) if config.reward.uses_frozen else None
+        facts = train_grpo(run, settings, begun, problems, models.grader, open_ask, frozen)
     seen = facts_of_training(config, training.corpus, training.start)
-    begun = facts_of_start(training.start if has_start(config) else None)
-    return {**facts, "selection": selection, **seen, **VERSIONS, **begun}
+    had = facts_of_start(training.start if has_start(config) else None)
+    return {**facts, "selection": selection, **seen, **VERSIONS, **had}
 
 
 def _is_grpo(training: Training) -> bool:

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from plan_tuning.records import Ask, Problem
+from plan_tuning.config.extensions import DEFAULT_METHOD
+from plan_tuning.records import Ask, Completion, Problem
 from plan_tuning.text.formats import Conditioned
 
 Array = np.ndarray[Any, Any]
@@ -21,14 +22,21 @@ Array = np.ndarray[Any, Any]
 Key = tuple[str, int]
 """What a draw of a frozen model hangs on: a name and a sample's number."""
 
-Generate = Callable[[Sequence[Conditioned], Sequence[Key]], list[str]]
+Generate = Callable[[Sequence[Conditioned], Sequence[Key]], list[Completion]]
 """From texts to what a frozen model writes behind each text's ``before``, in their order."""
 
 LogProbs = Callable[[Sequence[Conditioned]], list[list[float]]]
 """From texts to the log-probabilities of the tokens of each text's ``target``, one pass each."""
 
-Grade = Callable[[str, Problem], Awaitable[bool | None]]
-"""Whether a text ends in the right answer; None where the grader itself failed."""
+Grade = Callable[[Completion, Problem], Awaitable[bool | None]]
+"""Whether an execution ends in the right answer; None where the grader itself failed."""
+
+
+Contradiction = Callable[[Sequence[tuple[str, str]]], list[float]]
+"""From pairs (premise, hypothesis) to the probability that the second contradicts the first."""
+
+Grammar = Callable[[Sequence[str]], list[float]]
+"""From sentences to the probability that each is grammatical."""
 
 
 class SentenceEncoder(Protocol):
@@ -55,11 +63,12 @@ class Means:
     Args:
         ask: a large model.
         embed: a sentence encoder.
+        contradicts: a model of contradictions, for ROSCOE's scores of it.
+        grammatical: a model of grammar, likewise.
         generate: a frozen executor that writes.
         log_probs: a frozen executor that computes log-probabilities.
         grade: reads the answers of executions.
-        asked_as: method in whose words the frozen executor is asked; ``zero_shot`` for one that
-            nobody trained.
+        asked_as: method in whose words the frozen executor is asked.
         prompt: matched or paper, of the frozen executor.
         baselines: what the frozen executor does without a plan, by kind and problem; kept by the
             caller, so that it is computed once a problem.
@@ -67,10 +76,12 @@ class Means:
 
     ask: Ask | None = None
     embed: SentenceEncoder | None = None
+    contradicts: Contradiction | None = None
+    grammatical: Grammar | None = None
     generate: Generate | None = None
     log_probs: LogProbs | None = None
     grade: Grade | None = None
-    asked_as: str = "m1"
+    asked_as: str = DEFAULT_METHOD
     prompt: str = "matched"
     baselines: MutableMapping[str, float] = field(default_factory=dict)
 

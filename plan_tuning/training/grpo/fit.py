@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.evaluation.frozen_executor import FrozenExecutor
+from plan_tuning.evaluation.reward_means import opened_means
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import to_json
+from plan_tuning.rewards.plan_cases import Means
 from plan_tuning.students.export import export_student
 from plan_tuning.students.flops import ModelSize
-from plan_tuning.students.loading import load_student
+from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
     PassSizes,
@@ -34,6 +38,7 @@ from plan_tuning.training.checkpoints import (
     step_of,
 )
 from plan_tuning.training.grpo.data import PlannedProblem, hold_out
+from plan_tuning.training.grpo.executor_baselines import Baselines
 from plan_tuning.training.grpo.metrics import computed
 from plan_tuning.training.grpo.module import GRPOModule
 from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
@@ -54,6 +59,11 @@ from plan_tuning.training.validation import AccuracyBySteps, HeldOutEvaluation
 logger = logging.getLogger(__name__)
 
 COMPLETIONS_FILE = "completions.jsonl"
+BASELINES = "baselines"
+
+LoadExecutor = Callable[[], tuple[Student, str]]
+"""Loads the frozen model that carries plans out, and says in which method's words it is asked."""
+
 _EDGE = 5  # steps whose mean reward is reported as first and last
 
 
@@ -89,6 +99,7 @@ def train_grpo(
     problems: Sequence[PlannedProblem],
     grader: Grader,
     open_ask: OpenAsk | None = None,
+    load_executor: LoadExecutor | None = None,
 ) -> dict[str, Any]:
     """Train a student from its start into the run's folder; continue an earlier attempt.
 
@@ -100,6 +111,8 @@ def train_grpo(
         problems: training problems with the teacher's plans.
         grader: reads answers.
         open_ask: opens the way to the judge; None where no large model is asked.
+        load_executor: loads the frozen model that carries plans out, and says in which method's
+            words it is asked; None where no reward needs one.
 
     Returns:
         Facts: steps, rewards, accuracy, tokens, seconds.
@@ -142,9 +155,14 @@ def train_grpo(
     callbacks.append(StepCheckpoints(run.checkpoints, method.checkpoint_every_n_steps))
     if run.pass_sizes:
         callbacks.append(PassSizes(run.pass_sizes))
-    embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
+    executor = None if load_executor is None else _frozen(settings, *load_executor())
     with RewardWorker(
-        reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed
+        reward,
+        grader,
+        max_new_tokens=method.max_new_tokens,
+        open_ask=open_ask,
+        means=_means(settings, executor, run.folder),
+        executor=executor,
     ) as reward_worker:
         module = GRPOModule(
             student,
@@ -203,10 +221,24 @@ def _check(settings: GRPOSettings, problems: Sequence[PlannedProblem]) -> None:
         )
 
 
-def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
-    from plan_tuning.students.sentence_encoder import load_encoder
+def _frozen(settings: GRPOSettings, student: Student, asked_as: str) -> FrozenExecutor:
+    return FrozenExecutor(
+        student,
+        asked_as=asked_as,
+        config=settings.reward.plan,
+        seed=settings.seed,
+        batch_tokens=settings.method.generation_batch_tokens,
+    )
 
-    return load_encoder(Path(str(reward.plan.encoder)))
+
+def _means(settings: GRPOSettings, executor: FrozenExecutor | None, folder: Path) -> Means:
+    """Open what plan rewards are handed; a rank keeps its own baselines."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    means = Means(prompt=settings.prompt.name)
+    if executor is not None:
+        baselines = Baselines(folder / f"{BASELINES}.{rank}.jsonl")
+        means = replace(means, asked_as=executor.asked_as, baselines=baselines)
+    return opened_means(settings.reward.plan, means)
 
 
 def _computed(module: GRPOModule) -> dict[str, Any]:
