@@ -35,24 +35,28 @@ def audit_figure(audit: Audit, found: Sequence[Verdict]) -> Figure:
     caption = (
         "Left: chance that a right plan (or a plan whose execution is right) earns more than a "
         "wrong one, with 95 % intervals; the dotted line is chance, the dashed one the plan "
-        "oracle's ceiling for executions. Right: what plans that deserve nothing earn over their "
-        "problem's plans; above 0 they pay."
+        "oracle's ceiling for executions. Right: what plans that deserve nothing earn over the "
+        "honest plan in whose place they stand; ! where that pays, or costs nothing."
     )
     return Figure("reward_audit", "Audit of plan rewards", caption, svg_of(canvas))
 
 
 def _draw_rankings(axis: Any, audit: Audit) -> None:
     for number, label in enumerate(audit.labels):
+        named: str | None = label  # once, for the legend
         for position, reward in enumerate(audit.rewards):
+            if label not in reward.rankings:
+                continue
             found = reward.rankings[label].auc
             axis.errorbar(
                 found.value,
                 position + 0.22 * (number - 0.5 * (len(audit.labels) - 1)),
                 xerr=_bars(found),
                 capsize=3,
-                label=label if position == 0 else None,
+                label=named,
                 **(style_of(number) | {"ls": ""}),
             )
+            named = None
     for control in audit.controls:
         if not control.required:
             axis.axvline(control.ranking.auc.value, color="0.5", ls="--", lw=0.8, zorder=0)

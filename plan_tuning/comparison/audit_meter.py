@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from plan_tuning.records import Ask, Reply, Request
+from plan_tuning.records import Ask, Completion, Reply, Request
 from plan_tuning.rewards.plan_cases import Generate, Key, LogProbs, Means
 from plan_tuning.text.formats import Conditioned
 
@@ -106,7 +106,7 @@ class Meter:
         return asked
 
     def _generating(self, generate: Generate) -> Generate:
-        def generated(texts: Sequence[Conditioned], keys: Sequence[Key]) -> list[str]:
+        def generated(texts: Sequence[Conditioned], keys: Sequence[Key]) -> list[Completion]:
             self._generated += len(texts)
             if self.is_again:
                 keys = [(f"{name}/again", sample) for name, sample in keys]

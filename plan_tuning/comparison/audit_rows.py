@@ -78,7 +78,11 @@ def audit_rows(
     drawn = set(random.Random(f"audit/{seed}").sample(usable, count))
     chosen = [name for name in usable if name in drawn]
     known = {problem.id: problem for problem in problems}
-    cases = {name: _case(golden[name], known) for name in chosen}
+    executions = _executions(groups)
+    cases = {
+        name: _case(golden[name], known, None if executions is None else executions.get(name, ""))
+        for name in chosen
+    }
     own = {name: _labelled(cases[name], golden[name]) for name in chosen}
     rows: list[AuditRow] = []
     for place, name in enumerate(chosen):
@@ -105,8 +109,8 @@ def _golden(group: Sequence[Trajectory]) -> Trajectory:
     )
 
 
-def _case(golden: Trajectory, known: Mapping[str, Problem]) -> PlanCase:
-    """The golden plan's own case; its execution goes along where it is right, else the human's."""
+def _case(golden: Trajectory, known: Mapping[str, Problem], execution: str | None) -> PlanCase:
+    """The golden plan's own case."""
     problem = known.get(golden.problem_id) or Problem(
         id=golden.problem_id,
         problem=golden.problem,
@@ -117,10 +121,24 @@ def _case(golden: Trajectory, known: Mapping[str, Problem]) -> PlanCase:
         difficulty=golden.difficulty,
         true_plan=golden.true_plan,
     )
-    execution = golden.execution.strip() if golden.is_correct else ""
-    if not execution and problem.solution.strip():
-        execution = boxed(problem.solution.strip(), problem.answer)
+    if execution is None:
+        human = problem.solution.strip()
+        execution = boxed(human, problem.answer) if human else ""
     return PlanCase(problem, plan=golden.plan, teacher_plan=golden.plan, execution=execution)
+
+
+def _executions(groups: Mapping[str, Sequence[Trajectory]]) -> dict[str, str] | None:
+    """A right execution of each problem that has one, that of the best-scored plan first.
+
+    None where the corpus has none at all: then the human's is read. The two are never mixed: they
+    are different languages, and which problems have a right execution hangs on the labels.
+    """
+    found = {}
+    for name, group in groups.items():
+        right = [row for row in group if row.is_correct and row.execution.strip()]
+        if right:
+            found[name] = _golden(right).execution.strip()
+    return found or None
 
 
 def _labelled(case: PlanCase, row: Trajectory) -> AuditRow:

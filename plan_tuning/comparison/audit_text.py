@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plan_tuning.comparison.audit_verdicts import Verdict, shown, signed
-from plan_tuning.comparison.reward_audit import EXECUTION, PLAN, Audit, RewardAudit
+from plan_tuning.comparison.reward_audit import EXECUTION, PLAN, Audit, Ranking, RewardAudit
 from plan_tuning.comparison.table_text import markdown_table
 from plan_tuning.rewards.hack_probes import PROBES
 from plan_tuning.statistics.intervals import Interval
@@ -15,6 +15,7 @@ from plan_tuning.statistics.intervals import Interval
 Table = tuple[list[str], list[list[str]]]
 
 _NO_LABEL = "no label"
+_READS = "(reads one)"  # a right execution, which the label has chosen
 _LABELS = {PLAN: "plan right", EXECUTION: "execution right"}
 LEGEND = (
     "AUC: chance that a right one earns more than a wrong one, over pairs of any problems [95 % "
@@ -24,8 +25,8 @@ LEGEND = (
     "standard deviation of one reward when it is drawn anew."
 )
 PROBE_LEGEND = (
-    "What a plan that deserves nothing earns over the mean of the same problem's plans [95 % "
-    "interval]; ! where it pays."
+    "What a plan that deserves nothing earns over the honest plan that it is made from and put in "
+    "the place of [95 % interval]; ! where that pays, or costs no more than 0.01."
 )
 
 
@@ -50,13 +51,13 @@ def ranking_table(audit: Audit) -> Table:
         ]
         rows.append([f"({control.name})", *cells])
     for reward in audit.rewards:
-        cells = [
-            text
-            for label in labels
-            for text in (shown(reward.rankings[label].auc), shown(reward.rankings[label].tau))
-        ]
+        cells = [text for label in labels for text in _ranked(reward.rankings.get(label))]
         rows.append([reward.name, *(cells or [_NO_LABEL])])
     return head, rows
+
+
+def _ranked(found: Ranking | None) -> tuple[str, str]:
+    return (_READS, _READS) if found is None else (shown(found.auc), shown(found.tau))
 
 
 def cost_table(audit: Audit) -> Table:

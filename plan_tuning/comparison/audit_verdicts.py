@@ -39,14 +39,17 @@ def _verdict(audit: Audit, reward: RewardAudit) -> Verdict:
     if reward.paying:
         best = max(reward.paying, key=lambda name: reward.probes[name].gain.value)
         gain = signed(reward.probes[best].gain)
+        verb = "earns" if reward.probes[best].gain.low > 0 else "costs nothing:"
         others = len(reward.paying) - 1
         more = f", and {others} more {'probe pays' if others == 1 else 'probes pay'}" * (others > 0)
-        return Verdict(HACKABLE, f"{best} earns {gain} over its problem's plans{more}")
+        return Verdict(HACKABLE, f"{best} {verb} {gain} against the plan it replaces{more}")
     if not audit.labels:
         return Verdict(NO_LABEL, f"nobody knows which plans are right; {_steadiness(reward)}")
     if reward.spread.within <= reward.retest:
         return Verdict(NOISE, _steadiness(reward))
     label = audit.labels[0]
+    if label not in reward.rankings:
+        return Verdict(NO_LABEL, f"it is handed what {label!r} has chosen; {_steadiness(reward)}")
     known = reward.rankings[label].auc
     if math.isnan(known.low) or known.low <= CHANCE <= known.high:
         return Verdict(UNDECIDED, f"{label}: AUC {shown(known)} is not told from chance")

@@ -7,16 +7,16 @@ about plans that deserve nothing. Definitions: experiments/METHOD.md section 11.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from plan_tuning.comparison.audit_meter import Expense, Meter
 from plan_tuning.comparison.audit_rows import AuditRow, AuditRows
+from plan_tuning.config.extensions import record
 from plan_tuning.config.reward import PlanRewardConfig
 from plan_tuning.rewards.hack_probes import PROBES, probe_cases
 from plan_tuning.rewards.plan_cases import Means, PlanCase
-from plan_tuning.rewards.plan_rewards import plan_rewards
+from plan_tuning.rewards.plan_rewards import PlanReward, plan_rewards
 from plan_tuning.rewards.plan_similarity import step_similarity
 from plan_tuning.statistics.intervals import Interval, mean_interval
 from plan_tuning.statistics.ranking import Spread, auc, kendall_within, spread
@@ -27,6 +27,7 @@ LABELS = (PLAN, EXECUTION)
 
 TRUE_PLAN_AUC = 0.95  # that similarity to the true plan has to reach on the first label
 CHANCE = 0.5
+NO_LOSS = 0.01  # of a reward in [0, 1]: so little punishes nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,12 @@ class ProbeFigures:
     """What plans that deserve nothing earn."""
 
     mean: float
-    gain: Interval  # over the mean of the same problem's plans
+    gain: Interval  # over the honest plan that each is made from and put in the place of
 
     @property
     def pays(self) -> bool:
-        """Whether a student would gain by writing such plans."""
-        return self.gain.low > 0
+        """Whether a student gains by writing such plans, or loses no more than a hundredth."""
+        return self.gain.low > -NO_LOSS
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ async def audit_reward(
         rows: labelled plans.
         means: what its kind needs.
         retested: problems whose plans are asked about twice; 0: none.
-        probed: problems of which probes are made; 0: none.
+        probed: problems of whose plans probes are made; 0: none.
 
     Raises:
         PlanRewardError: something that the kind needs was not handed over.
@@ -139,12 +140,16 @@ async def audit_reward(
     pairs = [
         (row, value) for row, value in zip(rows.rows, values, strict=True) if value is not None
     ]
+    # It is handed an execution that this very label has chosen.
+    reads_execution = "execution" in record("plan_similarity", config.kind).needs
     again = await _again(config, rows, means, values, retested)
     return RewardAudit(
         name=name,
         values=values,
         rankings={
-            label: ranking(pairs, label) for label in LABELS if _is_labelled(rows.rows, label)
+            label: ranking(pairs, label)
+            for label in LABELS
+            if _is_labelled(rows.rows, label) and not (label == EXECUTION and reads_execution)
         },
         by_kind=_by_kind(pairs),
         spread=spread([value for _, value in pairs], [row.problem_id for row, _ in pairs]),
@@ -152,7 +157,9 @@ async def audit_reward(
         retested=len(again),
         expense=meter.expense(len(cases)),
         guarded=sum(reward.guard is not None for reward in rewards) / len(rewards),
-        probes=await _probes(config, rows, means, pairs, probed),
+        probes=await _probes(
+            config, means, _honest(list(zip(rows.rows, rewards, strict=True)), probed)
+        ),
     )
 
 
@@ -253,31 +260,42 @@ def _within_pairs(pairs: Sequence[tuple[float, float]]) -> float:
 
 async def _probes(
     config: PlanRewardConfig,
-    rows: AuditRows,
     means: Means,
-    pairs: Sequence[tuple[AuditRow, float]],
-    probed: int,
+    honest: Mapping[str, tuple[PlanCase, float]],
 ) -> dict[str, ProbeFigures]:
-    """Ask what plans that deserve nothing earn, beside the plans of the same problem."""
-    of_problem: dict[str, list[float]] = defaultdict(list)
-    for row, value in pairs:
-        of_problem[row.problem_id].append(value)
-    golden = [row.case for row in rows.golden[:probed]]
+    """Ask what hacks earn in the place of honest plans, each made from the plan it replaces.
+
+    Args:
+        config: the reward.
+        means: what its kind needs.
+        honest: plans by problem, with what they earn.
+    """
+    sources = [replace(case, teacher_plan=case.plan) for case, _ in honest.values()]
     found = {}
-    for name in PROBES if golden else ():
-        cases = probe_cases(golden, name)
+    for name in PROBES if sources else ():
+        plans = {case.problem.id: case.plan for case in probe_cases(sources, name)}
+        cases = [replace(honest[problem][0], plan=plan) for problem, plan in plans.items()]
         with Meter(means) as handed:
             rewards = await plan_rewards(cases, config, handed)
         earned = {
             case.problem.id: reward.value
             for case, reward in zip(cases, rewards, strict=True)
-            if reward.value is not None and of_problem[case.problem.id]
+            if reward.value is not None
         }
         if earned:
-            gains = [
-                value - math.fsum(of_problem[problem]) / len(of_problem[problem])
-                for problem, value in earned.items()
-            ]
+            gains = [value - honest[problem][1] for problem, value in earned.items()]
             mean = math.fsum(earned.values()) / len(earned)
             found[name] = ProbeFigures(mean, mean_interval(gains))
+    return found
+
+
+def _honest(
+    pairs: Sequence[tuple[AuditRow, PlanReward]], probed: int
+) -> dict[str, tuple[PlanCase, float]]:
+    """One plan of each problem that no guard refuses and that is not known to be wrong."""
+    found: dict[str, tuple[PlanCase, float]] = {}
+    for row, reward in pairs:
+        is_honest = row.plan_right is not False and reward.guard is None
+        if len(found) < probed and is_honest and reward.value is not None:
+            found.setdefault(row.problem_id, (row.case, reward.value))
     return found

@@ -270,8 +270,10 @@ def _placements(
     below = 1.0 - _shares_below(right, wrong)
     value = float(above.mean())
     size = int(codes.max()) + 1
-    of_right = np.bincount(codes[is_right], above - value, minlength=size)
-    of_wrong = np.bincount(codes[~is_right], below - value, minlength=size)
+    of_right: Array = np.zeros(size)
+    of_wrong: Array = np.zeros(size)
+    np.add.at(of_right, codes[is_right], above - value)
+    np.add.at(of_wrong, codes[~is_right], below - value)
     return _Placements(
         value, of_right, of_wrong, len(right), len(wrong),
         len(np.unique(codes[is_right])), len(np.unique(codes[~is_right])),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from plan_tuning.comparison.audit_rows import audit_rows
@@ -57,9 +59,13 @@ def test_the_labels_are_kept_apart_and_unknown_stays_unknown() -> None:
     }
 
 
-def test_the_reference_execution_is_the_golden_plans_where_it_is_right_else_the_humans() -> None:
-    found = {one.problem_id: one.case.execution for one in audit_rows(ROWS, PROBLEMS).golden}
-    assert found == {"a": "run of Bob's  Eve's ;", "b": "human\nThe answer is \\boxed{5}."}
+def test_reference_executions_are_right_ones_and_never_mixed_with_the_humans() -> None:
+    rows = [*ROWS, row("d", 0, "x", verdict=Verdict.WRONG), row("d", 1, "y", verdict=None)]
+    found = {one.problem_id: one.case.execution for one in audit_rows(rows, PROBLEMS).golden}
+    assert found == {"a": "run of Bob's  Eve's ;", "b": "run of Bob's Eve's ;", "d": ""}
+    bare = [replace(one, verdict=None) for one in rows]
+    human = {one.case.execution for one in audit_rows(bare, PROBLEMS).golden}
+    assert human == {"human\nThe answer is \\boxed{5}."}
 
 
 def test_so_many_problems_are_drawn_by_the_seed() -> None:

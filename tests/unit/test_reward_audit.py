@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -40,6 +40,7 @@ from plan_tuning.records import Problem, Reply, Request
 from plan_tuning.rewards.plan_cases import Means, PlanCase
 from plan_tuning.statistics.intervals import Interval
 from plan_tuning.statistics.ranking import spread
+from plan_tuning.text.formats import Conditioned
 
 TEXT = "3 pens are Eve's . 2-more-than Eve is Bob's . How-many pens are Bob's ?"
 
@@ -86,10 +87,11 @@ def test_a_reward_is_ranked_spread_and_probed_as_by_hand() -> None:
     assert found.known == 1.0
     empty, shuffled = found.probes["empty"], found.probes["shuffled_steps"]
     assert empty.mean == 0.0
-    assert empty.gain.value == pytest.approx(-(5 / 9 + 1 / 3) / 2)
+    assert empty.gain.value == -1.0  # made from the right plans, which earn 1
     assert not empty.pays
     assert shuffled.mean == pytest.approx(0.5)  # one of two names keeps its order
-    assert shuffled.gain.value == pytest.approx(0.5 - (5 / 9 + 1 / 3) / 2)
+    assert shuffled.gain.value == pytest.approx(-0.5)
+    assert "another_plan" not in found.probes  # both problems have the same one
 
 
 def test_controls_find_the_truth_and_hear_nothing_in_an_echo() -> None:
@@ -124,7 +126,8 @@ def test_a_judges_noise_and_price_are_measured() -> None:
     assert (expense.calls, expense.cached) == (6, 1)
     assert expense.per_thousand(expense.usd or 0) == pytest.approx(2.0)
     assert expense.per_thousand(expense.calls) == 1000
-    assert verdict_of(found).word == NOISE
+    hacked = verdict_of(found)  # it says the same of everything, hacks among them
+    assert (hacked.word, " costs nothing: +0.000" in hacked.reason) == (HACKABLE, True)
 
 
 def test_an_unknown_price_and_an_unread_reply_stay_unknown() -> None:
@@ -137,6 +140,29 @@ def test_an_unknown_price_and_an_unread_reply_stay_unknown() -> None:
     assert found.known == 0.5
     assert found.expense.usd is None
     assert found.rankings[EXECUTION].auc.n == 3
+
+
+def test_a_reward_that_reads_a_right_execution_is_not_ranked_by_that_label() -> None:
+    """Log-probabilities that count how many names of the true plan stand in front."""
+
+    def log_probs(texts: Sequence[Conditioned]) -> list[list[float]]:
+        return [[float(text.before.count("Bob's") + text.before.count("Eve's"))] for text in texts]
+
+    read = replace(
+        ROWS, rows=tuple(replace(r, case=replace(r.case, execution="5")) for r in ROWS.rows)
+    )
+    config = PlanRewardConfig(kind="likelihood", guards=[])
+    means = Means(log_probs=log_probs)
+    found = asyncio.run(audit_reward("likelihood", config, read, means, retested=1, probed=1))
+    assert set(found.rankings) == {PLAN}
+    assert found.rankings[PLAN].auc.value == 1.0
+    assert found.expense.passes == 2 + 5  # a problem's baseline, and its distinct plans
+    audit = Audit(read, (found,), ())
+    (_, (_, lines), _) = sections(audit, verdicts(audit))[1]
+    assert lines[0][3:] == ["(reads one)", "(reads one)"]
+    only = replace(read, rows=tuple(replace(row, plan_right=None) for row in read.rows))
+    (verdict,) = verdicts(Audit(only, (replace(found, rankings={}),), ()))
+    assert verdict.word == NO_LABEL
 
 
 def made(
