@@ -11,6 +11,7 @@ from plan_tuning.comparison.runs import EVIDENCE, Run, corpus_files
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filter_effects import FilterEffects, filter_effects
 from plan_tuning.records import Trajectory, to_json
+from plan_tuning.statistics.intervals import Interval
 
 UNNAMED = "problems of no named set"
 PARTIAL = (
@@ -69,10 +70,8 @@ def effects_values(found: Sequence[CorporaEffects]) -> list[dict[str, Any]]:
                         name: {
                             "before": _known(effect.before),
                             "after": _known(effect.after),
-                            "difference": {
-                                key: _known(value)
-                                for key, value in to_json(effect.difference).items()
-                            },
+                            "difference": _interval(effect.difference),
+                            "overall": _interval(effect.overall),
                         }
                         for name, effect in each.effects.items()
                     },
@@ -82,6 +81,12 @@ def effects_values(found: Sequence[CorporaEffects]) -> list[dict[str, Any]]:
         }
         for one in found
     ]
+
+
+def _interval(one: Interval | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {key: _known(value) for key, value in to_json(one).items()}
 
 
 def _known(value: float) -> float | None:

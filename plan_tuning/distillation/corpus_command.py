@@ -142,7 +142,7 @@ def diversity(
     console = Console()
     console = console if console.is_terminal else Console(width=_WIDTH_OF_LOGS)
     console.print(table)
-    console.print(LEGEND, highlight=False)
+    console.print(LEGEND, highlight=False, markup=False)
 
 
 @app.command()

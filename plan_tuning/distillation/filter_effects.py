@@ -40,7 +40,9 @@ _MAX_BLOCKS = 25  # self-BLEU is quadratic: sets are made of about so many probl
 _MAX_SUBSETS = 20  # of a problem's candidates
 _MAX_PROBLEMS = 200  # whose candidates are compared
 
-SETS: Mapping[str, Callable[[Sequence[Trajectory]], float]] = {
+Measure = Callable[[Sequence[Trajectory]], float]
+
+SETS: Mapping[str, Measure] = {
     "distinct_1": lambda rows: distinct_n([row.plan for row in rows], 1),
     "distinct_2": lambda rows: distinct_n([row.plan for row in rows], 2),
     "self_bleu": lambda rows: self_bleu([row.plan for row in rows]),
@@ -48,7 +50,7 @@ SETS: Mapping[str, Callable[[Sequence[Trajectory]], float]] = {
 }
 """Of a set of plans, one a problem."""
 
-CANDIDATES: Mapping[str, Callable[[Sequence[Trajectory]], float]] = {
+CANDIDATES: Mapping[str, Measure] = {
     "candidates_distinct_2": SETS["distinct_2"],
     "candidates_self_bleu": SETS["self_bleu"],
 }
@@ -67,11 +69,14 @@ class Effect:
         after: its mean over what the filter keeps; equal to ``before`` for ``filter=none``.
         difference: filtered less unfiltered at equal size, of the same problems, with its paired
             95 % interval over problems (or blocks of them, which ``n`` counts).
+        overall: what is kept less all that there was, the choice of problems included, with its
+            95 % interval over problems; None of sets.
     """
 
     before: float
     after: float
     difference: Interval
+    overall: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,8 @@ def filter_effects(
         filters: of which the corpus holds what they ask for; None: all such ones.
     """
     chosen = usable_filters(rows) if filters is None else filters
+    sets, candidates = ({name: _remembering(f) for name, f in of.items()}
+                        for of in (SETS, CANDIDATES))  # fmt: skip
     single = _Singles()
     unfiltered = {row.problem_id: row for row in filter_trajectories(rows, _NONE).kept}
     groups: dict[str, list[Trajectory]] = defaultdict(list)
@@ -105,9 +112,9 @@ def filter_effects(
         kept = {row.problem_id: row for row in filter_trajectories(rows, config).kept}
         both = [name for name in kept if name in unfiltered]
         effects = {name: _single_effect(single.of(name), unfiltered, kept, both) for name in SINGLE}
-        for name, measure in SETS.items():
+        for name, measure in sets.items():
             effects[name] = _set_effect(measure, unfiltered, kept, both)
-        for name, measure in CANDIDATES.items():
+        for name, measure in candidates.items():
             effects[name] = _candidates_effect(measure, compared, config)
         found.append(FilterEffects(config.name, len(kept), effects))
     return found
@@ -129,6 +136,19 @@ def usable_filters(rows: Sequence[Trajectory]) -> list[FilterConfig]:
     if is_executed and any(row.annotated_execution for row in usable):
         found.append(RECOMPUTE)
     return found
+
+
+def _remembering(measure: Measure) -> Measure:
+    """Compute a figure of a set once: filters share most of their sets."""
+    known: dict[tuple[tuple[str, int], ...], float] = {}
+
+    def measured(rows: Sequence[Trajectory]) -> float:
+        key = tuple((row.problem_id, row.candidate) for row in rows)
+        if key not in known:
+            known[key] = measure(rows)
+        return known[key]
+
+    return measured
 
 
 class _Singles:
@@ -163,15 +183,35 @@ def _single_effect(
     kept: Mapping[str, Trajectory],
     both: Sequence[str],
 ) -> Effect:
+    before = {name: measure(row) for name, row in unfiltered.items()}
+    after = {name: measure(row) for name, row in kept.items()}
     return Effect(
-        _mean([measure(row) for row in unfiltered.values()]),
-        _mean([measure(row) for row in kept.values()]),
-        _difference([measure(kept[name]) - measure(unfiltered[name]) for name in both]),
+        _mean(list(before.values())),
+        _mean(list(after.values())),
+        _difference([after[name] - before[name] for name in both]),
+        _overall(before, after),
     )
 
 
+def _overall(before: Mapping[str, float], after: Mapping[str, float]) -> Interval:
+    """What is kept less all that there was: a ratio of sums over problems, linearised."""
+    known = {name: value for name, value in before.items() if not math.isnan(value)}
+    left = {name: value for name, value in after.items() if name in known}
+    n, k = len(known), len(left)
+    if k == 0:
+        return _difference([])
+    mean, kept = _mean(list(known.values())), _mean(list(left.values()))
+    parts = [
+        (n / k * (left[name] - kept) if name in left else 0.0) - (value - mean)
+        for name, value in known.items()
+    ]
+    spread = mean_interval(parts)  # of parts that sum to 0
+    change = kept - mean
+    return Interval(change, change + spread.low, change + spread.high, n)
+
+
 def _set_effect(
-    measure: Callable[[Sequence[Trajectory]], float],
+    measure: Measure,
     unfiltered: Mapping[str, Trajectory],
     kept: Mapping[str, Trajectory],
     both: Sequence[str],
@@ -189,7 +229,7 @@ def _set_effect(
 
 
 def _candidates_effect(
-    measure: Callable[[Sequence[Trajectory]], float],
+    measure: Measure,
     groups: Sequence[Sequence[Trajectory]],
     config: FilterConfig,
 ) -> Effect:
@@ -237,11 +277,12 @@ def _difference(values: Sequence[float]) -> Interval:
 
 LEGEND = (
     "Mean of what is kept; Δ: less the unfiltered plans of the same problems, at equal size "
-    "[paired 95 % interval over problems; over blocks of 20 for sets of plans]; * where it is not "
-    "around 0. distinct, self-BLEU, strategy entropy (bits): a plan a problem, in blocks of 20; "
-    "self-BLEU is lower where plans are more diverse. candidates: of one problem, against as many "
-    "drawn from all of its candidates. repetition and informativeness: ROSCOE's, 1 is best, with "
-    "hashed n-grams."
+    "[paired 95 % interval over problems; over blocks of 20 for sets of plans]; less all "
+    "problems': the choice of problems included. * where the interval excludes 0. distinct, "
+    "self-BLEU, strategy entropy (bits): a plan a problem, in blocks of 20; self-BLEU is lower "
+    "where plans are more diverse. candidates: of one problem, against as many drawn from all of "
+    "its own. "
+    "repetition and informativeness: ROSCOE's, 1 is best, with hashed n-grams."
 )
 
 
@@ -255,26 +296,28 @@ def effect_rows(found: Sequence[FilterEffects]) -> tuple[list[str], list[list[st
         return [], []
     filters = [one for one in found if one.name != _NONE.name]
     head = ["figure", "unfiltered", *(f"{one.name} ({one.problems} kept)" for one in filters)]
-    rows = [
-        [
-            name.replace("_", " "),
-            _number(effect.before),
-            *(_cell(one.effects[name]) for one in filters),
-        ]
-        for name, effect in found[0].effects.items()
-    ]
+    rows = []
+    for name, effect in found[0].effects.items():
+        shown = name.replace("_", " ")
+        rows.append([shown, _number(effect.before), *(_cell(one.effects[name]) for one in filters)])
+        if effect.overall is not None and filters:
+            overall = [_change(one.effects[name].overall) for one in filters]
+            rows.append([f"{shown}, less all problems'", "", *overall])
     return head, rows
 
 
 def _cell(effect: Effect) -> str:
-    change = effect.difference
-    if math.isnan(change.value):
-        return _number(effect.after)
-    text = f"{_number(effect.after)}, Δ {change.value:+.3f}"
+    change = _change(effect.difference)
+    return f"{_number(effect.after)}, Δ {change}" if change else _number(effect.after)
+
+
+def _change(change: Interval | None) -> str:
+    if change is None or math.isnan(change.value):
+        return ""
     if math.isnan(change.low):
-        return text
+        return f"{change.value:+.3f}"
     mark = "" if change.low <= 0 <= change.high else " *"
-    return f"{text} [{change.low:+.3f}, {change.high:+.3f}]{mark}"
+    return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]{mark}"
 
 
 def _number(value: float) -> str:

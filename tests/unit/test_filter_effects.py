@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from plan_tuning.config.filter import FilterConfig
@@ -65,6 +66,31 @@ def test_a_filter_is_compared_with_the_unfiltered_plans_of_the_same_problems(
         "candidates_distinct_2", "candidates_self_bleu"
     }  # fmt: skip
     assert all(one.before == one.after for name, one in none.items() if "candidates" not in name)
+
+
+def test_the_choice_of_problems_has_an_interval_too() -> None:
+    """One plan a problem: nothing changes but which problems are left; against a bootstrap."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(2, 9, size=120)
+    kept = rng.random(120) < lengths / 12
+    rows = [
+        row(
+            i,
+            0,
+            "\n".join(f"{k}. Do {k}." for k in range(1, size + 1)),
+            90 if good else 10,
+            right=True,
+        )
+        for i, (size, good) in enumerate(zip(lengths, kept, strict=True))
+    ]
+    effect = effects(rows)["plan_only"].effects["steps"]
+    assert (effect.difference.value, effect.difference.high) == (0, 0)
+    assert effect.overall is not None
+    assert effect.overall.value == pytest.approx(lengths[kept].mean() - lengths.mean())
+    draws = rng.integers(0, 120, size=(4000, 120))
+    drawn = (lengths[draws] * kept[draws]).sum(1) / kept[draws].sum(1) - lengths[draws].mean(1)
+    width = 2 * 1.98 * drawn.std()
+    assert effect.overall.high - effect.overall.low == pytest.approx(width, rel=0.05)
 
 
 def test_sets_are_compared_in_blocks_of_equal_size(corpus: list[Trajectory]) -> None:
