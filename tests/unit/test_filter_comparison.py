@@ -40,6 +40,7 @@ def test_corpora_of_a_sweep_are_pooled_where_it_is_asked_for(sweep: Path) -> Non
     assert steps["difference"]["n"] == others[0]["problems"]
     assert "## Plans before and after the filters" in text
     assert "self bleu" in shown
+    assert "Plans before and after" in (sweep / "report.html").read_text("utf-8")
 
 
 def test_nothing_is_counted_unless_it_is_asked_for(sweep: Path) -> None:
