@@ -34,11 +34,6 @@ class Expense:
         """Scale one of the figures to a thousand plans."""
         return 1000 * figure / self.plans if self.plans else 0.0
 
-    @property
-    def model_work(self) -> int:
-        """How often any model was put to work."""
-        return self.calls + self.generated + self.passes
-
 
 @dataclass
 class Meter:

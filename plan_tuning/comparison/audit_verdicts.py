@@ -55,31 +55,46 @@ def _verdict(audit: Audit, reward: RewardAudit) -> Verdict:
         return Verdict(UNDECIDED, f"{label}: AUC {shown(known)} is not told from chance")
     if known.high < CHANCE:
         return Verdict(MISLEADING, f"{label}: AUC {shown(known)}, wrong plans earn more")
-    return _against_cheaper(audit, reward, label)
+    return _against_others(audit, reward, label)
 
 
-def _against_cheaper(audit: Audit, reward: RewardAudit, label: str) -> Verdict:
-    """Compare a reward with the best of those that cost less and that no probe earns by."""
+def _against_others(audit: Audit, reward: RewardAudit, label: str) -> Verdict:
+    """Compare a reward with the best of those that cost no more and that no probe earns by."""
     found = f"{label}: AUC {shown(reward.rankings[label].auc)}"
-    cheaper = [
+    others = [
         other
         for other in audit.rewards
-        if other is not reward
-        and _costs_less(other.expense, reward.expense)
-        and not other.paying
-        and label in other.rankings
+        if other is not reward and not other.paying and label in other.rankings
     ]
+    cheaper = [other for other in others if _costs_less(other.expense, reward.expense)]
+    equal = [
+        other
+        for other in others
+        if other not in cheaper and not _costs_less(reward.expense, other.expense)
+    ]
+    for other in equal:  # whose being as good is no reason against either
+        gain = _gain(audit, other, reward, label)
+        if gain.high < 0:
+            return Verdict(NOT_WORTH, f"{found}, {_beside(gain, reward, other, label, 'as much')}")
     if not cheaper:
         return Verdict(WORTH, f"{found}; nothing cheaper that no probe earns by")
     best = max(cheaper, key=lambda other: other.rankings[label].auc.value)
     gain = _gain(audit, best, reward, label)
-    beside = f"{signed(gain)} against {best.name}, which costs less"
+    beside = _beside(gain, reward, best, label, "less")
     if gain.low > 0:
         return Verdict(WORTH, f"{found}, {beside}")
     if gain.high <= 0:
         return Verdict(NOT_WORTH, f"{found}, {beside}")
     width = (gain.high - gain.low) / 2
     return Verdict(UNDECIDED, f"{found}, {beside}; differences of ±{width:.3f} are resolved")
+
+
+def _beside(gain: Interval, reward: RewardAudit, other: RewardAudit, label: str, costs: str) -> str:
+    taus = [one.rankings[label].tau.value for one in (reward, other)]
+    return (
+        f"{signed(gain)} on the plans that {other.name} knows too, which costs {costs} (Kendall "
+        f"inside problems {taus[0]:.3f} against {taus[1]:.3f})"
+    )
 
 
 def _gain(audit: Audit, first: RewardAudit, second: RewardAudit, label: str) -> Interval:
@@ -96,13 +111,13 @@ def _gain(audit: Audit, first: RewardAudit, second: RewardAudit, label: str) -> 
 
 
 def _costs_less(one: Expense, other: Expense) -> bool:
-    """Compare money first, then the work of models, then time, of which less than half is less.
+    """Compare money first, then calls of a large model, then time: less than half of it is less.
 
     An unknown price is no low one.
     """
     for first, second in (
         [math.inf if each.usd is None else each.per_thousand(each.usd) for each in (one, other)],
-        [each.per_thousand(each.model_work) for each in (one, other)],
+        [each.per_thousand(each.calls) for each in (one, other)],
     ):
         if first != second:
             return first < second

@@ -224,7 +224,7 @@ def test_verdicts_follow_their_rules_in_order() -> None:
 def test_what_costs_more_has_to_rank_better() -> None:
     cheap = made("cheap", FAIR)
     better = verdict_of(made("dear", GOOD, calls=120), cheap)
-    assert (better.word, "against cheap" in better.reason) == (WORTH, True)
+    assert (better.word, "that cheap knows too" in better.reason) == (WORTH, True)
     assert verdict_of(made("dear", FAIR, calls=120), made("cheap", GOOD)).word == NOT_WORTH
     nearly = [v if i != 7 else -v for i, v in enumerate(FAIR)]
     same = verdict_of(made("dear", nearly, calls=120), cheap)
@@ -232,6 +232,9 @@ def test_what_costs_more_has_to_rank_better() -> None:
     assert "are resolved" in same.reason
     # as quick as makes no difference: neither is the cheaper one
     assert verdict_of(made("one", GOOD, seconds=1.5), made("two", GOOD)).word == WORTH
+    # at equal cost only a better one is a reason against it
+    assert verdict_of(made("one", FAIR), made("two", GOOD)).word == NOT_WORTH
+    assert verdict_of(made("one", FAIR), made("two", FAIR)).word == WORTH
     # a reward that a probe earns by is no yardstick
     probes = {"echo": ProbeFigures(0.9, Interval(0.2, 0.1, 0.3, 60))}
     assert (
