@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from plan_tuning.config.checks import (
+    AUTO,
     require,
     require_choice,
     require_positive,
@@ -52,24 +53,32 @@ class ExecutorConfig:
         )
 
 
+PROTOCOLS = (AUTO, "tokens", "chat")
+
+
 @dataclass
 class ServerConfig:
     """An OpenAI-compatible server that answers in the student's place (engine=server)."""
+
+    place: ClassVar[str] = "evaluation.server"  # in the configuration
 
     api_base: str | None = field(default=None, metadata=_RUNTIME)
     model: str = ""  # the name under which the server serves the student
     api_key_env: str | None = field(default=None, metadata=_RUNTIME)  # NAME of a variable
     concurrency: int = field(default=64, metadata=_RUNTIME)
     timeout_s: float = field(default=600.0, metadata=_RUNTIME)
+    # Token ids in and out, or messages and texts; auto: token ids where the server has them
+    protocol: str = field(default=AUTO, metadata=_RUNTIME)
+    # Nats by which it may differ from what the student's training wrote down; None: not compared
+    max_probe_gap: float | None = field(default=0.15, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
         """Check ranges, and that no secret is in what is written down."""
-        check_address("evaluation.server.api_base", self.api_base)
-        check_key_variable("evaluation.server.api_key_env", self.api_key_env)
-        for key in ("concurrency", "timeout_s"):
-            require_positive(
-                f"evaluation.server.{key}", getattr(self, key), f"evaluation.server.{key}=64"
-            )
+        check_address(f"{self.place}.api_base", self.api_base)
+        check_key_variable(f"{self.place}.api_key_env", self.api_key_env)
+        for key in ("concurrency", "timeout_s", "max_probe_gap"):
+            require_positive(f"{self.place}.{key}", getattr(self, key), f"{self.place}.{key}=64")
+        require_choice(f"{self.place}.protocol", self.protocol, PROTOCOLS)
 
 
 @dataclass

@@ -61,12 +61,14 @@ class TokenServer:
         timeout_s: float = 600.0,
     ) -> None:
         self.served_model = served_model
+        self.api_key = api_key
         self._vocabulary = vocabulary
         self._calls = ServerCalls(
             api_base, api_key=api_key, concurrency=concurrency, timeout_s=timeout_s
         )
         self.api_base = self._calls.api_base
         self._version = ""
+        self._is_owner = True  # of the adapter of that version
         self._card: dict[str, Any] = {}
 
     @property
@@ -122,7 +124,7 @@ class TokenServer:
         trace: TracebackType | None,
     ) -> None:
         """Leave the server as it was found: without an adapter of ours."""
-        if self._version and raised is None:
+        if self._version and self._is_owner and raised is None:
             with suppress(EngineError):  # it may have ended by itself
                 self._unload(self._version)
         self._version = ""
@@ -235,9 +237,18 @@ class TokenServer:
         # Not repeated: what was done before an answer got lost would be refused the second time.
         named = {"lora_name": version, "lora_path": str(folder)}
         self._calls.once("POST", "/load_lora_adapter", named, tries=1)
-        before, self._version = self._version, version
+        before = self._version if self._is_owner else ""
+        self._version, self._is_owner = version, True
         if before:
             self._unload(before)
+
+    def adopt(self, version: str) -> None:
+        """Answer with an adapter from now on that another process loads and unloads.
+
+        Args:
+            version: its name there.
+        """
+        self._version, self._is_owner = version, False
 
     def unload_adapters(self, prefix: str) -> list[str]:
         """Unload the adapters whose names begin so: those that an earlier attempt left.
