@@ -53,6 +53,9 @@ from plan_tuning.students.shapes import Shape, is_published_rounded, shape_of
 
 PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
 _READ_AT_ONCE = 16_384  # tokens of prompts that the native engine reads in one pass
+_SERVER = (
+    4e9  # bytes on a card of a vLLM process beside weights and cache; nothing has counted them
+)
 
 
 def job_memory(config: Config, graph: JobGraph) -> list[StageMemory]:
@@ -275,6 +278,18 @@ def _decoding(shape: Shape, width: int, tokens: int, rows: Rows) -> Causes:
     return {"KV cache": cache_bytes(shape, width) * tokens, "reading and logits": read + logits}
 
 
+def served(shape: Shape, width: int, tokens: int) -> Causes:
+    """What a server of the job's own holds of one model.
+
+    Args:
+        shape: of the model.
+        width: bytes of a number.
+        tokens: of prompts and answers that its cache has room for.
+    """
+    weights: Causes = {"weights": shape.parameters * width, "the server's own": _SERVER}
+    return weights | _decoding(shape, width, tokens, Rows(tokens))
+
+
 def _validation(
     lasting: Causes,
     shape: Shape,
@@ -356,6 +371,9 @@ def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     answer = PROMPT_TOKENS + evaluation.max_new_tokens
 
     def phases(sizes: Sizes) -> list[Phase]:
+        if "folder" in record("engine", evaluation.engine).needs:  # it holds one model at a time
+            tokens = sizes[DECODED]
+            return [Phase(phase, served(one, width, tokens)) for phase, one in loaded.items()]
         causes: Causes = {} if local is None else {"weights": local.parameters * width}
         if executor is not None:
             causes["executor"] = executor.parameters * width

@@ -136,22 +136,17 @@ class Engine(Protocol):
         """
 
 
-def check_call(
-    prompts: Sequence[Sequence[int]], keys: Sequence[Key], completions: Sequence[Completion] | None
-) -> None:
-    """Refuse a call that cannot be done, and one from which answers are missing.
+def check_call(prompts: Sequence[Sequence[int]], keys: Sequence[Key]) -> None:
+    """Refuse a call that cannot be done.
 
     Args:
         prompts: token ids.
         keys: of each prompt.
-        completions: None: before the call.
 
     Raises:
-        EngineError: it is so.
+        EngineError: a prompt is empty, or keys and prompts do not pair up.
     """
     if len(keys) != len(prompts):
         raise EngineError(f"{len(prompts)} prompts need as many keys, not {len(keys)}")
     if any(not prompt for prompt in prompts):
         raise EngineError("an empty prompt cannot be continued")
-    if completions is not None and len(completions) != len(prompts):
-        raise EngineError(f"{len(prompts)} prompts got {len(completions)} completions")
