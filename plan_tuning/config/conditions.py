@@ -21,6 +21,7 @@ from plan_tuning.config.job_parts import (
     passes_are_rounded,
     reads_problems,
     reads_world,
+    starts_server,
     tests_internal_split,
     uses_corpus,
     validates,
@@ -312,8 +313,14 @@ CONDITIONS: tuple[Condition, ...] = (
         "evaluation.engine=server",
     ),
     Condition(
+        ("evaluation.max_probe_gap",),
+        lambda job: is_tested(job) and bool({"server", "folder"} & set(_engine_needs(job))),
+        "evaluation.engine={job.evaluation.engine} has the student in this process",
+        "evaluation.engine=vllm",
+    ),
+    Condition(
         ("evaluation.vllm",),
-        lambda job: is_tested(job) and "folder" in _engine_needs(job),
+        lambda job: (is_tested(job) and "folder" in _engine_needs(job)) or starts_server(job),
         "evaluation.engine={job.evaluation.engine} starts no server",
         "evaluation.engine=vllm",
     ),

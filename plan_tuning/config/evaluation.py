@@ -70,14 +70,12 @@ class ServerConfig:
     timeout_s: float = field(default=600.0, metadata=_RUNTIME)
     # Token ids in and out, or messages and texts; auto: token ids where the server has them
     protocol: str = field(default=AUTO, metadata=_RUNTIME)
-    # Nats by which it may differ from what the student's training wrote down; None: not compared
-    max_probe_gap: float | None = field(default=0.15, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
         """Check ranges, and that no secret is in what is written down."""
         check_address(f"{self.place}.api_base", self.api_base)
         check_key_variable(f"{self.place}.api_key_env", self.api_key_env)
-        for key in ("concurrency", "timeout_s", "max_probe_gap"):
+        for key in ("concurrency", "timeout_s"):
             require_positive(f"{self.place}.{key}", getattr(self, key), f"{self.place}.{key}=64")
         require_choice(f"{self.place}.protocol", self.protocol, PROTOCOLS)
 
@@ -179,6 +177,8 @@ class EvaluationConfig:
     engine: str = "native"  # who runs the student: native, continuous_batching, vllm, server
     server: ServerConfig = field(default_factory=ServerConfig)
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    # Nats by which a server may differ from what the student's training wrote down; None: any
+    max_probe_gap: float | None = field(default=0.15, metadata=_RUNTIME)
     grading: GradingConfig = field(default_factory=GradingConfig)
     # Prompt and new tokens of all rows that are decoded at once: a number, or auto
     batch_tokens: Any = field(default=16384, metadata=_RUNTIME)
@@ -193,6 +193,9 @@ class EvaluationConfig:
         for key in ("max_new_tokens", "max_plan_tokens", "num_samples"):
             require_positive(f"evaluation.{key}", getattr(self, key), f"evaluation.{key}=512")
         require_tokens("evaluation.batch_tokens", self.batch_tokens)
+        require_positive(
+            "evaluation.max_probe_gap", self.max_probe_gap, "evaluation.max_probe_gap=0.15"
+        )
         require_positive(
             "evaluation.temperature", self.temperature, "evaluation.temperature=0.7", zero=True
         )

@@ -48,6 +48,8 @@ class RolloutServerConfig(ServerConfig):
 
     place: ClassVar[str] = "method.server"
 
+    concurrency: int = field(default=256, metadata=_RUNTIME)
+
 
 @dataclass
 class GRPOConfig(MethodConfig):

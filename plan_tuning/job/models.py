@@ -9,11 +9,11 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.extensions import record
@@ -27,6 +27,7 @@ from plan_tuning.job.memory_report import check_memory
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
+    from plan_tuning.evaluation.identity import Identity
     from plan_tuning.evaluation.text_writers import AskAll
     from plan_tuning.evaluation.writers import Writer
     from plan_tuning.grading.grader import Grader
@@ -168,18 +169,30 @@ class Models:
         evaluation = self.config.evaluation
         needs = record("engine", evaluation.engine).needs
         if "server" in needs:
-            from plan_tuning.evaluation.text_writers import ServedWriter
-
-            return ServedWriter(self._ask_server(), evaluation)
+            return self._behind_server()
         if "folder" in needs:
-            return self._served(*self._answering)
+            return self._served(*self._answering, self.identity)
         from plan_tuning.evaluation.writers import LocalWriter
 
         return LocalWriter(self.student, evaluation)
 
     @cached_property
+    def identity(self) -> Identity:
+        """Who a server should answer as: the student under test."""
+        from plan_tuning.job.served_student import identity_of
+
+        stage = self.graph.student or self.graph.base
+        return identity_of(self._answering[0], stage, self.config.evaluation.max_probe_gap)
+
+    def identity_facts(self, asked: Writer) -> dict[str, Any]:
+        """Say whether the student was verified, where it is behind a server; of others nothing."""
+        needs = set(record("engine", self.config.evaluation.engine).needs)
+        is_behind = asked is self.tested and bool({"server", "folder"} & needs)
+        return self.identity.facts() if is_behind else {}
+
+    @cached_property
     def executor(self) -> Writer:
-        """Who executes M2's plans; beside a server that is there already, a model of ours is here."""
+        """Who executes M2's plans; a model of ours is here beside a server that was there."""
         from plan_tuning.evaluation.text_writers import FunctionWriter, TeacherWriter
         from plan_tuning.evaluation.writers import LocalWriter
 
@@ -268,7 +281,9 @@ class Models:
         device = device_of(self.config.trainer)
         return load_for_inference(where, model, device=device, waits=waits)
 
-    def _served(self, where: str | Path, model: ModelConfig) -> Writer:
+    def _served(
+        self, where: str | Path, model: ModelConfig, identity: Identity | None = None
+    ) -> Writer:
         """Weights that answer from a server of the job's own; they are not loaded here."""
         from plan_tuning.evaluation.writers import EngineWriter
         from plan_tuning.job.serving import HOST, LOG_FILE, Wanted, weights_of
@@ -281,10 +296,13 @@ class Models:
         if not self._keeps_server:
             self._resources.callback(HOST.close)
 
-        def lend(tokens: int) -> AbstractContextManager[Engine]:
-            return HOST.lend(
-                Wanted(weights, outline.vocabulary, config, model, device, tokens, log)
-            )
+        @contextmanager
+        def lend(tokens: int) -> Iterator[Engine]:
+            wanted = Wanted(weights, outline.vocabulary, config, model, device, tokens, log)
+            with HOST.lend(wanted) as engine:
+                if identity is not None:
+                    identity.check(engine.client)
+                yield engine
 
         measure = partial(writing, outline.causal_lm)
         return EngineWriter(outline.vocabulary, lend, config.evaluation, measure)
@@ -294,6 +312,15 @@ class Models:
         from plan_tuning.job.serving import HOST
 
         HOST.close()
+
+    def _behind_server(self) -> Writer:
+        """The student behind a server that is there already, asked in tokens where it has them."""
+        from plan_tuning.evaluation.text_writers import ServedWriter
+        from plan_tuning.job.served_student import token_writer
+
+        evaluation = self.config.evaluation
+        writer = token_writer(evaluation, *self._answering, self.identity)
+        return writer or ServedWriter(self._ask_server(), evaluation)
 
     def _ask_server(self) -> AskAll:
         """Ask the server of ``evaluation.server``; its answers belong to this student alone."""

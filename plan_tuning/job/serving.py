@@ -26,7 +26,6 @@ from plan_tuning.job.cards import share_of_card
 from plan_tuning.job.ledger import PROMPT_TOKENS, served
 from plan_tuning.students.footprint import FLOAT, HALF, cache_bytes
 from plan_tuning.students.generation.protocol import (
-    Engine,
     EngineError,
     EngineLostError,
     Vocabulary,
@@ -171,7 +170,7 @@ class Host:
         self._numbers = itertools.count(1)
 
     @contextmanager
-    def lend(self, wanted: Wanted) -> Iterator[Engine]:
+    def lend(self, wanted: Wanted) -> Iterator[VLLMEngine]:
         """Have somebody's weights answer; the server stays for who comes next.
 
         Raises:

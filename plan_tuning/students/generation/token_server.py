@@ -189,7 +189,7 @@ class TokenServer:
             StaleWeightsError: it answered in another model's name.
             EngineError: it refused, or an answer is not one.
         """
-        check_call(prompts, keys, None)
+        check_call(prompts, keys)
         gate = asyncio.Semaphore(self._calls.concurrency)
         done: list[int] = []
 

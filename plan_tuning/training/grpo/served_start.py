@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,39 @@ from plan_tuning.config.evaluation import VLLMConfig
 from plan_tuning.config.grpo import RolloutServerConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.students.export import export_student
+from plan_tuning.students.footprint import FLOAT, cache_bytes
 from plan_tuning.students.generation.protocol import Vocabulary
 from plan_tuning.students.generation.token_server import TokenServer
-from plan_tuning.students.generation.vllm_server import Serving, VLLMServer
-from plan_tuning.students.loading import is_adapter, load_student, merge_for_inference
+from plan_tuning.students.generation.vllm_server import (
+    LORA_ENVIRONMENT,
+    Serving,
+    VLLMServer,
+    lora_options,
+)
+from plan_tuning.students.loading import (
+    inference_dtype,
+    is_adapter,
+    load_student,
+    merge_for_inference,
+)
+from plan_tuning.students.shapes import shape_of
 from plan_tuning.training.grpo.rollout_server import Address, Open
 
-RUNTIME_ADAPTERS = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"  # variable of vLLM's own
 SHARED_MEMORY = Path("/dev/shm")
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank may be
+_LENGTHS = 256  # tokens that the longest row of a server is a multiple of
+_GIB = 2**30
+_PLAIN_CACHE = 4 * _GIB  # on a CPU, of a model whose shape nobody knows
+_SHARE_OF_CARD = 0.4  # of its memory, where a training computes on the same card
 _COMPLETE = "complete"  # a file that is written last
 
 
 def server_options(rank: int) -> dict[str, Any]:
-    """Name the options of ``vllm serve`` that a training needs, for an adapter of a rank."""
-    return {
-        "enable-lora": True,
-        "max-loras": 2,
-        "max-lora-rank": next((r for r in _RANKS if r >= rank), rank),
-        "logprobs-mode": "processed_logprobs",
-    }
+    """Name the options of ``vllm serve`` that a training needs, for an adapter of a rank.
+
+    Raises:
+        EngineError: vLLM takes none of that rank.
+    """
+    return lora_options(rank) | {"logprobs-mode": "processed_logprobs"}
 
 
 def server_line(weights: str, rank: int) -> str:
@@ -47,7 +61,8 @@ def server_line(weights: str, rank: int) -> str:
         f"--{name}" if value is True else f"--{name} {value}"
         for name, value in server_options(rank).items()
     ]
-    return f"{RUNTIME_ADAPTERS}=True vllm serve {weights} {' '.join(words)}"
+    variables = " ".join(f"{name}={value}" for name, value in LORA_ENVIRONMENT.items())
+    return f"{variables} vllm serve {weights} {' '.join(words)}"
 
 
 def adapter_folder(sync_dir: str | None, name: str, num_bytes: int) -> Path:
@@ -102,25 +117,15 @@ def running_server(config: RolloutServerConfig, vocabulary: Vocabulary) -> Open:
     return open_server
 
 
-def own_server(
-    weights: str, config: VLLMConfig, vocabulary: Vocabulary, options: Mapping[str, Any], log: Path
-) -> Open:
+def own_server(serving: Serving, config: VLLMConfig, vocabulary: Vocabulary, log: Path) -> Open:
     """Make what starts a vLLM server of this training's own.
 
     Args:
-        weights: folder or hub id of whole weights.
-        config: how vLLM is run.
+        serving: of the start.
+        config: how it is asked.
         vocabulary: of the weights.
-        options: of ``vllm serve`` that the training needs.
         log: file that the server's words are added to.
     """
-    serving = Serving(
-        weights,
-        tuple(config.command),
-        {**config.options, **options},
-        {RUNTIME_ADAPTERS: "True"},
-        config.start_timeout_s,
-    )
     server = VLLMServer(serving, log)
 
     @contextmanager
@@ -139,3 +144,51 @@ def own_server(
                 yield client
 
     return open_server
+
+
+def rollout_serving(
+    weights: str,
+    config: VLLMConfig,
+    model: ModelConfig,
+    *,
+    rank: int,
+    row_tokens: int,
+    cache_tokens: int,
+    device: str,
+) -> Serving:
+    """Say how the server of a training's rollouts is started, in the precision of inference.
+
+    Args:
+        weights: folder or hub id of the start.
+        config: the command, and options of the user's.
+        model: how the start is loaded.
+        rank: of the adapter.
+        row_tokens: of the longest row, its prompt included.
+        cache_tokens: of all rows that are written side by side, where the machine's memory holds
+            them; on a card they have what is left of its share.
+        device: cpu or cuda.
+    """
+    dtype = inference_dtype(device)
+    options: dict[str, Any] = {
+        "dtype": model.dtype if dtype is None else str(dtype).removeprefix("torch."),
+        "max-model-len": math.ceil(row_tokens / _LENGTHS) * _LENGTHS,
+        "generation-config": "vllm",  # requests say everything themselves
+        "trust-remote-code": model.trust_remote_code,
+        **server_options(rank),
+    }
+    if model.revision is not None and not Path(weights).is_dir():
+        options["revision"] = model.revision
+    environment = {**LORA_ENVIRONMENT, "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+    if device == "cpu":
+        found, held = shape_of(model), max(cache_tokens, row_tokens)
+        size = _PLAIN_CACHE if found is None else cache_bytes(found[0], FLOAT) * held
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(size / _GIB))
+    else:
+        options["gpu-memory-utilization"] = _SHARE_OF_CARD
+    return Serving(
+        weights,
+        tuple(config.command),
+        options | config.options,
+        environment,
+        config.start_timeout_s,
+    )
