@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -116,7 +117,8 @@ class VLLMConfig:
             "the words of a command, in one text or a list",
             "evaluation.vllm.command=/ENV/bin/vllm",
         )
-        self.command = listed
+        # No shell expands a tilde behind an equals sign.
+        self.command = [os.path.expanduser(word) for word in listed]
         require(
             self.options is None or isinstance(self.options, dict),
             "evaluation.vllm.options",

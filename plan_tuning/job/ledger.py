@@ -278,16 +278,19 @@ def _decoding(shape: Shape, width: int, tokens: int, rows: Rows) -> Causes:
     return {"KV cache": cache_bytes(shape, width) * tokens, "reading and logits": read + logits}
 
 
-def served(shape: Shape, width: int, tokens: int) -> Causes:
+def served(shape: Shape, width: int, tokens: int, device: str) -> Causes:
     """What a server of the job's own holds of one model.
 
     Args:
         shape: of the model.
         width: bytes of a number.
         tokens: of prompts and answers that its cache has room for.
+        device: cuda or cpu.
     """
-    weights: Causes = {"weights": shape.parameters * width, "the server's own": _SERVER}
-    return weights | _decoding(shape, width, tokens, Rows(tokens))
+    causes: Causes = {"weights": shape.parameters * width}
+    if device == "cuda":
+        causes["the server's own"] = _SERVER
+    return causes | _decoding(shape, width, tokens, Rows(tokens))
 
 
 def _validation(
@@ -373,7 +376,8 @@ def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     def phases(sizes: Sizes) -> list[Phase]:
         if "folder" in record("engine", evaluation.engine).needs:  # it holds one model at a time
             tokens = sizes[DECODED]
-            return [Phase(phase, served(one, width, tokens)) for phase, one in loaded.items()]
+            device = "cpu" if config.trainer.accelerator == "cpu" else "cuda"
+            return [Phase(name, served(one, width, tokens, device)) for name, one in loaded.items()]
         causes: Causes = {} if local is None else {"weights": local.parameters * width}
         if executor is not None:
             causes["executor"] = executor.parameters * width

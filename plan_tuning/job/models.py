@@ -192,7 +192,7 @@ class Models:
 
     @cached_property
     def executor(self) -> Writer:
-        """Who executes M2's plans; a model of ours is here beside a server that was there."""
+        """Who executes M2's plans; beside a server of others, models of ours are here."""
         from plan_tuning.evaluation.text_writers import FunctionWriter, TeacherWriter
         from plan_tuning.evaluation.writers import LocalWriter
 

@@ -156,7 +156,7 @@ def _memory(wanted: Wanted, width: int) -> tuple[Mapping[str, Any], Mapping[str,
         if found is not None:
             gib = math.ceil(cache_bytes(found[0], width) * tokens / _GIB)
         return {}, {"VLLM_CPU_KVCACHE_SPACE": str(gib)}
-    needed = math.inf if found is None else sum(served(found[0], width, tokens).values())
+    needed = math.inf if found is None else sum(served(found[0], width, tokens, "cuda").values())
     return {"gpu-memory-utilization": share_of_card(needed)}, {}
 
 

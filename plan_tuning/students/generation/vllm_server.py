@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,7 @@ _SHOWN = 160  # characters of a line of the log
 _LAST_BYTES = 65_536  # of a log, in which its end is looked for
 _TAKEN = re.compile(r"address already in use|errno 98\b", re.IGNORECASE)
 _FAULT = re.compile(r"\b[A-Za-z]\w*(?:Error|Exception)\b: .+|\berror: .+")
+_CAUSE_ABOVE = "See root cause above"  # what the front of a server says when its core fails
 _MARKS = re.compile(r"\x1b\[[0-9;]*m|^(?:\([^)]*\)\s*)?(?:[A-Z]+ \d\d-\d\d [\d:]+ \[[^\]]*\]\s*)?")
 # Of a process group of this job's own training, which a server must not take for its own.
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -161,7 +163,8 @@ class VLLMServer:
         """Say in one line what its log ends with: the last fault in it, else its last line."""
         lines = self._lines(begins_at)
         faults = [found[0] for line in lines if (found := _FAULT.search(line))]
-        chosen = faults[-1:] or lines[-1:] or ["it said nothing"]
+        causes = [fault for fault in faults if _CAUSE_ABOVE not in fault]
+        chosen = causes[-1:] or faults[-1:] or lines[-1:] or ["it said nothing"]
         return chosen[0][:_SHOWN]
 
     def _start(self) -> None:
@@ -229,10 +232,11 @@ class VLLMServer:
             return False
         code = None if self._guard is None else self._guard.returncode
         said = self.last_words(begins_at)
+        is_short = "memory" in said.lower() or code == 128 + signal.SIGKILL
         cure = (
             "; give it other room by evaluation.batch_tokens, or by "
             "'evaluation.vllm.options={gpu_memory_utilization: 0.5}'"
-            if "memory" in said.lower()
+            if is_short
             else ""
         )
         raise EngineError(
