@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class Served:
             )
         from peft import PeftModel
 
-        with self.lock:
+        with self.lock, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             source = folder
             if is_stale and self.adapters:
                 source = list(self.adapters.values())[-1]

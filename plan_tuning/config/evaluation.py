@@ -59,18 +59,16 @@ PROTOCOLS = (AUTO, "tokens", "chat")
 
 
 @dataclass
-class ServerConfig:
-    """An OpenAI-compatible server that answers in the student's place (engine=server)."""
+class ServerAddress:
+    """An OpenAI-compatible server, and the patience that it is asked with."""
 
-    place: ClassVar[str] = "evaluation.server"  # in the configuration
+    place: ClassVar[str]  # in the configuration
 
     api_base: str | None = field(default=None, metadata=_RUNTIME)
-    model: str = ""  # the name under which the server serves the student
+    model: str = ""  # the name under which the server serves the weights
     api_key_env: str | None = field(default=None, metadata=_RUNTIME)  # NAME of a variable
     concurrency: int = field(default=64, metadata=_RUNTIME)
     timeout_s: float = field(default=600.0, metadata=_RUNTIME)
-    # Token ids in and out, or messages and texts; auto: token ids where the server has them
-    protocol: str = field(default=AUTO, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
         """Check ranges, and that no secret is in what is written down."""
@@ -78,6 +76,20 @@ class ServerConfig:
         check_key_variable(f"{self.place}.api_key_env", self.api_key_env)
         for key in ("concurrency", "timeout_s"):
             require_positive(f"{self.place}.{key}", getattr(self, key), f"{self.place}.{key}=64")
+
+
+@dataclass
+class ServerConfig(ServerAddress):
+    """A server that answers in the student's place (engine=server)."""
+
+    place: ClassVar[str] = "evaluation.server"
+
+    # Token ids in and out, or messages and texts; auto: token ids where the server has them
+    protocol: str = field(default=AUTO, metadata=_RUNTIME)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
         require_choice(f"{self.place}.protocol", self.protocol, PROTOCOLS)
 
 

@@ -14,7 +14,7 @@ from plan_tuning.config.checks import (
     require_positive,
     require_tokens,
 )
-from plan_tuning.config.evaluation import DECODINGS, ServerConfig
+from plan_tuning.config.evaluation import DECODINGS, ServerAddress
 from plan_tuning.config.extensions import DEFAULT_METHOD, find, records
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.teacher import is_loopback
@@ -43,7 +43,7 @@ _RUNTIME = {"runtime": True}
 
 
 @dataclass
-class RolloutServerConfig(ServerConfig):
+class RolloutServerConfig(ServerAddress):
     """A server of the start's weights that is given each step's adapter (method.engine=server)."""
 
     place: ClassVar[str] = "method.server"

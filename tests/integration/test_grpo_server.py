@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from plan_tuning.config.grpo import RolloutServerConfig
-from plan_tuning.students.generation.probe import MAX_GAP
 from plan_tuning.students.generation.protocol import (
     EngineError,
     EngineLostError,
@@ -144,9 +143,8 @@ def test_a_training_goes_on_with_another_server(
     with pytest.raises(EngineLostError, match="does not answer"):
         trained(folder, start, double)
     with Double(start, *FLAGS) as other:
-        left = adapter_folder(None, "left", 1)
-        other.served.load("other-000001", str(_any_adapter(whole)))
-        other.served.load("grpo-student-000007", str(_any_adapter(whole)))
+        other.served.load("other-000001", str(whole))
+        other.served.load("grpo-student-000007", str(whole))
         facts = trained(folder, start, other)
         assert list(other.served.adapters) == ["other-000001"]
     assert facts["resumed_from_step"] == 2
@@ -155,12 +153,7 @@ def test_a_training_goes_on_with_another_server(
         row["weight_version"] for row in completions(whole)
     ]
     assert_equal_weights(folder, whole)
-    assert not (left.parent / "grpo-student").exists()
-
-
-def _any_adapter(student: Path) -> Path:
-    assert (student / "adapter_config.json").is_file()
-    return student
+    assert not adapter_folder(None, "grpo-student", 1).exists(), "adapters lie in memory"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +177,7 @@ def test_what_the_policy_did_not_write_is_not_learned_from(
     [
         (FLAGS, False, r"refused \(404\)"),
         (FLAGS[1:], True, "LoRA is not enabled"),
-        ((*FLAGS[:2], "1", *FLAGS[3:]), True, "LoRA rank 4 is greater"),
+        (("--enable-lora", "--max-lora-rank", "1"), True, "LoRA rank 4 is greater"),
         (FLAGS[:3], True, "are those of temperature 1"),
     ],
 )
@@ -196,18 +189,16 @@ def test_a_server_that_does_not_do_is_refused_with_the_line_of_one_that_does(
         f"vllm serve {start} --enable-lora --max-loras 2 --max-lora-rank 8 "
         "--logprobs-mode processed_logprobs"
     )
-    flags = tuple(flag for flag in flags if flag != "8" or "--max-lora-rank" in flags)
     with (
         Double(start, *flags, lora=is_lora) as double,
         pytest.raises(EngineError, match=words) as refused,
     ):
         trained(tmp_path / "student", start, double, temperature=0.7)
     assert line in str(refused.value)
-    assert double.completions() == [] or max(c["max_tokens"] for c in double.completions()) == 1
+    assert all(one["max_tokens"] == 1 for one in double.completions()), "before any rollout"
 
 
 def test_another_start_is_refused(start: Path, base: Path, tmp_path: Path) -> None:
     with Double(base, *FLAGS) as double, pytest.raises(EngineError, match="other weights") as found:
         trained(tmp_path / "student", start, double)
     assert server_line(str(start), 4) in str(found.value)
-    assert MAX_GAP < 1.0
