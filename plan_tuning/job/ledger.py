@@ -154,7 +154,7 @@ def _training(
     else:
         rows = Rows(PROMPT_TOKENS + grpo.max_new_tokens, PROMPT_TOKENS)
         step = grpo.prompts_per_step * grpo.group_size * rows.length
-        needed = {MICRO: rows.length, ROLLOUTS: rows.length}
+        needed = {MICRO: rows.length} | ({} if grpo.engine == "server" else {ROLLOUTS: rows.length})
         tested = grpo.val_problems
     answer = PROMPT_TOKENS + config.evaluation.max_new_tokens
     if tested:
@@ -163,9 +163,13 @@ def _training(
 
     def phases(sizes: Sizes) -> list[Phase]:
         lasting = _lasting(shape, training, trainer, grpo)
+        width = HALF if training.is_bf16 else FLOAT
+        if grpo is not None and grpo.engine == "vllm":
+            server = served(shape, width, sizes[ROLLOUTS], training.device)
+            lasting = {**lasting, "server of rollouts": sum(server.values())}
         passes = _passes(shape, training, lasting, rows, sizes[MICRO])
-        if grpo is not None:
-            drawn = _decoding(shape, HALF if training.is_bf16 else FLOAT, sizes[ROLLOUTS], rows)
+        if grpo is not None and not grpo.is_served:
+            drawn = _decoding(shape, width, sizes[ROLLOUTS], rows)
             passes.append(Phase("rollouts", {**lasting, **drawn}))
         if tested:
             passes.append(_validation(lasting, shape, training, sizes[DECODED], answer, executor))
@@ -227,7 +231,7 @@ def _copy_bytes(shape: Shape, training: Training, grpo: GRPOConfig) -> float:
         width = HALF if grpo.sampler_dtype == "bfloat16" else FLOAT
     if training.is_full:
         return 0 if width == FLOAT else shape.parameters * width
-    if training.adapter == "qlora" or not grpo.merged_sampler:
+    if training.adapter == "qlora" or not grpo.merged_sampler or grpo.is_served:
         return 0
     matrices = shape.layers * shape.linear_weights
     is_common = (width == HALF) == training.rounds_base

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -39,7 +40,6 @@ from plan_tuning.training.checkpoints import (
 from plan_tuning.training.grpo.data import PlannedProblem, hold_out
 from plan_tuning.training.grpo.metrics import computed
 from plan_tuning.training.grpo.module import GRPOModule
-from plan_tuning.training.grpo.policy import place_of
 from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
 from plan_tuning.training.grpo.rollout import problem_prompt
 from plan_tuning.training.grpo.rollout_server import RolloutServer
@@ -90,6 +90,8 @@ class GRPOSettings:
         prompt: suffixes of the prompt.
         evaluation: decoding of held-out problems.
         seed: of the order of problems, of the noise and of new adapter weights.
+        server_share: of the card's memory, for a server of rollouts that the training starts; None:
+            it computes on a CPU.
     """
 
     model: ModelConfig
@@ -100,6 +102,7 @@ class GRPOSettings:
     prompt: PromptConfig
     evaluation: EvaluationConfig
     seed: int
+    server_share: float | None = None
 
 
 def train_grpo(
@@ -233,7 +236,8 @@ def _rollout_server(
         open_server = running_server(method.server, vocabulary)
     else:
         vllm = settings.evaluation.vllm
-        weights = whole_start(start, model, run.checkpoints / "start")
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        weights = whole_start(start, model, run.checkpoints / "start", rank=rank)
         longest = max(
             len(problem_prompt(student.tokenizer, one.problem, method, settings.prompt))
             for one in problems
@@ -245,7 +249,7 @@ def _rollout_server(
             rank=adapter.rank,
             row_tokens=longest + method.max_new_tokens,
             cache_tokens=int(method.generation_batch_tokens),
-            device=place_of(student, settings.trainer).type,
+            share=settings.server_share,
         )
         open_server = own_server(serving, vllm, vocabulary, run.run_dir / SERVER_LOG)
     size = sum(p.numel() * p.element_size() for p in student.model.parameters() if p.requires_grad)

@@ -37,7 +37,6 @@ SHARED_MEMORY = Path("/dev/shm")
 _LENGTHS = 256  # tokens that the longest row of a server is a multiple of
 _GIB = 2**30
 _PLAIN_CACHE = 4 * _GIB  # on a CPU, of a model whose shape nobody knows
-_SHARE_OF_CARD = 0.4  # of its memory, where a training computes on the same card
 _COMPLETE = "complete"  # a file that is written last
 
 
@@ -82,17 +81,18 @@ def adapter_folder(sync_dir: str | None, name: str, num_bytes: int) -> Path:
     return root / f"plan_tuning_{os.getuid()}" / name
 
 
-def whole_start(start: Path | str, model: ModelConfig, folder: Path) -> str:
+def whole_start(start: Path | str, model: ModelConfig, folder: Path, *, rank: int) -> str:
     """Name the start as whole weights: an adapter is merged, since servers put none upon another.
 
     Args:
         start: folder or hub id.
         model: how it is loaded.
         folder: receives merged weights, once.
+        rank: of this process; the first one merges, and starts the server.
     """
     if not is_adapter(Path(start)):
         return str(start)
-    if not (folder / _COMPLETE).is_file():
+    if rank == 0 and not (folder / _COMPLETE).is_file():
         shutil.rmtree(folder, ignore_errors=True)
         merged = merge_for_inference(load_student(start, model))
         export_student(merged, folder, base=start, model=model, adapter=AdapterConfig(), facts={})
@@ -154,7 +154,7 @@ def rollout_serving(
     rank: int,
     row_tokens: int,
     cache_tokens: int,
-    device: str,
+    share: float | None,
 ) -> Serving:
     """Say how the server of a training's rollouts is started, in the precision of inference.
 
@@ -164,11 +164,10 @@ def rollout_serving(
         model: how the start is loaded.
         rank: of the adapter.
         row_tokens: of the longest row, its prompt included.
-        cache_tokens: of all rows that are written side by side, where the machine's memory holds
-            them; on a card they have what is left of its share.
-        device: cpu or cuda.
+        cache_tokens: of all rows that are written side by side, in the machine's memory.
+        share: of a card's memory; None: on a CPU.
     """
-    dtype = inference_dtype(device)
+    dtype = inference_dtype("cpu" if share is None else "cuda")
     options: dict[str, Any] = {
         "dtype": model.dtype if dtype is None else str(dtype).removeprefix("torch."),
         "max-model-len": math.ceil(row_tokens / _LENGTHS) * _LENGTHS,
@@ -179,12 +178,12 @@ def rollout_serving(
     if model.revision is not None and not Path(weights).is_dir():
         options["revision"] = model.revision
     environment = {**LORA_ENVIRONMENT, "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
-    if device == "cpu":
+    if share is None:
         found, held = shape_of(model), max(cache_tokens, row_tokens)
         size = _PLAIN_CACHE if found is None else cache_bytes(found[0], FLOAT) * held
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(math.ceil(size / _GIB))
     else:
-        options["gpu-memory-utilization"] = _SHARE_OF_CARD
+        options["gpu-memory-utilization"] = share
     return Serving(
         weights,
         tuple(config.command),
