@@ -112,6 +112,9 @@ class Double:
                 self._send(200, answer, is_half=double.is_cut(self.path))
 
             def _may_in(self) -> bool:
+                if not double.is_alive:  # a connection that was open when it died
+                    self.close_connection = True
+                    return False
                 key = double.options.api_key
                 if not key or self.headers.get("Authorization") == f"Bearer {key[0]}":
                     return True

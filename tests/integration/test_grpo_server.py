@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -138,6 +139,7 @@ def test_a_training_goes_on_with_another_server(
     start: Path, double: Double, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first one stays away; a version that an attempt left behind is removed."""
+    caplog.set_level(logging.INFO)
     double.fault = Fault("dies", after=4 + 9 + 9 + 3)
     folder = tmp_path / "student"
     with pytest.raises(EngineLostError, match="does not answer"):
