@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -158,7 +158,8 @@ class TokenServer:
         """
         asked = self._request(prompt, Sampling(1, temperature=1.0, return_log_probs=True), seed=0)
         asked |= {"logprobs": count, "return_tokens_as_token_ids": True}
-        choice = self._choice(self._calls.once("POST", _COMPLETIONS, asked), prompt)
+        with self._losses():
+            choice = self._choice(self._calls.once("POST", _COMPLETIONS, asked), prompt)
         try:
             told = choice["logprobs"]["top_logprobs"][0]
             return {int(name.removeprefix("token_id:")): float(p) for name, p in told.items()}
@@ -215,11 +216,17 @@ class TokenServer:
                     row.cancel()
                 await asyncio.gather(*rows, return_exceptions=True)
 
-        try:
+        with self._losses():
             return self._calls.together(all_of)
+
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """Tell a server that was started anew, or whose engine is dead, from one that refuses."""
+        try:
+            yield
         except RefusedError as refused:
             is_forgotten = refused.status == 404 and self._version
-            if is_forgotten or refused.status >= 500:  # it was started anew, or its engine is dead
+            if is_forgotten or refused.status >= 500:
                 raise EngineLostError(str(refused)) from refused
             raise
 
@@ -298,10 +305,9 @@ class TokenServer:
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
             raise EngineError(f"{self.api_base} answered no completion: {quoted(answer)}")
-        wanted = self._version or self.served_model
-        if answer.get("model") != wanted:
+        if self._version and answer.get("model") != self._version:
             raise StaleWeightsError(
-                f"{self.api_base} answered with the weights {answer.get('model')}, not {wanted}"
+                f"{self.api_base} answered with {answer.get('model')}, not {self._version}"
             )
         choice: dict[str, Any] = choices[0]
         if not isinstance(choice.get("token_ids"), list):
