@@ -59,13 +59,14 @@ class Identity:
         """
         if self._is_checked:
             return
-        named = self._named(server.card)
+        card = server.card()
+        named = self._named(card)
         if self._probe is not None and self._max_gap is not None:
             self.gap = self._probe.gap(server.next_tokens(self._probe.prompt))
         is_far = self.gap is not None and self._max_gap is not None and self.gap > self._max_gap
         if named == NO or is_far:
             self.verified = NO
-            raise self._refusal(server, named, is_far=is_far)
+            raise self._refusal(server, card, named, is_far=is_far)
         self.verified = YES if named == YES or self.gap is not None else UNKNOWN
         self._is_checked = True
         logger.info(
@@ -91,10 +92,12 @@ class Identity:
             return UNKNOWN
         return YES if parts[-1] == self.name else NO
 
-    def _refusal(self, server: TokenServer, named: str, *, is_far: bool) -> ConfigError:
+    def _refusal(
+        self, server: TokenServer, card: Mapping[str, Any], named: str, *, is_far: bool
+    ) -> ConfigError:
         found = []
         if named == NO:
-            found.append(f"it serves {server.card.get('root')}")
+            found.append(f"it serves {card.get('root')}")
         if is_far:
             found.append(
                 f"its log-probabilities differ from the student's by {self.gap:.3g} nats on "

@@ -27,9 +27,12 @@ class Answers:
     api_base, served_model = "http://127.0.0.1:8000/v1", "student"
 
     def __init__(self, root: str, told: Mapping[int, float]) -> None:
-        self.card = {"id": "student", "root": root, "parent": None}
+        self.root = root
         self.told = dict(told)
         self.asked: list[Any] = []
+
+    def card(self) -> dict[str, Any]:
+        return {"id": "student", "root": self.root, "parent": None}
 
     def next_tokens(self, prompt: Any) -> dict[int, float]:
         self.asked.append(prompt)

@@ -76,11 +76,6 @@ class TokenServer:
         """Which weights it answers with: "" those that it serves, else the adapter's name."""
         return self._version
 
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """What ``/v1/models`` says of the served model: root is its folder, parent its base."""
-        return self._card
-
     def facts(self) -> Mapping[str, Any]:
         """Say what its answers hang on beside the Spec: how the server names its weights."""
         known = {key: self._card.get(key) for key in ("id", "root", "parent") if self._card}
@@ -98,14 +93,7 @@ class TokenServer:
         bases = [card for card in cards if not card.get("parent")]
         if not self.served_model and len(bases) == 1:
             self.served_model = str(bases[0]["id"])
-        found = [card for card in cards if card.get("id") == self.served_model]
-        if not found:
-            names = ", ".join(str(card.get("id")) for card in cards) or "none"
-            raise EngineError(
-                f"{self.api_base} serves no model {self.served_model or '(which one?)'}: it has "
-                f"{names}. Give one of these names"
-            )
-        self._card = found[0]
+        self._card = self._find(cards)
         try:
             self.next_tokens([self._vocabulary.end_ids[0]], count=1)
         except EngineLostError:
@@ -128,6 +116,26 @@ class TokenServer:
             with suppress(EngineError):  # it may have ended by itself
                 self._unload(self._version)
         self._version = ""
+
+    def card(self) -> Mapping[str, Any]:
+        """Ask what the server says of the weights that answer: root is their folder.
+
+        Raises:
+            EngineLostError: nobody answers.
+            EngineError: it has none of that name.
+        """
+        return self._find(self.cards())
+
+    def _find(self, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        name = self._version or self.served_model
+        found = [card for card in cards if card.get("id") == name]
+        if not found:
+            names = ", ".join(str(card.get("id")) for card in cards) or "none"
+            raise EngineError(
+                f"{self.api_base} serves no model {name or '(which one?)'}: it has {names}. Give "
+                "one of these names"
+            )
+        return found[0]
 
     def cards(self) -> list[dict[str, Any]]:
         """List what ``/v1/models`` serves, adapters among them.
