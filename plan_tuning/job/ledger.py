@@ -53,6 +53,9 @@ from plan_tuning.students.shapes import Shape, is_published_rounded, shape_of
 
 PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
 _READ_AT_ONCE = 16_384  # tokens of prompts that the native engine reads in one pass
+_SERVER = (
+    4e9  # bytes on a card of a vLLM process beside weights and cache; nothing has counted them
+)
 
 
 def job_memory(config: Config, graph: JobGraph) -> list[StageMemory]:
@@ -151,7 +154,7 @@ def _training(
     else:
         rows = Rows(PROMPT_TOKENS + grpo.max_new_tokens, PROMPT_TOKENS)
         step = grpo.prompts_per_step * grpo.group_size * rows.length
-        needed = {MICRO: rows.length, ROLLOUTS: rows.length}
+        needed = {MICRO: rows.length} | ({} if grpo.engine == "server" else {ROLLOUTS: rows.length})
         tested = grpo.val_problems
     answer = PROMPT_TOKENS + config.evaluation.max_new_tokens
     if tested:
@@ -160,9 +163,13 @@ def _training(
 
     def phases(sizes: Sizes) -> list[Phase]:
         lasting = _lasting(shape, training, trainer, grpo)
+        width = HALF if training.is_bf16 else FLOAT
+        if grpo is not None and grpo.engine == "vllm":
+            server = served(shape, width, sizes[ROLLOUTS], training.device)
+            lasting = {**lasting, "server of rollouts": sum(server.values())}
         passes = _passes(shape, training, lasting, rows, sizes[MICRO])
-        if grpo is not None:
-            drawn = _decoding(shape, HALF if training.is_bf16 else FLOAT, sizes[ROLLOUTS], rows)
+        if grpo is not None and not grpo.is_served:
+            drawn = _decoding(shape, width, sizes[ROLLOUTS], rows)
             passes.append(Phase("rollouts", {**lasting, **drawn}))
         if tested:
             passes.append(_validation(lasting, shape, training, sizes[DECODED], answer, executor))
@@ -224,7 +231,7 @@ def _copy_bytes(shape: Shape, training: Training, grpo: GRPOConfig) -> float:
         width = HALF if grpo.sampler_dtype == "bfloat16" else FLOAT
     if training.is_full:
         return 0 if width == FLOAT else shape.parameters * width
-    if training.adapter == "qlora" or not grpo.merged_sampler:
+    if training.adapter == "qlora" or not grpo.merged_sampler or grpo.is_served:
         return 0
     matrices = shape.layers * shape.linear_weights
     is_common = (width == HALF) == training.rounds_base
@@ -273,6 +280,21 @@ def _decoding(shape: Shape, width: int, tokens: int, rows: Rows) -> Causes:
     read = min(tokens, _READ_AT_ONCE) * read_bytes(shape, width)
     logits = count * shape.vocabulary * (width + 2 * FLOAT)
     return {"KV cache": cache_bytes(shape, width) * tokens, "reading and logits": read + logits}
+
+
+def served(shape: Shape, width: int, tokens: int, device: str) -> Causes:
+    """What a server of the job's own holds of one model.
+
+    Args:
+        shape: of the model.
+        width: bytes of a number.
+        tokens: of prompts and answers that its cache has room for.
+        device: cuda or cpu.
+    """
+    causes: Causes = {"weights": shape.parameters * width}
+    if device == "cuda":
+        causes["the server's own"] = _SERVER
+    return causes | _decoding(shape, width, tokens, Rows(tokens))
 
 
 def _validation(
@@ -356,6 +378,10 @@ def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     answer = PROMPT_TOKENS + evaluation.max_new_tokens
 
     def phases(sizes: Sizes) -> list[Phase]:
+        if "folder" in record("engine", evaluation.engine).needs:  # it holds one model at a time
+            tokens = sizes[DECODED]
+            device = "cpu" if config.trainer.accelerator == "cpu" else "cuda"
+            return [Phase(name, served(one, width, tokens, device)) for name, one in loaded.items()]
         causes: Causes = {} if local is None else {"weights": local.parameters * width}
         if executor is not None:
             causes["executor"] = executor.parameters * width
