@@ -23,6 +23,7 @@ from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text.formats import Conditioned
 
 _PROBE_TOKENS = 8
+_READ_AT_ONCE = 16_384  # tokens of a forward pass
 
 
 class FrozenExecutor:
@@ -91,7 +92,7 @@ class FrozenExecutor:
         tokenizer = self.student.tokenizer
         tokens = {str(i): target_tokens(tokenizer, text) for i, text in enumerate(texts)}
         lengths = {name: len(ids) for name, (ids, _) in tokens.items()}
-        for group in passes(lengths, self._batch_tokens):
+        for group in passes(lengths, min(self._batch_tokens, _READ_AT_ONCE)):
             computed = last_token_log_probs(
                 self.student.causal_lm, [tokens[name] for name in group]
             )
