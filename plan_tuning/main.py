@@ -156,6 +156,7 @@ def job(config: DictConfig) -> float | None:
         sweep_name=checked.sweep_name if is_sweep else None,
         overrides=tuple(settings.overrides.task),
         choices=job_choices(settings.runtime.choices),
+        shares_process=is_sweep and str(settings.launcher._target_).endswith("BasicLauncher"),
     )
     try:
         with interruption.watched(), only_runner(folder):

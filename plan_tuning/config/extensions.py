@@ -24,7 +24,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "reward": ("teacher_plan", "ask", "generate", "log_probs"),
     "plan_similarity": ("ask", "encoder", "generate", "log_probs", "execution"),
     "executor": ("student", "base", "model", "ask"),
-    "engine": ("keys", "stop_strings", "decoding", "server"),
+    "engine": ("keys", "stop_strings", "decoding", "log_probs", "server", "folder"),
     "merge": (),
 }
 KINDS = tuple(NEEDS)
@@ -37,6 +37,7 @@ GROUPS: Mapping[str, str] = {
 PARTS = ("plan", "execution", "solution", "rewards")
 TWO_CALLS = "m2"  # what predictions call the protocol of a plan and its execution
 PLAIN = "zero_shot"  # in whose words a model is asked that is given no plan
+OWN_ENGINE = "native"  # this project's own, with which everything can be done
 BASELINE = "sft"  # what a comparison is with, unless it is told
 DEFAULT_METHOD = "m1"
 
@@ -172,6 +173,7 @@ _JUDGES = f"{_REWARDS}.plan_judges"
 _EXECUTION = f"{_REWARDS}.execution"
 _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
+_TEXT_WRITERS = "plan_tuning.evaluation.text_writers"
 _BACKENDS = "plan_tuning.teachers"
 
 BUILT_IN = (
@@ -251,16 +253,20 @@ BUILT_IN = (
     Extension("executor", "self", _WRITERS, "LocalWriter", needs=("student",)),
     Extension("executor", "base", _WRITERS, "LocalWriter", needs=("base",)),
     Extension("executor", "model", _WRITERS, "LocalWriter", needs=("model",)),
-    Extension("executor", "teacher", _WRITERS, "TeacherWriter", needs=("ask",)),
+    Extension("executor", "teacher", _TEXT_WRITERS, "TeacherWriter", needs=("ask",)),
     Extension(
         "engine", "native", f"{_ENGINES}.native_engine", "generate",
-        needs=("keys", "stop_strings", "decoding"),
+        needs=("keys", "stop_strings", "decoding", "log_probs"),
     ),
     Extension(
         "engine", "continuous_batching", f"{_ENGINES}.continuous_batching", "generate_continuously"
     ),
     Extension(
-        "engine", "server", _WRITERS, "ServedWriter", needs=("server", "stop_strings")
+        "engine", "server", _TEXT_WRITERS, "ServedWriter", needs=("server", "stop_strings")
+    ),
+    Extension(
+        "engine", "vllm", f"{_ENGINES}.vllm_engine", "VLLMEngine",
+        needs=("folder", "keys", "stop_strings", "log_probs"),
     ),
     Extension("merge", "linear", "plan_tuning.students.merging", "linear"),
 )  # fmt: skip

@@ -36,6 +36,11 @@ def is_grpo(job: Config) -> bool:
     return isinstance(job.method, GRPOConfig) and is_trained(job)
 
 
+def starts_server(job: Config) -> bool:
+    """Whether a training has its rollouts written by a vLLM server of its own."""
+    return is_grpo(job) and isinstance(job.method, GRPOConfig) and job.method.engine == "vllm"
+
+
 def trains_start(job: Config) -> bool:
     """Whether GRPO begins from a student that these settings train."""
     return is_grpo(job) and job.start.name not in (UNTRAINED, GIVEN)

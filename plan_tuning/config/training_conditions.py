@@ -260,6 +260,30 @@ TRAINING: tuple[Condition, ...] = (
         "method.val_problems=32",
     ),
     Condition(
+        ("method.merged_sampler", "method.sampler_dtype", "method.decoding"),
+        _of_grpo(lambda m: not m.is_served),
+        "method.engine={job.method.engine} writes rollouts elsewhere",
+        "method.engine=native",
+    ),
+    Condition(
+        ("method.generation_batch_tokens",),
+        _of_grpo(lambda m: m.engine != "server"),
+        "method.engine=server: the server holds what it has memory for",
+        "method.engine=native",
+    ),
+    Condition(
+        ("method.server",),
+        _of_grpo(lambda m: m.engine == "server"),
+        "method.engine={job.method.engine} asks no server that is there already",
+        "method.engine=server",
+    ),
+    Condition(
+        ("method.sync_dir",),
+        _of_grpo(lambda m: m.is_served),
+        "method.engine=native writes no adapters for anybody",
+        "method.engine=vllm",
+    ),
+    Condition(
         ("method.merged_sampler",),
         lambda job: job.adapter.name == "lora",
         "adapter={job.adapter.name} has nothing to merge",

@@ -322,6 +322,8 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
         "reward": hashed_values(reward),
         "optimizer": {key: getattr(config.trainer, key) for key in _OF_THE_TRAINER},
     }
+    if method.engine == "vllm" and (options := config.evaluation.vllm.spec()):
+        spec["vllm_options"] = options
     if config.reward.uses_judge:
         spec["judge"] = config.judge.spec()
     if config.reward.judges_plans and reward.plan.kind == "verifier":

@@ -53,13 +53,13 @@ async def uplift(
     """
     first = _unknown(cases, SUCCESS, means)
     found = await _success(first, [""] * len(first), config, means, "unplanned")
-    for case, share in zip(first, found, strict=True):
-        means.baselines[_name(SUCCESS, case)] = math.nan if share is None else share
-    shares = await executability(cases, config, means)
+    shares = [math.nan if share is None else share for share in found]
+    means.baselines.update(zip([_name(SUCCESS, case) for case in first], shares, strict=True))
+    with_plan = await executability(cases, config, means)
     without = (means.baselines[_name(SUCCESS, case)] for case in cases)
     return [
         None if share is None or math.isnan(base) else (1.0 + share - base) / 2.0
-        for share, base in zip(shares, without, strict=True)
+        for share, base in zip(with_plan, without, strict=True)
     ]
 
 
@@ -75,8 +75,8 @@ async def likelihood(
     """
     known = [case for case in cases if case.execution.strip()]
     first = _unknown(known, LOG_PROB, means)
-    for case, value in zip(first, await _per_token(first, [""] * len(first), means), strict=True):
-        means.baselines[_name(LOG_PROB, case)] = value
+    values = await _per_token(first, [""] * len(first), means)
+    means.baselines.update(zip([_name(LOG_PROB, case) for case in first], values, strict=True))
     with_plan = iter(await _per_token(known, [case.plan for case in known], means))
     found: list[float | None] = []
     for case in cases:

@@ -42,7 +42,7 @@ Grammar = Callable[[Sequence[str]], list[float]]
 class SentenceEncoder(Protocol):
     """Texts to vectors; equal texts have equal ones, and cosines say how alike texts are."""
 
-    def __call__(self, texts: Sequence[str]) -> Array:
+    def __call__(self, texts: Sequence[str], /) -> Array:
         """Encode N texts, (N, D)."""
 
 

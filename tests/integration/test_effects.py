@@ -183,6 +183,7 @@ def test_epochs_under_fixed_steps_make_one_student(
         ("method=sft method.plan_weight=2", "method.plan_weight=2", "method=m1"),
         ("evaluation.top_p=0.5", "evaluation.top_p=0.5", "evaluation.temperature=0.7"),
         ("evaluation.server.model=x", "evaluation.server.model=x", "evaluation.engine=server"),
+        ("evaluation.vllm.timeout_s=9", "evaluation.vllm.timeout_s=9", "evaluation.engine=vllm"),
         ("distillation.execute_threshold=1", "distillation.execute_threshold=1",
          "distillation.execution=retained"),
         ("trainer.val_problems=8", "trainer.val_problems=8", "trainer.val_fraction=0.05"),

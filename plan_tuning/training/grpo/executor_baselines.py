@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 
 class Baselines(MutableMapping[str, float]):
@@ -35,9 +36,14 @@ class Baselines(MutableMapping[str, float]):
 
     def __setitem__(self, name: str, value: float) -> None:
         """Note a number, here and in the file."""
-        self._known[name] = value
+        self.update({name: value})
+
+    def update(self, *found: Any, **named: float) -> None:
+        """Note many numbers by one write: a process that is killed has noted all or none."""
+        new = dict(*found, **named)
+        self._known |= new
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([name, value]) + "\n")
+            file.write("".join(json.dumps(item) + "\n" for item in new.items()))
 
     def __delitem__(self, name: str) -> None:
         """Forget a number here; the file keeps it."""

@@ -133,9 +133,9 @@ class RewardWorker:
 
     async def _reward_all(self, rollouts: Sequence[Rollout]) -> list[dict[str, float]]:
         tasks = [asyncio.create_task(self._rewards_of(rollout)) for rollout in rollouts]
-        plans = asyncio.create_task(self._plan_rewards(rollouts if "plan" in self.weights else []))
+        plans = asyncio.create_task(self._plan_rewards(rollouts))
         try:
-            values, *found = await asyncio.gather(plans, *tasks)
+            values, found = await asyncio.gather(plans, asyncio.gather(*tasks))
         finally:  # the first error ends the others
             for task in (plans, *tasks):
                 task.cancel()
@@ -209,7 +209,13 @@ class RewardWorker:
         return {name: found for name, found in handed.items() if name in extension.needs}
 
     async def _plan_rewards(self, rollouts: Sequence[Rollout]) -> list[float | None]:
-        """Reward the plans of rollouts, all at once: a frozen model reads them in few passes."""
+        """Reward the plans of rollouts, all at once: a frozen model reads them in few passes.
+
+        Returns:
+            In their order; nothing where plans earn nothing.
+        """
+        if "plan" not in self.weights:
+            return []
         cases = [plan_case(rollout) for rollout in rollouts]
         found = await plan_rewards(cases, self.reward.plan, self._means)
         self.compared_plans += len(found)
