@@ -38,7 +38,7 @@ def audit_figure(audit: Audit, found: Sequence[Verdict]) -> Figure:
         "oracle's ceiling for executions. Right: what plans that deserve nothing earn over the "
         "honest plan in whose place they stand; ! where that pays, or costs nothing."
     )
-    return Figure("reward_audit", "Audit of plan rewards", caption, svg_of(canvas))
+    return Figure("reward_audit", "Audit of plan rewards", caption, svg_of(canvas, letters="none"))
 
 
 def _draw_rankings(axis: Any, audit: Audit) -> None:
