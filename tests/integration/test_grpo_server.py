@@ -54,7 +54,7 @@ def trained(folder: Path, start: Path, double: Double, **method: Any) -> dict[st
 
 
 def completions(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "completions.jsonl").open()]
+    return [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
 
 
 def again(double: Double, start: Path) -> Double:
