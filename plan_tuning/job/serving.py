@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,8 @@ class Wanted:
     def rank(self) -> int:
         """The rank that adapters may have: that of this one, or of those that the job trains."""
         own = self.config.adapter
-        return max(self.weights.rank, 0 if own.name == "full" else own.rank)
+        is_none = own.name == "full" or own.export == "merged"
+        return max(self.weights.rank, 0 if is_none else own.rank)
 
 
 def weights_of(where: str | Path) -> Weights:
@@ -147,7 +148,7 @@ def serving_of(wanted: Wanted) -> Serving:
     )
 
 
-def _memory(wanted: Wanted, width: int) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+def _memory(wanted: Wanted, width: int) -> tuple[dict[str, Any], dict[str, str]]:
     """The options and the environment that limit a server's memory to what the ledger says."""
     found = shape_of(wanted.model)
     tokens = max(int(wanted.config.evaluation.batch_tokens), wanted.length)

@@ -44,10 +44,13 @@ def left_over(folder: Path) -> list[str]:
 
 def test_jobs_serve_their_students(plan_tuning: Run, root: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "multirun_outputs"
-    double = f"{sys.executable} {root / 'tests' / 'protocol_double.py'}"
-    words = (*FAST, f"paths.outputs={outputs}", f"evaluation.vllm.command={double}")
+    double = [sys.executable, str(root / "tests" / "protocol_double.py")]
+    words = (*FAST, f"paths.outputs={outputs}")
 
-    ran = plan_tuning(*SWEEP, *words)
+    def by(*command: str) -> str:
+        return f"evaluation.vllm.command=[{','.join([*command, *double])}]"
+
+    ran = plan_tuning(*SWEEP, *words, by())
     assert ran.returncode == 0, ran.stderr
     assert len(starts(outputs)) == 1, "two jobs, both calls of m2 and its executor share a server"
     assert not left_over(outputs)
@@ -65,7 +68,7 @@ def test_jobs_serve_their_students(plan_tuning: Run, root: Path, tmp_path: Path)
     before = built(outputs)
     sampled = ("method=m2", "evaluation.engine=vllm", "evaluation.plan=other", *words,
                "evaluation.num_samples=2", "evaluation.temperature=1.0")  # fmt: skip
-    refused = plan_tuning(*sampled, f"evaluation.vllm.command=env DOUBLE_FAULT=starts_not {double}")
+    refused = plan_tuning(*sampled, by("env", "'DOUBLE_FAULT=starts_not'"))
     assert refused.returncode == 1
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "ValueError: No available memory for the cache blocks." in line
