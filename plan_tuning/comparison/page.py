@@ -14,6 +14,7 @@ from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
+from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_figure import worth_figure
 from plan_tuning.comparison.plan_value_text import (
     VALUE_LEGEND,
@@ -119,7 +120,8 @@ def _rewards(table: Table) -> str:
         return ""
     cells = [[escape(text) for text in row] for row in rows]
     legend = f'<p class="dim">{escape(REWARDS_LEGEND)}</p>'
-    return f"<h3>Rewards of GRPO</h3>{_html_table(head, cells)}{legend}"
+    learned = _text_table(*learning_table(table)) + _dim(LEARNING_LEGEND)
+    return f"<h3>Rewards of GRPO</h3>{_html_table(head, cells)}{legend}{learned}"
 
 
 def _plan_values(comparison: Comparison) -> str:

@@ -29,6 +29,7 @@ from plan_tuning.config.job_parts import (
 )
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.reward_conditions import REWARD
 from plan_tuning.config.run import Config
 from plan_tuning.config.training_conditions import TRAINING, Condition, filter_conditions
 
@@ -331,4 +332,5 @@ CONDITIONS: tuple[Condition, ...] = (
         "method=m1",
     ),
     *TRAINING,
+    *REWARD,
 )

@@ -119,6 +119,7 @@ class GRPOConfig(MethodConfig):
     stop_kl: float | None = None  # stop when k3 to the start exceeds this on average
     stop_entropy: float | None = None  # stop when the mean entropy falls below this (nats)
     stop_reward_drop: float | None = None  # stop when the reward falls so far below its best
+    stop_flops: float | None = None  # stop when the training has computed so many operations
     # Hardware and logs
     shared_prompt: bool = field(default=True, metadata=_RUNTIME)  # read a group's prompt once
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
@@ -147,7 +148,7 @@ class GRPOConfig(MethodConfig):
         require_tokens("method.generation_batch_tokens", self.generation_batch_tokens)
         for key in (
             *("ratio_cap", "off_policy_bound", "plan_amplification"),
-            *("stop_kl", "stop_entropy", "stop_reward_drop"),
+            *("stop_kl", "stop_entropy", "stop_reward_drop", "stop_flops"),
         ):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=2")
         for key in (
@@ -256,6 +257,14 @@ class GRPOConfig(MethodConfig):
             self.overlong_buffer,
             "with truncation=penalise: above 0 and at most method.max_new_tokens",
             "method.overlong_buffer=64",
+        )
+
+        require(
+            self.stop_flops is None or self.scheduler == "constant",
+            "method.stop_flops",
+            self.stop_flops,
+            "with method.scheduler=constant: another schedule would be cut off on its way down",
+            "method.scheduler=constant method.stop_flops=1e12",
         )
 
     def _check_kl(self) -> None:

@@ -20,7 +20,7 @@ from plan_tuning.config.job_parts import is_tested
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
-from plan_tuning.job.costs import teacher_line, value_line
+from plan_tuning.job.costs import reward_line, teacher_line, value_line
 from plan_tuning.job.data_findings import data_findings, is_trained, makes_corpus
 from plan_tuning.job.disk import Job, disk_findings, is_dequantised
 from plan_tuning.job.graph import JobGraph, resolved
@@ -60,6 +60,8 @@ def print_job(config: Config, graph: JobGraph) -> int:
             console.print(render_estimate(estimate, config.teacher))
     if values := value_line([(config, graph)]):
         console.print(values, soft_wrap=True, highlight=False)
+    if line := reward_line([(config, graph)]):
+        console.print(line, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
     for line in memory_lines(config, graph):

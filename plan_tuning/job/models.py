@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.extensions import record
+from plan_tuning.config.extensions import PLAIN, record
+from plan_tuning.config.grpo import UNTRAINED
+from plan_tuning.config.job_parts import asked_as_start
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
@@ -258,6 +260,21 @@ class Models:
         if isinstance(executor, LocalWriter):
             return executor.student
         return self._load(*self._executing_model())
+
+    def frozen(self, begun: str | Path) -> tuple[Student, str]:
+        """Load the model that carries plans out for a reward, and say how it is asked.
+
+        Args:
+            begun: what the policy begins from: with executor=start it stays as that.
+        """
+        if self.config.reward.plan.executor == UNTRAINED:
+            return self._load(self.base, self.config.model), PLAIN
+        return self._load(begun, self.config.model), asked_as_start(self.config)
+
+    def build_frozen(self) -> None:
+        """Make that model's weights where they are ours and absent; nothing is loaded."""
+        if self.config.reward.plan.executor == UNTRAINED:
+            _ = self.base
 
     def build_executor(self) -> None:
         """Make the executor's weights where they are ours and absent; nothing is loaded."""

@@ -19,7 +19,7 @@ from plan_tuning.config.effects import IdleWord, idle_line, idle_words, key_of
 from plan_tuning.config.extensions import record
 from plan_tuning.config.job_parts import is_tested, needs_student
 from plan_tuning.config.run import Config
-from plan_tuning.job.costs import teacher_line, value_line
+from plan_tuning.job.costs import reward_line, teacher_line, value_line
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.memory_report import memory_line
 from plan_tuning.job.result import check_overwritten, read_result
@@ -229,6 +229,8 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
     if line := memory_line((job.config, job.graph) for job in jobs):
         console.print(line, soft_wrap=True, highlight=False)
+    if rewards := reward_line((job.config, job.graph) for job in jobs):
+        console.print(rewards, soft_wrap=True, highlight=False)
     if values := value_line((job.config, job.graph) for job in jobs):
         console.print(values, soft_wrap=True, highlight=False)
     if line := power_line(rows_of(jobs), folder):

@@ -69,6 +69,7 @@ def train(
     adapter: str = "full",
     reward: RewardConfig | None = None,
     open_ask: Any = None,
+    load_executor: Any = None,
     micro_batch_tokens: int = 400,
     precision: str = "fp32",
     base_dtype: str = "auto",
@@ -109,6 +110,7 @@ def train(
             PROBLEMS,
             grader,
             open_ask,
+            load_executor,
         )
 
 

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.evaluation.frozen_executor import FrozenExecutor
+from plan_tuning.evaluation.reward_means import opened_means
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import to_json
+from plan_tuning.rewards.plan_cases import Means
 from plan_tuning.students.export import export_student
 from plan_tuning.students.flops import ModelSize
 from plan_tuning.students.generation.probe import FACT, PROMPT_TOKENS, probe_of
@@ -38,6 +41,7 @@ from plan_tuning.training.checkpoints import (
     step_of,
 )
 from plan_tuning.training.grpo.data import PlannedProblem, hold_out
+from plan_tuning.training.grpo.executor_baselines import Baselines
 from plan_tuning.training.grpo.metrics import computed
 from plan_tuning.training.grpo.module import GRPOModule
 from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
@@ -74,6 +78,11 @@ _RESUMED_SERVED = (
     "interrupted; a server's rounding hangs on what it writes side by side, so its rollouts may "
     "differ (method.engine=native repeats them bit by bit)"
 )
+BASELINES = "baselines"
+
+LoadExecutor = Callable[[], tuple[Student, str]]
+"""Loads the frozen model that carries plans out, and says in which method's words it is asked."""
+
 _EDGE = 5  # steps whose mean reward is reported as first and last
 
 
@@ -112,6 +121,7 @@ def train_grpo(
     problems: Sequence[PlannedProblem],
     grader: Grader,
     open_ask: OpenAsk | None = None,
+    load_executor: LoadExecutor | None = None,
 ) -> dict[str, Any]:
     """Train a student from its start into the run's folder; continue an earlier attempt.
 
@@ -123,6 +133,8 @@ def train_grpo(
         problems: training problems with the teacher's plans.
         grader: reads answers.
         open_ask: opens the way to the judge; None where no large model is asked.
+        load_executor: loads the frozen model that carries plans out, and says in which method's
+            words it is asked; None where no reward needs one.
 
     Returns:
         Facts: steps, rewards, accuracy, tokens, seconds.
@@ -166,9 +178,14 @@ def train_grpo(
     if run.pass_sizes:
         callbacks.append(PassSizes(run.pass_sizes))
     rollout_server = _rollout_server(run, settings, start, student, training)
-    embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
+    executor = None if load_executor is None else _frozen(settings, *load_executor())
     with RewardWorker(
-        reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed
+        reward,
+        grader,
+        max_new_tokens=method.max_new_tokens,
+        open_ask=open_ask,
+        means=_means(settings, executor, run.folder),
+        executor=executor,
     ) as reward_worker:
         module = GRPOModule(
             student,
@@ -288,10 +305,24 @@ def _check(settings: GRPOSettings, problems: Sequence[PlannedProblem]) -> None:
         )
 
 
-def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
-    from plan_tuning.students.sentence_encoder import load_encoder
+def _frozen(settings: GRPOSettings, student: Student, asked_as: str) -> FrozenExecutor:
+    return FrozenExecutor(
+        student,
+        asked_as=asked_as,
+        config=settings.reward.plan,
+        seed=settings.seed,
+        batch_tokens=settings.method.generation_batch_tokens,
+    )
 
-    return load_encoder(Path(str(reward.plan.encoder)))
+
+def _means(settings: GRPOSettings, executor: FrozenExecutor | None, folder: Path) -> Means:
+    """Open what plan rewards are handed; a rank keeps its own baselines."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    means = Means(prompt=settings.prompt.name)
+    if executor is not None:
+        baselines = Baselines(folder / f"{BASELINES}.{rank}.jsonl")
+        means = replace(means, asked_as=executor.asked_as, baselines=baselines)
+    return opened_means(settings.reward.plan, means)
 
 
 def _computed(module: GRPOModule) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import astuple
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
-from plan_tuning.students.flops import Passes
+from plan_tuning.rewards.hack_probes import probe_rates
+from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection
 from plan_tuning.training.checkpoints import keep_trained, require_trained
@@ -35,17 +37,19 @@ from plan_tuning.training.grpo.experience import (
     subtract_kl,
 )
 from plan_tuning.training.grpo.metrics import (
+    FROZEN,
     LOG_PROBS,
     ROLLOUT,
     SYNC,
     PassStatistics,
     StepTimer,
+    computed,
     dead_group_warning,
     peak_memory_gib,
     stop_reason,
 )
 from plan_tuning.training.grpo.policy import Policy
-from plan_tuning.training.grpo.reward import RewardWorker
+from plan_tuning.training.grpo.reward import RewardWorker, plan_case
 from plan_tuning.training.grpo.rollout import sample_groups
 from plan_tuning.training.grpo.rollout_server import RolloutServer
 from plan_tuning.training.grpo.update import PolicyUpdate, StepState
@@ -240,6 +244,9 @@ class GRPOModule(pl.LightningModule):
             self._fill_log_probs(experience, timer)
         with timer("reward"):
             rewards = pending.result()
+        frozen = self.reward_worker.taken_passes()
+        if frozen.tokens:
+            timer.count(FROZEN, frozen.tokens, frozen)
         for one, found in zip(experience, rewards, strict=True):
             one.rewards = found
         add_penalties(experience, self.method)
@@ -283,13 +290,17 @@ class GRPOModule(pl.LightningModule):
         """Log a step; all figures of all ranks but times and memory."""
         lengths = [len(one.rollout) for one in experience]
         cut = [float(one.rollout.is_truncated) for one in experience]
-        ranks = self.ranks.gather((lengths, cut, dict(timer.tokens), dict(timer.passes)))
+        probes = probe_rates([plan_case(one.rollout) for one in experience])
+        ranks = self.ranks.gather((lengths, cut, dict(timer.tokens), dict(timer.passes), probes))
         if self.passes is not None:
             for name, passes in (item for share in ranks for item in share[3].items()):
                 self.passes[name] = self.passes.get(name, Passes()) + passes
+        probes = _probes_of_all([(len(share[0]), share[4]) for share in ranks])
         lengths = [value for share in ranks for value in share[0]]
         cut = [value for share in ranks for value in share[1]]
-        values = metrics | statistics.summary(self.method, self.ranks.reduce)
+        values = metrics | probes | statistics.summary(self.method, self.ranks.reduce)
+        if self.passes is not None:
+            values["flops"] = computed(self.passes, self._size, 0.0).flops or 0.0
         values |= {
             "length": float(np.mean(lengths)),
             "length_max": float(np.max(lengths)),
@@ -306,8 +317,12 @@ class GRPOModule(pl.LightningModule):
             self.last_metrics[f"tokens/{name}"] = float(sum(s[2].get(name, 0) for s in ranks))
         self.log_dict(self.last_metrics, on_step=True, on_epoch=False, batch_size=len(lengths))
 
+    @cached_property
+    def _size(self) -> ModelSize:
+        return ModelSize.of(self.student.causal_lm)
+
     def _stop_where_lost(self) -> None:
-        """End the training where the policy falls apart, and say why."""
+        """End the training where the policy falls apart or its compute is spent, and say why."""
         reason = stop_reason(self.method, self.last_metrics, self.rewards)
         if reason:
             self.stop_reason = f"{reason} at step {self.finished_steps}"
@@ -347,3 +362,13 @@ class GRPOModule(pl.LightningModule):
         self.seconds = float(state["seconds"])
         self.rewards = state["rewards"].tolist()
         self.dead_rates = state["dead_rates"].tolist()
+
+
+def _probes_of_all(shares: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """Average what share of the plans each probe describes over ranks, by their completions."""
+    total = sum(count for count, _ in shares)
+    names = dict.fromkeys(name for _, rates in shares for name in rates)
+    return {
+        f"probe/{name}": sum(count * rates.get(name, 0.0) for count, rates in shares) / total
+        for name in names
+    }

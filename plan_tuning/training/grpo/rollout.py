@@ -32,6 +32,7 @@ class Rollout:
     completion: Completion
     plan: str  # empty where the completion holds no finished plan
     num_plan_tokens: int  # tokens up to the end of the plan
+    execution: str = ""  # a right one of the problem, for rewards; empty: none is known
 
     def __len__(self) -> int:
         return len(self.completion.token_ids)
@@ -112,6 +113,7 @@ def sample_groups(
             completion=found,
             plan=_plan_of(split_thoughts(found.text).text),
             num_plan_tokens=plan_length(tokenizer, found) if needs_split else 0,
+            execution=planned.execution,
         )
         for index, (planned, ids, found) in enumerate(zip(asked, prompts, completions, strict=True))
     ]
