@@ -158,18 +158,15 @@ def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
     if is_asked and graph.predictions and not graph.is_done:
         yield from _teacher("executor.teacher", config.executor_teacher)
     server, needs = config.evaluation.server, record("engine", config.evaluation.engine).needs
-    is_trained = graph.student is not None and graph.student.is_available
     starts_one = "folder" in needs and is_tested(config) and not graph.is_done
-    if starts_one or (starts_server(config) and not is_trained):
+    if starts_one or (starts_server(config) and is_trained(graph)):
         yield _program(config.evaluation.vllm.command[0])
-    if (
-        isinstance(config.method, GRPOConfig)
-        and config.method.engine == "server"
-        and not is_trained
-    ):
-        own = config.method.server
-        secret = os.environ.get(own.api_key_env or "", "")
-        yield check_server("method.server.api_base", str(own.api_base), own.model, secret)
+    method = config.method
+    if isinstance(method, GRPOConfig) and method.engine == "server" and is_trained(graph):
+        own = method.server
+        if own.model:  # else it is asked for its only one
+            secret = read_key(own.api_key_env, is_required=False)
+            yield check_server("method.server.api_base", str(own.api_base), own.model, secret)
     if "server" in needs and server.api_base and not graph.is_done:
         key = "evaluation.server"
         if server.api_key_env and not os.environ.get(server.api_key_env, "").strip():
