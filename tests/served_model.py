@@ -88,9 +88,8 @@ class Served:
             raise RefusedError(404, f"The lora adapter '{name}' cannot be found.")
         with self.lock:
             del self.adapters[name]
-            if (
-                self.adapters
-            ):  # peft keeps the last one, which is switched off where it is not asked
+            if self.adapters:
+                self.model.set_adapter(next(iter(self.adapters)))
                 self.model.delete_adapter(name)
             else:
                 self.model = self.model.unload()

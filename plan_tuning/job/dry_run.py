@@ -16,7 +16,8 @@ from pathlib import Path
 
 from plan_tuning.config.checks import ConfigError, Finding
 from plan_tuning.config.extensions import record
-from plan_tuning.config.job_parts import is_tested
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.job_parts import is_tested, starts_server
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
@@ -157,8 +158,15 @@ def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
     if is_asked and graph.predictions and not graph.is_done:
         yield from _teacher("executor.teacher", config.executor_teacher)
     server, needs = config.evaluation.server, record("engine", config.evaluation.engine).needs
-    if "folder" in needs and is_tested(config) and not graph.is_done:
+    starts_one = "folder" in needs and is_tested(config) and not graph.is_done
+    if starts_one or (starts_server(config) and is_trained(graph)):
         yield _program(config.evaluation.vllm.command[0])
+    method = config.method
+    if isinstance(method, GRPOConfig) and method.engine == "server" and is_trained(graph):
+        own = method.server
+        if own.model:  # else it is asked for its only one
+            secret = read_key(own.api_key_env, is_required=False)
+            yield check_server("method.server.api_base", str(own.api_base), own.model, secret)
     if "server" in needs and server.api_base and not graph.is_done:
         key = "evaluation.server"
         if server.api_key_env and not os.environ.get(server.api_key_env, "").strip():

@@ -79,7 +79,7 @@ def test_server_and_trainer_are_killed_and_the_same_command_goes_on(
     assert row["training"]["steps"] == 6
     key = row["fingerprints"]["student"]
     student = outputs / "artifacts" / "students" / key
-    lines = [json.loads(line) for line in (student / "completions.jsonl").open()]
+    lines = [json.loads(line) for line in (student / "completions.jsonl").read_text().splitlines()]
     versions = {(line["step"], line["weight_version"]) for line in lines}
     assert versions == {(step, f"grpo-{key}-{step:06d}") for step in range(6)}
     probe = json.loads((student / "manifest.json").read_text())["facts"]["probe"]

@@ -54,7 +54,7 @@ def trained(folder: Path, start: Path, double: Double, **method: Any) -> dict[st
 
 
 def completions(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "completions.jsonl").open()]
+    return [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
 
 
 def again(double: Double, start: Path) -> Double:
@@ -103,9 +103,6 @@ def test_each_step_is_written_by_its_own_adapter(whole: Path, start: Path, tmp_p
     own = completions(tmp_path / "native")
     assert [r["problem_id"] for r in own] == [r["problem_id"] for r in rows]
     assert all("weight_version" not in row for row in own)
-    gains = [metrics(folder)[-1]["train/reward/total"] for folder in (whole, tmp_path / "native")]
-    first = [metrics(folder)[0]["train/reward/total"] for folder in (whole, tmp_path / "native")]
-    assert all(after > before for before, after in zip(first, gains, strict=True))
 
 
 def test_a_server_that_dies_costs_time_and_nothing_else(

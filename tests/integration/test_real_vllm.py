@@ -172,7 +172,10 @@ def test_ten_steps_of_grpo(real_vllm: str, real_weights: Path, tmp_path: Path) -
         )
         assert facts["steps"] == STEPS
     steps = metrics(folders["vllm"])
-    rows = [json.loads(line) for line in (folders["vllm"] / "completions.jsonl").open()]
+    rows = [
+        json.loads(line)
+        for line in (folders["vllm"] / "completions.jsonl").read_text().splitlines()
+    ]
     assert {(row["step"], row["weight_version"]) for row in rows} == {
         (step, f"grpo-vllm-{step:06d}") for step in range(STEPS)
     }

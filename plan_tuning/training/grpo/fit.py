@@ -210,7 +210,9 @@ def train_grpo(
         facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
         if settings.adapter.name != "qlora":  # which is served upon other weights
             with lightning.precision_plugin.forward_context():
-                facts[FACT] = probe_of(student, _probe_text(student, training)).as_facts()
+                facts[FACT] = probe_of(
+                    student, _probe_text(student, training[0], settings)
+                ).as_facts()
     if lightning.is_global_zero:
         export_student(
             student,
@@ -227,12 +229,11 @@ def train_grpo(
     return facts
 
 
-def _probe_text(student: Student, problems: Sequence[PlannedProblem]) -> list[int]:
-    """Give the tokens of a plan: a text whose next tokens are the student's to choose."""
-    ids: list[int] = student.tokenizer(problems[0].teacher_plan, add_special_tokens=False)[
-        "input_ids"
-    ]
-    return ids[:PROMPT_TOKENS] or list(student.turn_end)
+def _probe_text(student: Student, problem: PlannedProblem, settings: GRPOSettings) -> list[int]:
+    """Give the tokens of a prompt and of a plan's beginning, where the next ones are open."""
+    asked = problem_prompt(student.tokenizer, problem.problem, settings.method, settings.prompt)
+    plan = student.tokenizer(problem.teacher_plan, add_special_tokens=False)["input_ids"]
+    return asked + list(plan[:PROMPT_TOKENS])
 
 
 def _rollout_server(
@@ -275,7 +276,7 @@ def _rollout_server(
         open_server,
         name=name,
         folder=adapter_folder(method.sync_dir, name, size),
-        text=_probe_text(student, problems),
+        text=_probe_text(student, problems[0], settings),
         line=server_line(weights, adapter.rank),
         temperature=method.temperature,
     )

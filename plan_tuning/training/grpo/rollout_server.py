@@ -218,9 +218,9 @@ class RolloutServer:
                     MAX_RESTARTS,
                 )
             lost = ""
+            if self._server is None:  # who does not come back within minutes is not waited for
+                self._connect(is_patient=True)
             try:
-                if self._server is None:
-                    self._connect(is_patient=True)
                 if self._opened.weight_version != self.weight_version:
                     self._load()
                 found = ask(self._opened)

@@ -90,14 +90,15 @@ def whole_start(start: Path | str, model: ModelConfig, folder: Path, *, rank: in
         folder: receives merged weights, once.
         rank: of this process; the first one merges, and starts the server.
     """
-    if not is_adapter(Path(start)):
-        return str(start)
+    found = Path(start)
+    if not is_adapter(found):
+        return str(found.resolve()) if found.is_dir() else str(start)
     if rank == 0 and not (folder / _COMPLETE).is_file():
         shutil.rmtree(folder, ignore_errors=True)
         merged = merge_for_inference(load_student(start, model))
         export_student(merged, folder, base=start, model=model, adapter=AdapterConfig(), facts={})
         (folder / _COMPLETE).touch()
-    return str(folder)
+    return str(folder.resolve())
 
 
 def running_server(config: RolloutServerConfig, vocabulary: Vocabulary) -> Open:
