@@ -106,8 +106,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         if graph.student is not None and graph.merged:
             job.merge(graph.student)
         elif graph.student is not None:
-            if graph.start is not None and not graph.student.is_available:
-                job.train(graph.start, start_config(config))
+            start = graph.start
+            if start is not None and not start.is_external and not graph.student.is_available:
+                job.train(start, start_config(config))
             job.train(graph.student, config)
         for place in range(len(graph.predictions)):
             job.evaluate(place)

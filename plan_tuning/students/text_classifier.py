@@ -40,6 +40,10 @@ def load_classifier(folder: Path, label: str) -> Callable[[Sequence[Any]], list[
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
     model.eval()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"  # on the left it would shift the positions of the text
     names = {str(name).lower(): int(place) for place, name in model.config.id2label.items()}
     found = [place for name, place in names.items() if label in name and f"un{label}" not in name]
     if len(found) != 1:

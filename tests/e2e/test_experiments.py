@@ -108,6 +108,15 @@ def test_micro_objective_rewards_end_in_a_table_of_what_each_reward_taught(
     text = (sweep / "comparison.md").read_text()
     for said in ("dead groups", "hacks, first → last", "held-out, end", "kind=likelihood"):
         assert said in text
+    student = next(row for row in rows if row["choices"]["reward"] == "answer")
+    folder = shared_outputs / "artifacts" / "students" / student["fingerprints"]["student"]
+    onward = plan_tuning(
+        "method=grpo", "start=path", f"start.path={folder}", "reward=plan_and_answer",
+        "reward.plan.kind=executability", "reward.plan.max_execution_tokens=32", "method.steps=1",
+        "method.prompts_per_step=2", *FAST[:3], "stages=[distill,train]",
+        f"paths.outputs={shared_outputs}",
+    )  # fmt: skip
+    assert onward.returncode == 0, onward.stderr + onward.stdout
 
 
 def test_out_of_domain_trains_nothing_after_main(plan_tuning: Run, tmp_path: Path) -> None:

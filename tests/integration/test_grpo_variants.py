@@ -172,9 +172,10 @@ def test_a_classifier_s_probability_is_that_of_the_label_it_names(tmp_path: Path
     tokenizer.save_pretrained(tmp_path)
     contradicts = load_classifier(tmp_path, "contradiction")
     pairs = [("add both numbers", "take one away"), ("halve it", "add all that there is to it")]
-    alone = [model(**tokenizer(*pair, return_tensors="pt")).logits.softmax(-1)[0, 2]
-             for pair in pairs]  # fmt: skip
-    assert contradicts(pairs) == pytest.approx([float(value) for value in alone], abs=1e-5)
+    with torch.no_grad():
+        logits = [model(**tokenizer(*pair, return_tensors="pt")).logits for pair in pairs]
+    alone = [float(one.softmax(-1)[0, 2]) for one in logits]
+    assert contradicts(pairs) == pytest.approx(alone, abs=1e-5)
     assert len(contradicts([pairs[0]] * 40)) == 40
     with pytest.raises(StudentError, match="one has to be called 'acceptable'"):
         load_classifier(tmp_path, "acceptable")
