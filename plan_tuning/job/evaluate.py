@@ -106,7 +106,7 @@ def _answer(
     computed = sum((w.computed for w in taking_part.values()), Compute(seconds=seconds))
     facts = {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
     facts["compute"] = to_json(computed)
-    return {**facts, **asked.facts(), **VERSIONS}
+    return {**facts, **asked.facts(), **models.grader.facts(), **VERSIONS}
 
 
 def value_call(

@@ -239,7 +239,7 @@ def train_with_rewards(
         facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
     seen = facts_of_training(config, training.corpus, training.start)
     begun = facts_of_start(training.start if has_start(config) else None)
-    return {**facts, "selection": selection, **seen, **VERSIONS, **begun}
+    return {**facts, "selection": selection, **seen, **VERSIONS, **grader.facts(), **begun}
 
 
 def _is_grpo(training: Training) -> bool:

@@ -220,6 +220,7 @@ class RewardWorker:
                 rollout.plan,
                 config,
                 problem_id=rollout.problem.id,
+                style=rollout.problem.style,
                 is_reminded=is_reminded,
             )
 
