@@ -73,8 +73,11 @@ def _bare(body: str) -> str:
     if start is None:
         return ""
     code = body[start.start() :].rstrip()
-    inside = f"def inside():\n{textwrap.indent(textwrap.dedent(code), '    ')}"
-    return code if _parses(code) or (code[0].isspace() and _parses(inside)) else ""
+    return code if _parses(code) or (code[0].isspace() and _parses(_inside(code))) else ""
+
+
+def _inside(code: str) -> str:
+    return f"def inside():\n{textwrap.indent(textwrap.dedent(code), '    ')}"
 
 
 def _parses(code: str) -> bool:
@@ -124,4 +127,5 @@ def program_defect(answer: str, style: str = "code") -> str | None:
         return "the gold program is empty"
     if len(answer) > _MAX_PROGRAM:
         return f"the gold program is longer than {_MAX_PROGRAM} characters"
-    return None if _parses(answer) else "the gold program is no Python"
+    is_program = _parses(answer) or _parses(_inside(answer))
+    return None if is_program else "the gold program is no Python"
