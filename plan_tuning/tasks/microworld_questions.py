@@ -2,9 +2,9 @@ r"""The three questions that a story of the micro-world can be asked: three kind
 
 The stories and the plans are the same; what is asked for, and so the execution, is not::
 
-    number   How-many pens are Bob's ?             ... Bob's -1 24 = 23 . \boxed{ 23 }
-    yes_no   Yes-or-no : 23 pens are Bob's ?       ... Bob's -1 24 = 23 . \boxed{ yes }
-    program  Program : How-many pens are Bob's ?   \boxed{ Eve = Cara +2 ; Bob = Eve -1 }
+    number   How-many pens are Bob's ?            … Bob's -1 24 = 23 . \boxed{ 23 }
+    yes_no   Yes-or-no : 25 pens are Bob's ?      … = 23 . Yes-or-no : 25 23 . \boxed{ no }
+    program  Program : How-many pens are Bob's ?  \boxed{ Eve = Cara +2 ; Bob = Eve -1 }
 
 A program gets the numbers that the story tells by their owners' names and computes the asked one.
 It is Python as it stands. Its tests call it with other numbers than those of the story, so that a
@@ -19,6 +19,7 @@ from typing import Any
 
 from plan_tuning.tasks.microworld_text import (
     SIGNS,
+    YES_OR_NO,
     Step,
     Story,
     apply,
@@ -40,8 +41,7 @@ def execution_of(story: Story, steps: Sequence[Step]) -> str:
     if story.question == "program":
         return box(program_text(story, steps))
     if story.question == "yes_no":
-        lines = execution_text(steps).rpartition("\\boxed")[0]
-        return f"{lines}{box(_verdict(story, steps))}"
+        return _compared(story, steps, execution_text(steps))
     return execution_text(steps)
 
 
@@ -50,8 +50,7 @@ def rationale_of(story: Story, steps: Sequence[Step]) -> str:
     if story.question == "number":
         return rationale_text(steps)
     if story.question == "yes_no":
-        lines = rationale_text(steps).rpartition("\\boxed")[0]
-        return f"{lines}{box(_verdict(story, steps))}"
+        return _compared(story, steps, rationale_text(steps))
     return execution_of(story, steps)
 
 
@@ -60,6 +59,18 @@ def answer_of(story: Story, steps: Sequence[Step]) -> str:
     if story.question == "program":
         return program_text(story, steps)
     return _verdict(story, steps) if story.question == "yes_no" else str(steps[-1].value)
+
+
+def comparison_text(claimed: int, value: int) -> str:
+    """Put the claimed number before the computed one: what yes or no is said of."""
+    return f"{YES_OR_NO} : {claimed} {value} ."
+
+
+def _compared(story: Story, steps: Sequence[Step], text: str) -> str:
+    """Have an execution end in a comparison, not in its number."""
+    lines = text.rpartition("\\boxed")[0]
+    comparison = comparison_text(story.claimed, steps[-1].value)
+    return f"{lines}{comparison} {box(_verdict(story, steps))}"
 
 
 def _verdict(story: Story, steps: Sequence[Step]) -> str:

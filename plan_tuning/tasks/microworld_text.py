@@ -173,7 +173,8 @@ _SENTENCE = re.compile(
 )
 _QUESTION = re.compile(r"(?:How-many|Yes-or-no : (\d+)) (\w+) (?:are|were) (\w+)'s \?")
 _PROGRAM = "Program"
-DOMAIN_TOKENS = ("Yes-or-no", _PROGRAM, "yes", "no")
+YES_OR_NO = "Yes-or-no"
+DOMAIN_TOKENS = (YES_OR_NO, _PROGRAM, "yes", "no")
 """What the questions other than that for a number add to the vocabulary."""
 
 
