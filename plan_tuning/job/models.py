@@ -23,7 +23,7 @@ from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.corpus import OnUsage
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
-from plan_tuning.job.machine import device_of
+from plan_tuning.job.machine import device_of, prepare_torch
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
