@@ -107,8 +107,9 @@ def run_job(config: Config, context: JobContext) -> float | None:
         if graph.student is not None and graph.merged:
             job.merge(graph.student)
         elif graph.student is not None:
-            if graph.start is not None and not graph.student.is_available:
-                job.train(graph.start, start_config(config))
+            start = graph.start
+            if start is not None and not start.is_external and not graph.student.is_available:
+                job.train(start, start_config(config))
             job.train(graph.student, config)
         for place in range(len(graph.predictions)):
             job.evaluate(place)
@@ -202,6 +203,8 @@ class Job:
             build_base=self._base,
             on_usage=outcome.add_calls,
             resources=resources,
+            folder=context.folder,
+            keeps_server=context.shares_process,
         )
 
     def settle_passes(self) -> Config:
@@ -237,6 +240,8 @@ class Job:
     def train(self, stage: Stage, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
+        if self.outcome.device == "cuda" and not stage.is_available:
+            self.models.end_server()  # an earlier job's: the training needs the card
         # The curves of a job are those of its own student.
         is_start, passes = stage is self.graph.start, self.passes
         tracker = self.tracker.under("start") if is_start else self.tracker

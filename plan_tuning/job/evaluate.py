@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plan_tuning.config.extensions import OWN_ENGINE, record
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.job.inputs import load_benchmark
@@ -106,7 +107,8 @@ def _answer(
     computed = sum((w.computed for w in taking_part.values()), Compute(seconds=seconds))
     facts = {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
     facts["compute"] = to_json(computed)
-    return {**facts, **asked.facts(), **models.grader.facts(), **VERSIONS}
+    graded = models.grader.facts()
+    return {**facts, **asked.facts(), **models.identity_facts(asked), **graded, **VERSIONS}
 
 
 def value_call(
@@ -207,20 +209,25 @@ def _log_probs(student: Student) -> LogProbs:
 def _greedy(
     config: Config, student: Student, progress: Progress | None, prompts: Sequence[list[int]]
 ) -> list[Completion]:
-    """Complete prompts greedily, as answers are written."""
-    from plan_tuning.students.generation.native_engine import generate
+    """Complete prompts greedily, as answers are written by this project's own engine."""
+    from plan_tuning.students.generation.in_process import InProcessEngine
+    from plan_tuning.students.generation.protocol import Sampling
+
+    evaluation = config.evaluation
+    engine = InProcessEngine(
+        student,
+        record("engine", OWN_ENGINE),
+        batch_tokens=evaluation.batch_tokens,
+        decoding=evaluation.decoding,
+    )
 
     def tell(rows: int, tokens: int) -> None:
         if progress is not None:
             progress("following edits", rows, len(prompts), tokens)
 
-    return generate(
-        student,
+    return engine.generate(
         prompts,
         keys=[("edit", place) for place in range(len(prompts))],
-        max_new_tokens=config.evaluation.max_new_tokens,
-        stop_strings=config.evaluation.stop,
-        batch_tokens=config.evaluation.batch_tokens,
-        decoding=config.evaluation.decoding,
+        sampling=Sampling(evaluation.max_new_tokens, stop_strings=tuple(evaluation.stop)),
         progress=tell,
     )
