@@ -128,7 +128,7 @@ def _missing(config: Config, kind: str, rows: AuditRows) -> tuple[str, str] | No
             "teacher=openai_compatible teacher.model=NAME "
             "teacher.api_base=http://127.0.0.1:8000/v1",
         )
-    if needs & _FROZEN and config.model.name == "micro" and not is_micro:
+    if needs & _FROZEN and config.model.name == "micro" and not in_micro_world:
         return (
             "a frozen model carries plans out, and the micro student knows the micro-world only",
             "model=smollm2_135m",
