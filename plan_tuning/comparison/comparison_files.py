@@ -21,6 +21,14 @@ from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
 from plan_tuning.comparison.exports import to_csv, to_json
 from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
+from plan_tuning.comparison.interference import interferences
+from plan_tuning.comparison.interference_text import LEGEND as INTERFERENCE_LEGEND
+from plan_tuning.comparison.interference_text import (
+    interference_json,
+    interference_table,
+    transfer_matrix,
+    verdict,
+)
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
 from plan_tuning.comparison.plan_value_text import (
@@ -120,6 +128,7 @@ def compare(
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
         worth=plan_worth(table),
+        interferences=tuple(interferences(table, reader)),
         judged=judged,
         by_compute=by_compute,
         noise=() if noise is None else tuple(noise_lines(noise, table)),
@@ -164,6 +173,8 @@ def write(
     content["holes"] = list(comparison.holes)
     if comparison.worth.rows:
         content["plan_values"] = values_json(comparison.worth)
+    if comparison.interferences:
+        content["interferences"] = interference_json(comparison.interferences)
     content["registration"] = list(comparison.registration)
     content["inference_noise"] = list(comparison.noise)
     reading = comparison.reading
@@ -199,6 +210,15 @@ def plan_values_section(comparison: Comparison) -> list[str]:
     return [*parts, *correlation_lines(worth)]
 
 
+def interference_section(comparison: Comparison) -> list[str]:
+    """What mixing costs, in the parts of comparison.md; nothing where nothing was mixed."""
+    parts = []
+    for found in comparison.interferences:
+        parts += ["## Mixed training", markdown_table(*transfer_matrix(found))]
+        parts += [markdown_table(*interference_table(found)), *verdict(found)]
+    return [*parts, INTERFERENCE_LEGEND] if parts else []
+
+
 def to_markdown(comparison: Comparison) -> str:
     """Render comparison.md."""
     table = comparison.table
@@ -218,6 +238,7 @@ def to_markdown(comparison: Comparison) -> str:
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+        parts += interference_section(comparison)
         parts += plan_values_section(comparison)
         parts.append("## The paper's claims")
         parts += comparison.registration

@@ -14,6 +14,12 @@ from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
+from plan_tuning.comparison.interference_text import (
+    LEGEND,
+    interference_table,
+    transfer_matrix,
+    verdict,
+)
 from plan_tuning.comparison.plan_value_figure import worth_figure
 from plan_tuning.comparison.plan_value_text import (
     VALUE_LEGEND,
@@ -51,7 +57,7 @@ def report_page(comparison: Comparison, *, title: str) -> str:
             f'<p class="warning">{escape(line)}</p>' for line in comparison.warnings
         ),
         "table": _accuracies(table),
-        "plan_values": _plan_values(comparison),
+        "plan_values": _mixed_training(comparison) + _plan_values(comparison),
         "plans_link": '<a href="#plans">Plans</a>' if comparison.worth.rows else "",
         "claims": _claims(comparison),
         "figures": "".join(figure_html(figure) for figure in comparison_figures(comparison)),
@@ -120,6 +126,17 @@ def _rewards(table: Table) -> str:
     cells = [[escape(text) for text in row] for row in rows]
     legend = f'<p class="dim">{escape(REWARDS_LEGEND)}</p>'
     return f"<h3>Rewards of GRPO</h3>{_html_table(head, cells)}{legend}"
+
+
+def _mixed_training(comparison: Comparison) -> str:
+    """The section of what mixing costs; nothing where nothing was mixed."""
+    parts = []
+    for found in comparison.interferences:
+        parts += [_text_table(*transfer_matrix(found)), _text_table(*interference_table(found))]
+        parts += [f"<p>{escape(line)}</p>" for line in verdict(found)]
+    if not parts:
+        return ""
+    return f'<section id="mixed"><h2>Mixed training</h2>{"".join(parts)}{_dim(LEGEND)}</section>'
 
 
 def _plan_values(comparison: Comparison) -> str:

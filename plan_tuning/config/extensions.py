@@ -25,7 +25,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "plan_similarity": ("ask", "encoder"),
     "executor": ("student", "base", "model", "ask"),
     "engine": ("keys", "stop_strings", "decoding", "server"),
-    "merge": (),
+    "merge": ("base", "problems"),
 }
 KINDS = tuple(NEEDS)
 # The group of conf/ whose choices bring in a record of a kind.
@@ -170,6 +170,7 @@ _PLANS = "plan_tuning.rewards.plan_similarity"
 _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
 _BACKENDS = "plan_tuning.teachers"
+_MERGES = "plan_tuning.students.merge_rules"
 
 BUILT_IN = (
     Extension("data", "gsm8k", _SETS, "GSM8K"),
@@ -257,6 +258,12 @@ BUILT_IN = (
         "engine", "server", _WRITERS, "ServedWriter", needs=("server", "stop_strings")
     ),
     Extension("merge", "linear", "plan_tuning.students.merging", "linear"),
+    Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base",)),
+    Extension("merge", "ties", _MERGES, "ties", needs=("base",)),
+    Extension("merge", "dare_ties", _MERGES, "dare_ties", needs=("base",)),
+    Extension(
+        "merge", "router", "plan_tuning.students.routing", "write_router", needs=("problems",)
+    ),
 )  # fmt: skip
 
 _RECORDS: dict[tuple[str, str], Extension] = {(one.kind, one.name): one for one in BUILT_IN}

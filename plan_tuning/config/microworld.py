@@ -11,7 +11,7 @@ from plan_tuning.config.checks import (
     require_rate,
 )
 
-FAMILIES = ("a", "b")
+FAMILIES = ("a", "b", "c", "d")
 MAX_NAMES = 20
 # Bumped by hand when teachers/scripted.py answers the same request otherwise: it is part of the
 # teacher's spec, so that stored answers of one version are never served for another.
@@ -22,7 +22,8 @@ SCRIPTED_VERSION = 1
 class MicroworldConfig:
     """What the problems look like; the surface form itself is in tasks/microworld_text.py."""
 
-    # a: words mean what they say; b: "more" and "fewer" swapped, told apart by other nouns
+    # a: words mean what they say; b: "more" and "fewer" swapped, told apart by other nouns; c and
+    # d: swapped and not, told apart by the noun together with a word before the question
     family: str = "a"
     # Vocabulary: these three determine the base model as well
     num_names: int = 16  # people a problem can be about; each is two tokens ("Eve", "Eve's")

@@ -19,6 +19,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.precision import check_precision
 from plan_tuning.config.run import Config
+from plan_tuning.config.source_checks import check_sources
 
 Group = TypeVar("Group")
 _PROBE_BYTES = 2**16
@@ -52,6 +53,7 @@ def typed(config: DictConfig) -> Config:
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")
     check_precision(result)
+    check_sources(result)
     return debugged(result)
 
 

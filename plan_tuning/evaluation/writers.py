@@ -86,7 +86,7 @@ class Writer(Protocol):
         """Say what the answers hang on, beside the Spec."""
 
 
-class _StudentRequests:
+class StudentRequests:
     """Students are asked in the words that they were trained on."""
 
     computed = Compute()
@@ -117,7 +117,7 @@ Execute = Callable[[str, str], str]
 """From a problem and a plan (empty: none is given) to a text that ends in a boxed answer."""
 
 
-class LocalWriter(_StudentRequests):
+class LocalWriter(StudentRequests):
     """A student on this machine, run by the engine that the evaluation chooses."""
 
     def __init__(self, student: Student, evaluation: EvaluationConfig) -> None:
@@ -215,7 +215,7 @@ class AdapterOffWriter(LocalWriter):
             )
 
 
-class WaitingWriter(_StudentRequests):
+class WaitingWriter(StudentRequests):
     """A student that waits in the machine's memory and is on the card while it writes.
 
     Args:
@@ -255,7 +255,7 @@ class WaitingWriter(_StudentRequests):
             release_card_memory()
 
 
-class ServedWriter(_StudentRequests):
+class ServedWriter(StudentRequests):
     """A student behind an OpenAI-compatible server; the server applies the chat template.
 
     What vLLM and SGLang would fill in by themselves is said in every request: the thinking switch
@@ -363,7 +363,7 @@ class TeacherWriter(ServedWriter):
         return render("execute", problem=problem.problem, plan=plan)
 
 
-class FunctionWriter(_StudentRequests):
+class FunctionWriter(StudentRequests):
     """An executor from outside: one function of the texts of a problem and of a plan."""
 
     def __init__(self, execute: Execute) -> None:

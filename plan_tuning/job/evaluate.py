@@ -21,7 +21,7 @@ from plan_tuning.job.result import (
     write_predictions,
 )
 from plan_tuning.job_record import Compute
-from plan_tuning.records import Completion, Problem, to_json
+from plan_tuning.records import Completion, Prediction, Problem, to_json
 from plan_tuning.tasks.regrading import VERSIONS
 
 if TYPE_CHECKING:
@@ -107,6 +107,29 @@ def _answer(
     facts = {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
     facts["compute"] = to_json(computed)
     return {**facts, **asked.facts(), **VERSIONS}
+
+
+def clean_predictions(benchmark: str, path: Path, report: Path) -> list[Prediction]:
+    """The predictions on problems that the training set does not hold.
+
+    Args:
+        benchmark: its name.
+        path: of its predictions.
+        report: of contamination.
+
+    Returns:
+        None where the report says nothing of the benchmark, or no problem is left.
+    """
+    from plan_tuning.tasks.contamination import contaminated_ids, covers
+
+    if benchmark not in covers(report):
+        logger.info("%s is not in %s: reported as it is", benchmark, report)
+        return []
+    ids = contaminated_ids(report, benchmark)
+    clean = [row for row in read_predictions(path) if row.problem_id not in ids]
+    if not clean:
+        logger.warning("%s: every problem is contaminated, nothing is left", benchmark)
+    return clean
 
 
 def value_call(

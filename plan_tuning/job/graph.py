@@ -28,6 +28,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.job_parts import needs_student, values_given_plans, values_plans
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import merged_students, source_config
 from plan_tuning.job.equal_compute import matched_steps
 from plan_tuning.job.eval_spec import (
     Party,
@@ -101,12 +102,18 @@ class JobGraph:
     value_corpora: tuple[Stage, ...] = ()
     executor_base: Stage | None = None  # of executor=model
     start: Stage | None = None  # what training begins from, where that is not the base
-    merged: tuple[Stage, ...] = ()  # finished students that the student is made of
+    merged: tuple[Stage, ...] = ()  # students that the student is made of
+    sources: tuple[tuple[Config, JobGraph], ...] = ()  # the jobs of those that are trained for it
+
+    def jobs(self, config: Config) -> tuple[tuple[Config, JobGraph], ...]:
+        """The job itself, and those of single sources of its data."""
+        return ((config, self), *self.sources)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order in which they are built."""
-        head = (self.base, self.corpus, self.start, self.student, self.executor_base)
+        made = [stage for _, graph in self.sources for stage in graph.stages if stage != self.base]
+        head = (self.base, self.corpus, self.start, *made, self.student, self.executor_base)
         tail = (*self.plan_corpora, *self.predictions, *self.executor_predictions)
         values = (*self.value_corpora, *self.plan_values)
         return (*(stage for stage in head if stage is not None), *tail, *values)
@@ -134,27 +141,28 @@ def job_graph(config: Config) -> JobGraph:
     is_evaluated = "evaluate" in config.stages
     if is_evaluated:
         check_swap(config)
-    config = effective(resolved(config))
+    given = resolved(config)
+    config = effective(given)
     if set(config.stages) == {"distill"}:
         return JobGraph(None, _corpus_stage(config), None)
     takes_part = not is_evaluated or needs_student(config)
     base = _base_stage(config.model, config)
     corpus = start = student = None
-    merged: tuple[Stage, ...] = ()
+    merged, sources = _merged(given)
     if takes_part and config.student.path is not None:
         student = _external("students", config.student.path, "student.path")
         check_method(student.folder, config, f"student.path={config.student.path}")
-    elif takes_part and config.merge.is_merged:
-        merged = tuple(_merged_stage(entry, config) for entry in config.merge.students)
+    elif takes_part and merged:
         found = [stage.fingerprint for stage in merged]
         roles = {f"student {place}": name for place, name in enumerate(found, start=1)}
-        student = _stage(config, "students", merge_spec(config, found), roles)
+        spec = merge_spec(given, found, None if base is None else base.fingerprint)
+        student = _stage(config, "students", spec, roles)
     elif takes_part:
         corpus = _corpus_stage(config) if config.method.needs_corpus else None
         if config.method.is_trained:
             start = _start_stage(config, base, corpus)
             student = _student_stage(config, base, corpus, start)
-    graph = JobGraph(base, corpus, student, start=start, merged=merged)
+    graph = JobGraph(base, corpus, student, start=start, merged=merged, sources=sources)
     return _valued(_evaluated(graph, config), config) if is_evaluated else graph
 
 
@@ -246,13 +254,22 @@ def _student_stage(
     return _stage(config, "students", spec, upstream)
 
 
-def _merged_stage(entry: str, config: Config) -> Stage:
-    """A finished student that is merged, by its fingerprint or its folder."""
-    folder = folder_of(config.paths.artifacts, "students", entry)
-    path = folder if "/" not in entry and is_complete(folder) else Path(entry)
-    given = _external("students", str(path), "merge.students")
-    check_method(given.folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
-    return given
+def _merged(
+    config: Config,
+) -> tuple[tuple[Stage, ...], tuple[tuple[Config, JobGraph], ...]]:
+    """The students that are merged, and the jobs of those that single sources train."""
+    stages, jobs = [], []
+    for student in merged_students(config):
+        if not student.given:
+            job = source_config(config, student.source)
+            jobs.append((job, job_graph(job)))
+            stages += [stage for stage in (jobs[-1][1].student,) if stage is not None]
+            continue
+        folder = folder_of(config.paths.artifacts, "students", student.given)
+        path = folder if "/" not in student.given and is_complete(folder) else Path(student.given)
+        stages.append(_external("students", str(path), "merge.students"))
+        check_method(stages[-1].folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
+    return tuple(stages), tuple(jobs)
 
 
 def _evaluated(graph: JobGraph, config: Config) -> JobGraph:

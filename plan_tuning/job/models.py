@@ -68,7 +68,8 @@ def check_machine(config: Config, graph: JobGraph) -> str:
             check_quantisable(Path(config.start.path).expanduser())
         check_four_bits()
     if device == "cuda":
-        check_memory(config, graph)
+        for job in graph.jobs(config):
+            check_memory(*job)
     return device
 
 
@@ -157,9 +158,21 @@ class Models:
             from plan_tuning.evaluation.writers import ServedWriter
 
             return ServedWriter(self._ask_server(), evaluation)
+        stage = self.graph.student
+        if stage is not None and self.config.merge.is_routed:
+            return self._routed(stage.folder)
         from plan_tuning.evaluation.writers import LocalWriter
 
         return LocalWriter(self.student, evaluation)
+
+    def _routed(self, folder: Path) -> Writer:
+        from plan_tuning.evaluation.routed_writer import RoutedWriter
+        from plan_tuning.students.routing import read_router
+
+        def load(adapter: Path) -> Student:
+            return self._load(adapter, self.config.model)
+
+        return RoutedWriter(read_router(folder), load, self.config.evaluation)
 
     @cached_property
     def executor(self) -> Writer:

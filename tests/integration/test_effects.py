@@ -30,6 +30,8 @@ JOBS = [
     " method.loss=cispo filter=answer_only",
     "method=grpo start=base reward=plan reward.plan.kind=judge method.credit=plan_amplified",
     "method=m1 data=microworld_mixed data.mixing.strategy=tempered distillation.execution=retained",
+    "method=m1 data=microworld_mixed merge=dare_ties adapter=lora",
+    "method=m1 data=microworld_mixed merge=router merge.router=nearest adapter=lora",
     "method=m1 stages=[distill]",
     "method=m1 data=gsm8k model=qwen3_4b teacher=replay adapter=lora data.limit=9",
     "method=zero_shot data=math model=tiny_llama",
@@ -52,6 +54,7 @@ VALUES = (
     *("normalise_then_sum", "sum_then_normalise", "released_code", "retained", "all", "same"),
     *("required", "paper", "matched", "merged", "server", "equal_tokens", "llama", "bfloat16"),
     *("float32", "test", "first", "random", "kept", "b", "a", "other", "static", "eager"),
+    *("module", "global", "oracle", "nearest", "linear", "ties"),
 )
 
 

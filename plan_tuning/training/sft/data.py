@@ -157,4 +157,5 @@ def _row(
         segments=render_completion(
             method, plan=plan, execution=execution, solution=solution, answer=source.answer
         ),
+        source=source.source,
     )
