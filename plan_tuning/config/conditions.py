@@ -184,7 +184,7 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     # model, adapter
     Condition(
-        ("model", "prompt", "student", "evaluation.plan"),
+        ("model", "prompt", "student", "evaluation.plan", "merge"),
         lambda job: set(job.stages) != {"distill"},
         "stages=[distill] ends with the corpus",
         "stages=[distill,train,evaluate]",

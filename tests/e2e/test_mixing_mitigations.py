@@ -48,6 +48,12 @@ def test_the_experiment_merges_and_routes_the_students_of_its_sources(
     oracle = next(row for row in rows if "merge.router=oracle" in row["overrides"])
     for row, benchmark in zip(alone, TESTS, strict=True):
         assert texts(oracle, sweep, benchmark) == texts(row, sweep, benchmark)
+    nearest = next(row for row in rows if "merge.router=nearest" in row["overrides"])
+    predictions = outputs / "artifacts" / "predictions"
+    asked = predictions / nearest["fingerprints"]["predictions"][TESTS[0]] / "manifest.json"
+    routed = json.loads(asked.read_text())["facts"]["routed"]
+    assert sum(routed.values()) == 8
+    assert set(routed) <= set(TESTS)
     text = (sweep / "comparison.md").read_text()
     assert "## Mixed training" in text
     assert "interference (alone − mixed)" in text

@@ -83,6 +83,8 @@ def others(f: dataclasses.Field[Any], value: Any) -> Iterator[Any]:
         yield not value
     elif "list[int]" in kind:
         yield from ([1], [2, 3])
+    elif "list[float]" in kind:
+        yield from ([0.7, 0.3], [1.0, 3.0])
     elif "int" in kind:
         yield from ((value or 0) + 1, (value or 0) + 513, max((value or 0) - 1, 0))
     elif "float" in kind:

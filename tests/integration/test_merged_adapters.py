@@ -15,6 +15,7 @@ from plan_tuning.students.adapter_merging import merge_adapters
 from plan_tuning.students.adapters import wrap
 from plan_tuning.students.loading import load_for_inference
 from plan_tuning.students.merge_rules import ties
+from plan_tuning.students.routing import read_router, write_router
 
 pytestmark = [
     pytest.mark.integration,
@@ -77,6 +78,21 @@ def test_a_linear_merge_is_peft_s_cat(base: Path, adapters: list[Path], tmp_path
         torch.testing.assert_close(update, meant[name], rtol=1e-4, atol=1e-6)
         exact = sum(w * part[name].double() for w, part in zip(WEIGHTS, apart, strict=True))
         torch.testing.assert_close(update.double(), exact, rtol=1e-4, atol=1e-6)
+
+
+def test_a_frozen_encoder_routes_by_the_nearest_problem(
+    base: Path, adapters: list[Path], tmp_path: Path
+) -> None:
+    texts = {"sums": ["1 + 1 = ?", "2 + 5 = ?"], "names": ["Who is Ann ?", "Who is Bob ?"]}
+    knobs = MergeConfig("router", router="nearest", neighbours=1, encoder=str(base))
+    write_router(tmp_path / "out", dict(zip(texts, adapters, strict=True)), knobs, texts)
+    router = read_router(tmp_path / "out")
+    asked = [text for part in texts.values() for text in part]
+    assert router.choose(asked, [""] * 4) == ["sums", "sums", "names", "names"]
+    student = load_for_inference(router.folders["names"], MODEL)
+    alone = load_for_inference(adapters[1], MODEL)
+    with torch.no_grad():
+        assert torch.equal(student.model(input_ids=IDS).logits, alone.model(input_ids=IDS).logits)
 
 
 def test_merged_adapters_load_as_students(base: Path, adapters: list[Path], tmp_path: Path) -> None:
