@@ -38,14 +38,13 @@ from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.interruption import Interrupted
 from plan_tuning.job.dry_run import check_data
-from plan_tuning.job.evaluate import answer_call, clean_predictions, value_call
+from plan_tuning.job.evaluate import answer_call, note_clean, value_call
 from plan_tuning.job.graph import JobGraph, Stage, job_graph, resolved
 from plan_tuning.job.inputs import load_benchmark, load_problems
 from plan_tuning.job.models import Models, check_machine, say_what_loads
 from plan_tuning.job.pass_sizes import SettledPasses, settled
 from plan_tuning.job.result import (
     CURVES_FILE,
-    DECONTAMINATED,
     PREDICTIONS_FILE,
     JobContext,
     Outcome,
@@ -61,7 +60,6 @@ from plan_tuning.job.result import (
     read_predictions,
     read_result,
     row_of,
-    write_predictions,
     write_result,
 )
 from plan_tuning.job.test_problems import check_test_problems
@@ -191,7 +189,13 @@ class Job:
         self.resources = resources
         self.passes = SettledPasses(config)
         self.models = Models(
-            config, graph, build_base=self._base, on_usage=outcome.add_calls, resources=resources
+            config,
+            graph,
+            build_base=self._base,
+            on_usage=outcome.add_calls,
+            resources=resources,
+            folder=context.folder,
+            keeps_server=context.shares_process,
         )
 
     def settle_passes(self) -> Config:
@@ -208,8 +212,9 @@ class Job:
         if graph.student is not None and graph.merged:
             self.merge(graph.student)
         elif graph.student is not None:
-            if graph.start is not None and not graph.student.is_available:
-                self.train(graph.start, start_config(config))
+            start = graph.start
+            if start is not None and not start.is_external and not graph.student.is_available:
+                self.train(start, start_config(config))
             self.train(graph.student, config)
 
     @property
@@ -236,6 +241,8 @@ class Job:
     def train(self, stage: Stage, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
+        if self.outcome.device == "cuda" and not stage.is_available:
+            self.models.end_server()  # an earlier job's: the training needs the card
         # The curves of a job are those of its own student.
         is_start, passes = stage is self.graph.start, self.passes
         tracker = self.tracker.under("start") if is_start else self.tracker
@@ -279,8 +286,8 @@ class Job:
         outcome, name = Outcome(device=self.outcome.device), config.data.name
         context = replace(self.context, folder=self.context.folder / name)
         context.folder.mkdir(exist_ok=True)
-        config = replace(config, stages=self.config.stages)
-        job = Job(config, graph, context, outcome, self.tracker.under(name), self.resources)
+        config, tracker = replace(config, stages=self.config.stages), self.tracker.under(name)
+        job = Job(config, graph, context, outcome, tracker, self.resources)
         job.settle_passes()
         job.make_student()
         self.outcome.add_calls(outcome.teacher_calls, outcome.cost_usd)
@@ -309,7 +316,8 @@ class Job:
             self.outcome.executor_zero_shot[alone.label] = metrics_of(alone.folder, load_again)
         note_seen(self.outcome, config, stage.label, entry)
         if config.evaluation.decontaminate is not None:
-            self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
+            report = Path(config.evaluation.decontaminate)
+            note_clean(self.outcome, stage.label, path, report, self.context.folder)
         if self.tracker.run is not None:
             rows = [to_json(row) for row in read_predictions(path)]
             self.tracker.log_table(f"predictions/{stage.label}", rows)
@@ -342,16 +350,6 @@ class Job:
             progress=config.trainer.progress,
             on_usage=self.outcome.add_calls,
         )
-
-    def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
-        """Report the benchmark once more, without the problems that the training set holds."""
-        from plan_tuning.evaluation.accuracy import summarize
-
-        if clean := clean_predictions(benchmark, path, report.expanduser()):
-            name = benchmark + DECONTAMINATED
-            self.outcome.predictions[name] = self.context.folder / f"{name}.jsonl"
-            write_predictions(self.outcome.predictions[name], clean)
-            self.outcome.metrics[name] = summarize(clean)
 
     def _obtain(self, name: str, stage: Stage, make: Make) -> bool:
         """Build a stage where it is absent; returns whether it was there already."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from plan_tuning.config.extensions import record
 from plan_tuning.config.job_parts import (
     asks_teacher,
     distils,
@@ -20,6 +21,7 @@ from plan_tuning.config.job_parts import (
     passes_are_rounded,
     reads_problems,
     reads_world,
+    starts_server,
     tests_internal_split,
     uses_corpus,
     validates,
@@ -27,6 +29,7 @@ from plan_tuning.config.job_parts import (
 )
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.reward_conditions import REWARD
 from plan_tuning.config.run import Config
 from plan_tuning.config.training_conditions import (
     TRAINING,
@@ -60,6 +63,11 @@ def _merges_by(*rules: str) -> IsRead:
 def _is_own_mix(job: Config) -> bool:
     """Whether the problems are made here, or come from several sources."""
     return job.data.is_microworld or isinstance(job.data, MixtureDataConfig)
+
+
+def _engine_needs(job: Config) -> tuple[str, ...]:
+    """What the engine of the evaluation is handed."""
+    return record("engine", job.evaluation.engine).needs
 
 
 # Where several conditions of a key fail, the first one gives the reason.
@@ -351,9 +359,21 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("evaluation.server",),
-        lambda job: is_tested(job) and job.evaluation.engine == "server",
+        lambda job: is_tested(job) and "server" in _engine_needs(job),
         "evaluation.engine={job.evaluation.engine} asks no server",
         "evaluation.engine=server",
+    ),
+    Condition(
+        ("evaluation.max_probe_gap",),
+        lambda job: is_tested(job) and bool({"server", "folder"} & set(_engine_needs(job))),
+        "evaluation.engine={job.evaluation.engine} has the student in this process",
+        "evaluation.engine=vllm",
+    ),
+    Condition(
+        ("evaluation.vllm",),
+        lambda job: (is_tested(job) and "folder" in _engine_needs(job)) or starts_server(job),
+        "evaluation.engine={job.evaluation.engine} starts no server",
+        "evaluation.engine=vllm",
     ),
     Condition(
         ("seed",),
@@ -362,4 +382,5 @@ CONDITIONS: tuple[Condition, ...] = (
         "method=m1",
     ),
     *TRAINING,
+    *REWARD,
 )

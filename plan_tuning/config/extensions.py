@@ -22,9 +22,9 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "filter": (),
     "method": ("corpus", "rewards"),
     "reward": ("teacher_plan", "ask", "generate", "log_probs"),
-    "plan_similarity": ("ask", "encoder"),
+    "plan_similarity": ("ask", "encoder", "generate", "log_probs", "execution"),
     "executor": ("student", "base", "model", "ask"),
-    "engine": ("keys", "stop_strings", "decoding", "server"),
+    "engine": ("keys", "stop_strings", "decoding", "log_probs", "server", "folder"),
     "merge": ("base", "problems"),
 }
 KINDS = tuple(NEEDS)
@@ -37,6 +37,7 @@ GROUPS: Mapping[str, str] = {
 PARTS = ("plan", "execution", "solution", "rewards")
 TWO_CALLS = "m2"  # what predictions call the protocol of a plan and its execution
 PLAIN = "zero_shot"  # in whose words a model is asked that is given no plan
+OWN_ENGINE = "native"  # this project's own, with which everything can be done
 BASELINE = "sft"  # what a comparison is with, unless it is told
 DEFAULT_METHOD = "m1"
 
@@ -165,10 +166,14 @@ class Extension:
 _SETS = "plan_tuning.tasks.published_sets"
 _FORMATS = "plan_tuning.text.formats"
 _FILTERS = "plan_tuning.distillation.filters"
-_RULES = "plan_tuning.rewards.rules"
-_PLANS = "plan_tuning.rewards.plan_similarity"
+_REWARDS = "plan_tuning.rewards"
+_RULES = f"{_REWARDS}.rules"
+_PLANS = f"{_REWARDS}.plan_similarity"
+_JUDGES = f"{_REWARDS}.plan_judges"
+_EXECUTION = f"{_REWARDS}.execution"
 _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
+_TEXT_WRITERS = "plan_tuning.evaluation.text_writers"
 _BACKENDS = "plan_tuning.teachers"
 _MERGES = "plan_tuning.students.merge_rules"
 
@@ -238,24 +243,31 @@ BUILT_IN = (
     Extension("reward", "length", _RULES, "length_reward"),
     Extension("reward", "leak", _RULES, "leak_reward"),
     Extension("reward", "overlong", _RULES, "overlong_penalty"),
-    Extension("plan_similarity", "judge", _PLANS, "judge_requests", needs=("ask",)),
-    Extension("plan_similarity", "steps", _PLANS, "step_similarity"),
-    Extension(
-        "plan_similarity", "embedding", _PLANS, "embedding_similarity", needs=("encoder",)
-    ),
+    Extension("plan_similarity", "judge", _JUDGES, "judged", needs=("ask",)),
+    Extension("plan_similarity", "steps", _PLANS, "by_steps"),
+    Extension("plan_similarity", "embedding", _PLANS, "by_embeddings", needs=("encoder",)),
+    Extension("plan_similarity", "verifier", _JUDGES, "verified", needs=("ask",)),
+    Extension("plan_similarity", "roscoe", f"{_REWARDS}.roscoe", needs=("encoder",)),
+    Extension("plan_similarity", "executability", _EXECUTION, needs=("generate",)),
+    Extension("plan_similarity", "uplift", _EXECUTION, needs=("generate",)),
+    Extension("plan_similarity", "likelihood", _EXECUTION, needs=("log_probs", "execution")),
     Extension("executor", "self", _WRITERS, "LocalWriter", needs=("student",)),
     Extension("executor", "base", _WRITERS, "LocalWriter", needs=("base",)),
     Extension("executor", "model", _WRITERS, "LocalWriter", needs=("model",)),
-    Extension("executor", "teacher", _WRITERS, "TeacherWriter", needs=("ask",)),
+    Extension("executor", "teacher", _TEXT_WRITERS, "TeacherWriter", needs=("ask",)),
     Extension(
         "engine", "native", f"{_ENGINES}.native_engine", "generate",
-        needs=("keys", "stop_strings", "decoding"),
+        needs=("keys", "stop_strings", "decoding", "log_probs"),
     ),
     Extension(
         "engine", "continuous_batching", f"{_ENGINES}.continuous_batching", "generate_continuously"
     ),
     Extension(
-        "engine", "server", _WRITERS, "ServedWriter", needs=("server", "stop_strings")
+        "engine", "server", _TEXT_WRITERS, "ServedWriter", needs=("server", "stop_strings")
+    ),
+    Extension(
+        "engine", "vllm", f"{_ENGINES}.vllm_engine", "VLLMEngine",
+        needs=("folder", "keys", "stop_strings", "log_probs"),
     ),
     Extension("merge", "linear", "plan_tuning.students.merging", "linear"),
     Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base",)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from plan_tuning.config.data import MicroworldDataConfig
 from plan_tuning.config.evaluation import DISTILLED_HERE
-from plan_tuning.config.extensions import Extension, find, record
+from plan_tuning.config.extensions import DEFAULT_METHOD, PLAIN, Extension, find, record
 from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
 from plan_tuning.config.mixture import MICRO_SOURCES, MixtureDataConfig
 from plan_tuning.config.run import Config
@@ -36,6 +36,11 @@ def is_trained(job: Config) -> bool:
 def is_grpo(job: Config) -> bool:
     """Whether a student takes part that GRPO trains."""
     return isinstance(job.method, GRPOConfig) and is_trained(job)
+
+
+def starts_server(job: Config) -> bool:
+    """Whether a training has its rollouts written by a vLLM server of its own."""
+    return is_grpo(job) and isinstance(job.method, GRPOConfig) and job.method.engine == "vllm"
 
 
 def trains_start(job: Config) -> bool:
@@ -161,6 +166,18 @@ def asks_teacher(job: Config) -> bool:
     judges = rewards_plans(job) and job.reward.uses_judge and job.reward.judge is None
     executes = has_executor(job) and job.executor.name == "teacher"
     return distils(job) or judges or (executes and job.executor.teacher is None)
+
+
+def asked_as_start(job: Config) -> str:
+    """In whose words the model that GRPO begins from is asked, while it is still as it was."""
+    if job.start.name == UNTRAINED:
+        return PLAIN
+    return DEFAULT_METHOD if job.start.name == GIVEN else job.start.name
+
+
+def has_frozen_executor(job: Config) -> bool:
+    """Whether a frozen model carries plans out beside the policy, for a reward."""
+    return is_grpo(job) and job.reward.uses_frozen
 
 
 def rewards_plans(job: Config) -> bool:

@@ -153,6 +153,7 @@ class Config:
         self._check_given_plans()
         self._check_roles()
         self._check_shards()
+        self._check_rollouts()
 
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld
@@ -296,6 +297,20 @@ class Config:
                 "fsdp",
                 "weights of four bits are not spread over devices",
                 "trainer.strategy=ddp, or adapter=lora",
+            )
+
+    def _check_rollouts(self) -> None:
+        """Refuse a server of rollouts that no step could be handed to."""
+        method = self.method
+        if not isinstance(method, GRPOConfig) or not method.is_served or "train" not in self.stages:
+            return
+        if self.adapter.name != "lora":
+            raise ConfigError(
+                "adapter",
+                self.adapter.name,
+                f"method.engine={method.engine} hands each step's adapter to the server; whole "
+                "weights, or an adapter upon weights of four bits, it could not be handed",
+                f"adapter=lora method.engine={method.engine}, or method.engine=native",
             )
 
     @property

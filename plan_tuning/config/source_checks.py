@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from plan_tuning.config.checks import require
+from plan_tuning.config.extensions import record
 from plan_tuning.config.job_parts import trainings
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
@@ -91,7 +92,7 @@ def _check_router(config: Config, found: list[Merged]) -> None:
         f"adapter=lora merge={merge.name}",
     )
     require(
-        evaluation.engine != "server",
+        not {"server", "folder"} & set(record("engine", evaluation.engine).needs),
         "evaluation.engine",
         evaluation.engine,
         "an engine of this machine, which loads the adapter that the router chooses",

@@ -1,4 +1,4 @@
-"""Under which choices the keys of training are read: method, start, reward, trainer, filters."""
+"""Under which choices the keys of training are read: method, start, trainer, filters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from plan_tuning.config.job_parts import (
     is_grpo,
     is_trained,
     may_learn_rationales,
-    rewards_plans,
     taught_by,
     trainings,
     trains_start,
@@ -166,7 +165,6 @@ def filter_conditions(prefix: str, chosen: Callable[[Config], FilterConfig]) -> 
 
 _UNTRAINED = "method={job.method.name} trains no student in this job"
 _LEARN = "method=m1"
-_NO_GRPO = "method={job.method.name} earns no rewards"
 
 TRAINING: tuple[Condition, ...] = (
     # method
@@ -275,6 +273,30 @@ TRAINING: tuple[Condition, ...] = (
         "method.val_problems=32",
     ),
     Condition(
+        ("method.merged_sampler", "method.sampler_dtype", "method.decoding"),
+        _of_grpo(lambda m: not m.is_served),
+        "method.engine={job.method.engine} writes rollouts elsewhere",
+        "method.engine=native",
+    ),
+    Condition(
+        ("method.generation_batch_tokens",),
+        _of_grpo(lambda m: m.engine != "server"),
+        "method.engine=server: the server holds what it has memory for",
+        "method.engine=native",
+    ),
+    Condition(
+        ("method.server",),
+        _of_grpo(lambda m: m.engine == "server"),
+        "method.engine={job.method.engine} asks no server that is there already",
+        "method.engine=server",
+    ),
+    Condition(
+        ("method.sync_dir",),
+        _of_grpo(lambda m: m.is_served),
+        "method.engine=native writes no adapters for anybody",
+        "method.engine=vllm",
+    ),
+    Condition(
         ("method.merged_sampler",),
         lambda job: job.adapter.name == "lora",
         "adapter={job.adapter.name} has nothing to merge",
@@ -286,7 +308,7 @@ TRAINING: tuple[Condition, ...] = (
         "a checkpointed pass keeps no prompt to share",
         "trainer.gradient_checkpointing=false",
     ),
-    # start, reward
+    # start
     Condition(("start",), is_grpo, "only method=grpo has a start", "method=grpo"),
     Condition(
         ("start.trainer",),
@@ -303,40 +325,6 @@ TRAINING: tuple[Condition, ...] = (
         "start=m1",
     ),
     *filter_conditions("start.filter", lambda job: job.start.filter),
-    Condition(("reward",), is_grpo, _NO_GRPO, "method=grpo"),
-    Condition(
-        tuple(
-            f"reward.plan.{key}"
-            for key in (
-                *("kind", "metric", "guards", "votes", "swap", "temperature"),
-                *("max_reply_tokens", "wait_s", "encoder"),
-            )
-        ),
-        rewards_plans,
-        "reward.plan.weight=0: plans earn nothing",
-        "reward=plan_and_answer",
-    ),
-    Condition(
-        ("reward.plan.metric",),
-        lambda job: job.reward.plan.kind == "steps",
-        "reward.plan.kind={job.reward.plan.kind} has a measure of its own",
-        "reward.plan.kind=steps",
-    ),
-    Condition(
-        ("reward.plan.encoder",),
-        lambda job: job.reward.plan.kind == "embedding",
-        "reward.plan.kind={job.reward.plan.kind} has no encoder",
-        "reward.plan.kind=embedding",
-    ),
-    Condition(
-        (
-            *(f"reward.plan.{key}" for key in ("votes", "swap", "temperature")),
-            *("reward.plan.max_reply_tokens", "reward.plan.wait_s", "reward.judge"),
-        ),
-        lambda job: job.reward.uses_judge,
-        "nobody judges plans",
-        "reward=plan_and_answer reward.plan.kind=judge",
-    ),
     # trainer
     *_training_conditions("trainer"),
     *_training_conditions("start.trainer"),

@@ -21,7 +21,7 @@ from plan_tuning.job_record import Compute
 from plan_tuning.records import Problem
 from plan_tuning.students.loading import Student
 from plan_tuning.students.memory import release_card_memory
-from plan_tuning.students.routing import Router
+from plan_tuning.students.routing import read_router
 
 
 class RoutedWriter(StudentRequests):
@@ -30,15 +30,15 @@ class RoutedWriter(StudentRequests):
     A problem is answered exactly as by the student that it is routed to.
 
     Args:
-        router: chooses by the text and the source of a problem.
+        folder: of the routed student; its router goes by the text and the source of a problem.
         load: from the folder of an adapter to a student.
         evaluation: how it writes.
     """
 
     def __init__(
-        self, router: Router, load: Callable[[Path], Student], evaluation: EvaluationConfig
+        self, folder: Path, load: Callable[[Path], Student], evaluation: EvaluationConfig
     ) -> None:
-        self._router = router
+        self._router = read_router(folder)
         self._load = load
         self._evaluation = evaluation
         self._asked: dict[str, Problem] = {}  # by what is asked

@@ -23,7 +23,7 @@ from plan_tuning.artifacts import (
 )
 from plan_tuning.config.checks import ConfigError, require
 from plan_tuning.config.data import MicroworldDataConfig
-from plan_tuning.config.extensions import TWO_CALLS, extension_spec, names
+from plan_tuning.config.extensions import OWN_ENGINE, TWO_CALLS, extension_spec, record
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import ModelConfig
@@ -288,11 +288,15 @@ def report_fingerprint(config: Config) -> str:
 def _engine_spec(config: Config) -> dict[str, Any]:
     """The engine, where it is not this project's own."""
     evaluation = config.evaluation
-    if evaluation.engine == "server":
-        return {"engine": "server", "served_model": evaluation.server.model}
-    if evaluation.engine == names("engine")[0]:  # this project's own
+    name, needs = evaluation.engine, record("engine", evaluation.engine).needs
+    if name == OWN_ENGINE:
         return {}
-    return {"engine": evaluation.engine, **_named_spec("engine", evaluation.engine)}
+    spec: dict[str, Any] = {"engine": name, **_named_spec("engine", name)}
+    if "server" in needs:
+        spec["served_model"] = evaluation.server.model
+    if "folder" in needs and (options := evaluation.vllm.spec()):
+        spec["vllm_options"] = options
+    return spec
 
 
 def _named_spec(kind: str, name: str) -> dict[str, Any]:

@@ -339,14 +339,21 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     reward = replace(config.reward, name=RewardConfig().name, judge=None, extra=extra)
     if not reward.plan.weight:
         reward = replace(reward, plan=PlanRewardConfig(weight=0.0))
+    elif reward.plan.is_served:  # the name counts by which it is served, the address does not
+        served = f"served: {reward.plan.encoder_model}"
+        reward = replace(reward, plan=replace(reward.plan, encoder=served, encoder_model=""))
     spec: dict[str, Any] = {
         "method": {k: v for k, v in hashed_values(method).items() if k not in _OF_THE_START},
         "reward": hashed_values(reward),
         "optimizer": {key: getattr(config.trainer, key) for key in _OF_THE_TRAINER},
     }
+    if method.engine == "vllm" and (options := config.evaluation.vllm.spec()):
+        spec["vllm_options"] = options
     if config.reward.uses_judge:
         spec["judge"] = config.judge.spec()
-    if config.reward.judges_plans:
+    if config.reward.judges_plans and reward.plan.kind == "verifier":
+        spec["verifier_prompts"] = [prompt_fingerprint(n) for n in ("constraints", "verify")]
+    elif config.reward.judges_plans:
         spec["judge_prompt"] = prompt_fingerprint("judge")
     brought = [("reward", name) for name in extra]
     brought += [("plan_similarity", reward.plan.kind)] if reward.plan.weight else []

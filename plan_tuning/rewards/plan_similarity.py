@@ -16,6 +16,7 @@ import numpy as np
 
 from plan_tuning.config.reward import PlanRewardConfig
 from plan_tuning.records import Request
+from plan_tuning.rewards.plan_cases import Means, PlanCase, PlanRewardError
 from plan_tuning.text.plans import leaks, repetition, steps
 from plan_tuning.text.prompts import render
 
@@ -94,6 +95,27 @@ def embedding_similarity(
     found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
     cosine = np.clip(found[: len(first)] @ found[len(first) :].T, 0.0, 1.0)  # (n, m)
     return _ordered_f1(len(first), len(second), lambda i, j: float(cosine[i, j]))
+
+
+async def by_steps(
+    cases: Sequence[PlanCase], config: PlanRewardConfig, means: Means
+) -> list[float | None]:
+    """Reward plans by :func:`step_similarity`, which is in [0, 1] as it stands."""
+    return [step_similarity(c.teacher_plan, c.plan, metric=config.metric) for c in cases]
+
+
+async def by_embeddings(
+    cases: Sequence[PlanCase], config: PlanRewardConfig, means: Means
+) -> list[float | None]:
+    """Reward plans by :func:`embedding_similarity`: in [0, 1], negative cosines count as 0.
+
+    Raises:
+        PlanRewardError: nobody handed an encoder over.
+    """
+    embed = means.embed
+    if embed is None:
+        raise PlanRewardError("plans are compared by embeddings: nobody handed an encoder over")
+    return [embedding_similarity(c.teacher_plan, c.plan, embed) for c in cases]
 
 
 def _units_of_both(reference: str, candidate: str) -> tuple[list[list[str]], list[list[str]]]:

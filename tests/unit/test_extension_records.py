@@ -189,8 +189,10 @@ def test_a_reward_that_nobody_brings_or_can_compute_is_refused(my_conf: Path) ->
 from plan_tuning.config.extensions import Extension
 EXTENSION = Extension("reward", "mine", needs=("log_probs",))
 """)  # fmt: skip
-    with pytest.raises(ConfigError, match=r"it needs log_probs of a model"):
-        RewardConfig(extra={"mine": 0.5})
+    reward = RewardConfig(extra={"mine": 0.5})
+    assert reward.uses_frozen
+    with pytest.raises(RewardError, match=r"needs a frozen executor"):
+        rewards(reward)
 
 
 def test_plans_are_compared_by_a_function_from_outside(my_conf: Path) -> None:
