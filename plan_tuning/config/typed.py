@@ -22,6 +22,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.precision import check_precision
 from plan_tuning.config.registration import explained, resource_folder
 from plan_tuning.config.run import Config
+from plan_tuning.config.source_checks import check_sources
 
 Group = TypeVar("Group")
 _PROBE_BYTES = 2**16
@@ -55,6 +56,7 @@ def typed(config: DictConfig) -> Config:
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")
     check_precision(result)
+    check_sources(result)
     return debugged(result)
 
 

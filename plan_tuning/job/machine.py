@@ -50,7 +50,8 @@ def check_machine(config: Config, graph: JobGraph) -> str:
             check_quantisable(Path(config.start.path).expanduser())
         check_four_bits()
     if device == "cuda":
-        check_memory(config, graph)
+        for job in graph.jobs(config):
+            check_memory(*job)
     return device
 
 

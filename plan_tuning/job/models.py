@@ -22,8 +22,9 @@ from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.corpus import OnUsage
-from plan_tuning.job.graph import JobGraph, Stage, job_graph
+from plan_tuning.job.graph import JobGraph, job_graph
 from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.job.stages import Stage
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
@@ -89,6 +90,11 @@ class Models:
     def tested(self) -> Writer:
         """Who answers the test problems: the student, here or behind a server."""
         evaluation = self.config.evaluation
+        if self.graph.student is not None and self.config.merge.is_routed:
+            from plan_tuning.evaluation.routed_writer import RoutedWriter
+
+            load = partial(self._load, model=self.config.model)
+            return RoutedWriter(self.graph.student.folder, load, evaluation)
         needs = record("engine", evaluation.engine).needs
         if "server" in needs:
             return self._behind_server()

@@ -107,7 +107,7 @@ def test_text_that_is_no_problem_is_refused(text: str, reason: str) -> None:
         parse_problem(text)
 
 
-@pytest.mark.parametrize("family", ["a", "b"])
+@pytest.mark.parametrize("family", ["a", "b", "c", "d"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_problems_are_consistent(split: str, family: str) -> None:
     config = replace(SMALL, family=family)
@@ -124,7 +124,8 @@ def test_problems_are_consistent(split: str, family: str) -> None:
         assert depths[0] <= int(problem.difficulty) == len(chain) - 1 <= depths[1]
         assert all(1 <= step.value <= config.max_value for step in steps)
         assert (problem.source, problem.style) == ("microworld", "microworld")
-        assert story.item in microworld_text.ITEMS[family]
+        assert story.item in microworld_text.items_of(family)
+        assert story.is_swapped == (family in "bc")
 
 
 def test_every_text_consists_of_known_words() -> None:
@@ -214,7 +215,7 @@ def test_unknown_split_and_impossible_size_are_refused() -> None:
 @pytest.mark.parametrize(
     ("knobs", "named"),
     [
-        ({"family": "c"}, "data.family=c"),
+        ({"family": "z"}, "data.family=z"),
         ({"num_names": 30}, "data.num_names=30"),
         ({"max_value": 5}, "data.max_value=5"),
         ({"max_operand": 1}, "data.max_operand=1"),
