@@ -96,6 +96,7 @@ def run_job(config: Config, context: JobContext) -> float | None:
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
+        job.models.check_sandbox()
         config = job.settle_passes()
         job.outcome.test_problems = seen = check_test_problems(config, graph)
         if seen:

@@ -17,7 +17,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.filters import USABLE
 from plan_tuning.records import Problem, Trajectory, Verdict
 from plan_tuning.rewards.plan_cases import PlanCase
-from plan_tuning.text.formats import MICROWORLD, boxed
+from plan_tuning.text.formats import boxed, is_micro
 from plan_tuning.text.plan_flaws import variants
 
 _UNKNOWN = (None, Verdict.BAD_GOLD, Verdict.ERROR)
@@ -152,7 +152,7 @@ def _labelled(case: PlanCase, row: Trajectory) -> AuditRow:
 
 def _planted(case: PlanCase, other_plan: str) -> list[AuditRow]:
     problem = case.problem
-    if problem.style == MICROWORLD:
+    if is_micro(problem.style):
         return []
     found = variants(case.plan, problem.id, problem.problem, problem.style, other_plan)
     return [

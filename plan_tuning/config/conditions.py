@@ -21,6 +21,7 @@ from plan_tuning.config.job_parts import (
     passes_are_rounded,
     reads_problems,
     reads_world,
+    runs_programs,
     starts_server,
     tests_internal_split,
     uses_corpus,
@@ -332,6 +333,18 @@ CONDITIONS: tuple[Condition, ...] = (
         ),
         "only m2's student writes a plan in a call of its own",
         "method=m2 evaluation.plan=own",
+    ),
+    Condition(
+        ("evaluation.grading.run_code", "evaluation.grading.sandbox"),
+        runs_programs,
+        "no answer that is graded in this job is a program",
+        "method=zero_shot 'evaluation.benchmarks=[humaneval]'",
+    ),
+    Condition(
+        ("evaluation.grading.sandbox",),
+        lambda job: job.evaluation.grading.run_code,
+        "evaluation.grading.run_code=false runs no program",
+        "evaluation.grading.run_code=true",
     ),
     Condition(
         ("evaluation.plan_value", "evaluation.plan_value_corpus"),

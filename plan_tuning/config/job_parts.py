@@ -6,8 +6,17 @@ from pathlib import Path
 
 from plan_tuning.config.data import MicroworldDataConfig
 from plan_tuning.config.evaluation import DISTILLED_HERE
-from plan_tuning.config.extensions import DEFAULT_METHOD, PLAIN, Extension, find, record
+from plan_tuning.config.extensions import (
+    DEFAULT_METHOD,
+    DEFAULT_TASK,
+    PLAIN,
+    Extension,
+    find,
+    record,
+    task_of,
+)
 from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
+from plan_tuning.config.microworld import MICRO_STYLES, QUESTIONS
 from plan_tuning.config.mixture import MICRO_SOURCES, MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.sources import trains_sources
@@ -134,6 +143,30 @@ def reads_world(job: Config) -> bool:
         isinstance(job.data, MixtureDataConfig) and bool({*job.data.sources} & {*MICRO_SOURCES})
     )
     return tests_it or (has_it and reads_problems(job))
+
+
+def benchmark_task(job: Config, name: str) -> str:
+    """Name the task of a test set's problems; none is read for it."""
+    if name == job.data.internal_split:
+        return job.data.tasks[0]
+    if name.startswith("microworld"):
+        asked = (q for q in QUESTIONS[1:] if f"{name}_".startswith(f"{MICRO_STYLES[q]}_"))
+        return task_of(MICRO_STYLES[next(asked, QUESTIONS[0])]).name
+    found = find("data", name)
+    return task_of(job.data.form.style).name if found is None else found.task or DEFAULT_TASK
+
+
+def tested_tasks(job: Config) -> tuple[str, ...]:
+    """The tasks of a job's test sets."""
+    names = [entry.partition("=")[0] for entry in job.benchmarks] if is_tested(job) else []
+    return tuple(dict.fromkeys(benchmark_task(job, name) for name in names))
+
+
+def runs_programs(job: Config) -> bool:
+    """Whether answers are graded in this job that are programs."""
+    grades_training = distils(job) or is_grpo(job) or validates(job)
+    tasks = (*tested_tasks(job), *(job.data.tasks if grades_training else ()))
+    return any("run_code" in record("task", name).needs for name in tasks)
 
 
 def draws_problems(job: Config) -> bool:

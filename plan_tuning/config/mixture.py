@@ -87,6 +87,11 @@ class MixtureDataConfig(DataConfig):
         return all(name in MICRO_SOURCES for name in self.sources)
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of its sources."""
+        return tuple(dict.fromkeys(task for part in self.parts().values() for task in part.tasks))
+
+    @property
     def can_be_cut(self) -> bool:
         """Every source has a test set of its own."""
         return False

@@ -10,7 +10,6 @@ from typing import Any
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.evaluation.writers import (
-    Key,
     LocalWriter,
     Messages,
     Progress,
@@ -19,6 +18,7 @@ from plan_tuning.evaluation.writers import (
 )
 from plan_tuning.job_record import Compute
 from plan_tuning.records import Problem
+from plan_tuning.students.generation.protocol import Key
 from plan_tuning.students.loading import Student
 from plan_tuning.students.memory import release_card_memory
 from plan_tuning.students.routing import read_router

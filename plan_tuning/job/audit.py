@@ -30,7 +30,7 @@ from plan_tuning.records import Completion, Problem
 from plan_tuning.rewards.plan_cases import Means
 from plan_tuning.rewards.rules import correct_reward
 from plan_tuning.teachers.factory import open_caller
-from plan_tuning.text.formats import MICROWORLD
+from plan_tuning.text.formats import is_micro
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +119,9 @@ def _chosen(
 def _missing(config: Config, kind: str, rows: AuditRows) -> tuple[str, str] | None:
     """Say what a kind lacks here, and words that bring it; None where it has all."""
     needs = set(record("plan_similarity", kind).needs)
-    is_micro = all(row.case.problem.style == MICROWORLD for row in rows.rows)
+    in_micro_world = all(is_micro(row.case.problem.style) for row in rows.rows)
     judge = config.judge
-    answers = judge.is_asked and (is_micro or judge.backend != "scripted")
+    answers = judge.is_asked and (in_micro_world or judge.backend != "scripted")
     if "ask" in needs and not answers:
         return (
             "it asks a large model, and the scripted teacher knows the micro-world only",

@@ -109,7 +109,8 @@ def _answer(
     computed = sum((w.computed for w in taking_part.values()), Compute(seconds=seconds))
     facts = {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
     facts["compute"] = to_json(computed)
-    return {**facts, **asked.facts(), **models.identity_facts(asked), **VERSIONS}
+    graded = models.grader.facts()
+    return {**facts, **asked.facts(), **models.identity_facts(asked), **graded, **VERSIONS}
 
 
 def note_clean(outcome: Outcome, benchmark: str, path: Path, report: Path, folder: Path) -> None:

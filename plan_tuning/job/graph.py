@@ -25,7 +25,12 @@ from plan_tuning.config.effects import effective
 from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.job_parts import needs_student, values_given_plans, values_plans
+from plan_tuning.config.job_parts import (
+    benchmark_task,
+    needs_student,
+    values_given_plans,
+    values_plans,
+)
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.sources import merged_students, source_config
@@ -34,6 +39,7 @@ from plan_tuning.job.eval_spec import (
     Party,
     answer_spec,
     check_method,
+    check_programs,
     check_swap,
     execution_spec,
     executor_party,
@@ -138,6 +144,7 @@ def job_graph(config: Config) -> JobGraph:
         ConfigError: a path that the configuration names does not exist.
     """
     check_own_name(config.data)
+    check_programs(config)
     is_evaluated = "evaluate" in config.stages
     if is_evaluated:
         check_swap(config)
@@ -396,5 +403,6 @@ def _test_corpus_stage(
         path = folder if "/" not in given and is_complete(folder) else given
         return _external("corpora", str(path), key)
     problems = {key: question[key] for key in ("benchmark", "source", "limit")}
-    spec = distillation_spec({**problems, "split": "test"}, config)
+    tasks = [benchmark_task(config, question["benchmark"])]
+    spec = distillation_spec({**problems, "split": "test"}, config, tasks)
     return _stage(config, "corpora", spec, label=question["benchmark"])

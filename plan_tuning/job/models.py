@@ -5,11 +5,10 @@ Each is loaded when it is first asked for, so a job whose stages are finished lo
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -18,19 +17,17 @@ from typing import TYPE_CHECKING, Any
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.extensions import PLAIN, record
 from plan_tuning.config.grpo import UNTRAINED
-from plan_tuning.config.job_parts import asked_as_start
+from plan_tuning.config.job_parts import asked_as_start, runs_programs
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
-from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.distillation.corpus import OnUsage
+from plan_tuning.job.calls import ask_all, ask_server
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
 from plan_tuning.job.memory_report import check_memory
-from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
     from plan_tuning.evaluation.identity import Identity
-    from plan_tuning.evaluation.text_writers import AskAll
     from plan_tuning.evaluation.writers import Writer
     from plan_tuning.grading.grader import Grader
     from plan_tuning.students.generation.protocol import Engine
@@ -211,7 +208,9 @@ class Models:
         if "student" in extension.needs:
             return self.tested
         if "ask" in extension.needs:
-            return TeacherWriter(self._ask_all(config.executor_teacher), config.evaluation)
+            return TeacherWriter(
+                ask_all(config.executor_teacher, config.paths, self._on_usage), config.evaluation
+            )
         if "folder" in record("engine", config.evaluation.engine).needs:
             return self._served(*self._executing_model())
         if "base" in extension.needs and self.graph.student is None:
@@ -297,6 +296,15 @@ class Models:
 
         return self._resources.enter_context(Grader(self.config.evaluation.grading))
 
+    def check_sandbox(self) -> None:
+        """Find out what programs are kept in, where any are run; say it.
+
+        Raises:
+            ConfigError: nothing can be run on this machine.
+        """
+        if runs_programs(self.config):
+            self.grader.sandbox.isolation()
+
     def _load(self, where: str | Path, model: ModelConfig, *, waits: bool = False) -> Student:
         from plan_tuning.students.loading import load_for_inference
 
@@ -343,42 +351,9 @@ class Models:
 
         evaluation = self.config.evaluation
         writer = token_writer(evaluation, *self._answering, self.identity)
-        return writer or ServedWriter(self._ask_server(), evaluation)
-
-    def _ask_server(self) -> AskAll:
-        """Ask the server of ``evaluation.server``; its answers belong to this student alone."""
-        server = self.config.evaluation.server
         student = self.graph.student or self.graph.base
-        teacher = TeacherConfig(
-            backend="http",
-            model=server.model,
-            label=f"student {student.fingerprint if student else self.config.model.path}",
-            provider="openai_compatible",
-            api_base=server.api_base,
-            api_key_env=server.api_key_env,
-            concurrency=server.concurrency,
-            timeout_s=server.timeout_s,
-        )
-        # A student's first answer counts, be it empty or cut.
-        return self._ask_all(teacher, resamples=False)
-
-    def _ask_all(self, teacher: TeacherConfig, *, resamples: bool = True) -> AskAll:
-        """Make the way from requests to replies of a large model or a server."""
-
-        async def ask_each(requests: Sequence[Request]) -> list[Reply]:
-            from plan_tuning.teachers.factory import open_caller
-            from plan_tuning.teachers.usage import Usage
-
-            usage = Usage(teacher.model)
-            try:
-                async with open_caller(
-                    teacher, self.config.paths.calls, resamples=resamples, usage=usage
-                ) as caller:
-                    return await asyncio.gather(*(caller.ask(request) for request in requests))
-            finally:  # calls under way when it ended were paid too
-                self._on_usage(usage.bought, usage.usd)
-
-        return lambda requests: asyncio.run(ask_each(requests))
+        ask = ask_server(self.config, student, self._on_usage)
+        return writer or ServedWriter(ask, evaluation)
 
 
 def rank_models(config: Config, resources: ExitStack) -> Models:

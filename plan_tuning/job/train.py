@@ -276,7 +276,8 @@ def train_with_rewards(
         facts = train_grpo(run, settings, begun, problems, models.grader, open_ask, frozen)
     seen = facts_of_training(config, training.corpus, training.start)
     had = facts_of_start(training.start if has_start(config) else None)
-    return {**facts, "selection": selection, **seen, **VERSIONS, **had}
+    graded = models.grader.facts()
+    return {**facts, "selection": selection, **seen, **VERSIONS, **graded, **had}
 
 
 def _server_share(config: Config) -> float | None:

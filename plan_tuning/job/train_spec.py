@@ -29,6 +29,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig, OwnDataConfig
 from plan_tuning.config.extensions import extension_spec, find, record
 from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.grading import GradingConfig, SandboxConfig
 from plan_tuning.config.grpo import UNTRAINED, GRPOConfig
 from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.mixture import MixtureDataConfig
@@ -41,7 +42,7 @@ from plan_tuning.distillation.corpus import corpus_spec
 from plan_tuning.students import gguf
 from plan_tuning.tasks.benchmarks import source_spec
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
-from plan_tuning.text.prompts import prompt_fingerprint
+from plan_tuning.text.prompts import prompt_fingerprint, words_fingerprint
 
 # What of the micro-world its base depends on.
 VOCABULARY_KEYS = ("num_names", "max_value", "max_operand")
@@ -105,9 +106,26 @@ def check_own_name(data: DataConfig) -> None:
         )
 
 
-def distillation_spec(problems: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """What determines a corpus of ``problems``, of the training set or of a test set."""
-    return corpus_spec(problems, config.teacher, config.distillation, config.evaluation.grading)
+def distillation_spec(
+    problems: Mapping[str, Any], config: Config, tasks: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What determines a corpus of ``problems``, of the training set or of a test set.
+
+    Args:
+        problems: what determines them.
+        config: the job.
+        tasks: that they are of; None: those of the training set.
+    """
+    asked = config.data.tasks if tasks is None else tasks
+    grading = grading_of(config.evaluation.grading, asked)
+    return corpus_spec(problems, config.teacher, config.distillation, grading, asked)
+
+
+def grading_of(grading: GradingConfig, tasks: Sequence[str]) -> GradingConfig:
+    """What of the grading has an effect: how programs are run has none on other answers."""
+    if any("run_code" in record("task", name).needs for name in tasks):
+        return grading
+    return replace(grading, run_code=False, sandbox=SandboxConfig())
 
 
 def is_made_here(model: ModelConfig) -> bool:
@@ -130,6 +148,8 @@ def base_spec(model: ModelConfig, config: Config) -> dict[str, Any]:
     if isinstance(model, MicroModelConfig):
         spec["vocabulary"] = {key: getattr(model.world, key) for key in VOCABULARY_KEYS}
         spec["base"] = hashed_values(model.base)
+        if model.domains:
+            spec["domains"] = True
         if config.debug.max_steps is not None:
             spec["debug_max_steps"] = config.debug.max_steps
     return spec
@@ -178,6 +198,8 @@ def student_spec(
         "prompts": prompt_fingerprint("student"),
         "seed": config.seed,
     }
+    if words := words_fingerprint(config.data.tasks):
+        spec["task_prompts"] = words
     if start is not None:
         spec["start"] = start
     if isinstance(config.method, GRPOConfig):
@@ -308,7 +330,7 @@ def _selection_spec(config: Config) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "val_problems": config.trainer.val_problems,
         "max_new_tokens": evaluation.max_new_tokens,
-        "grading": hashed_values(evaluation.grading),
+        "grading": hashed_values(grading_of(evaluation.grading, config.data.tasks)),
         **({"stop": list(evaluation.stop)} if evaluation.stop else {}),
     }
     if not config.method.has_two_calls:
@@ -361,7 +383,7 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     if found := {name: one["extension"] for name, one in extensions.items() if one}:
         spec["extensions"] = found
     if config.reward.answer_weight or extra:  # a reward from outside sees the verdict
-        spec["grading"] = hashed_values(config.evaluation.grading)
+        spec["grading"] = hashed_values(grading_of(config.evaluation.grading, config.data.tasks))
     return spec
 
 

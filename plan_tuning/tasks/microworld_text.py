@@ -45,7 +45,7 @@ CONFLICTING = ("c", "d")
 
 OPERATIONS = ("more", "fewer", "times")
 _WORDS = {"more": "more-than", "fewer": "fewer-than", "times": "times"}
-_SIGNS = {"more": "+", "fewer": "-", "times": "*"}
+SIGNS = {"more": "+", "fewer": "-", "times": "*"}
 _INVERSE = {"more": "fewer", "fewer": "more", "times": "times"}
 TIMES_OPERANDS = (2, 3)
 
@@ -90,11 +90,18 @@ class Template:
     known: str = "are"
     relation: str = "is"
     question: str = "How-many {item} are {target}'s ?"
+    claim: str = "Yes-or-no : {claimed} {item} are {target}'s ?"
 
 
 STANDARD_TEMPLATE = Template()
 UNSEEN_TEMPLATES = (
-    Template("Also", "were", "was", "How-many {item} were {target}'s ?"),
+    Template(
+        "Also",
+        "were",
+        "was",
+        "How-many {item} were {target}'s ?",
+        "Yes-or-no : {claimed} {item} were {target}'s ?",
+    ),
     Template("Then", "are", "is", "Say : How-many {item} are {target}'s ?"),
 )
 """Wordings of the base's documents that no training problem uses."""
@@ -107,7 +114,9 @@ class Story:
     facts: tuple[Fact, ...]
     item: str
     target: str
-    has_cue: bool = False
+    question: str = "number"  # what is asked: see tasks/microworld_questions.py
+    claimed: int = 0  # by a yes-or-no question
+    has_cue: bool = False  # before the question
 
     @property
     def is_swapped(self) -> bool:
@@ -191,9 +200,12 @@ def facts_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
 
 def problem_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
     """Tell the story and ask the question."""
-    question = template.question.format(item=story.item, target=story.target)
+    form = template.claim if story.question == "yes_no" else template.question
+    question = form.format(item=story.item, target=story.target, claimed=story.claimed)
+    if story.question == "program":
+        question = f"{_PROGRAM} : {question}"
     if story.has_cue:
-        question = question.replace("How-many", f"{CUE} How-many")
+        question = f"{CUE} {question}"
     return f"{facts_text(story, template)} {question}"
 
 
@@ -201,7 +213,11 @@ _SENTENCE = re.compile(
     r"(\d+) (\w+) (?:are|were) (\w+)'s \."
     r"|(\d+)-(more|fewer|times)(?:-than)? (\w+) (?:is|was) (\w+)'s \."
 )
-_QUESTION = re.compile(r"How-many (\w+) (?:are|were) (\w+)'s \?")
+_QUESTION = re.compile(r"(?:How-many|Yes-or-no : (\d+)) (\w+) (?:are|were) (\w+)'s \?")
+_PROGRAM = "Program"
+YES_OR_NO = "Yes-or-no"
+DOMAIN_TOKENS = (YES_OR_NO, _PROGRAM, "yes", "no")
+"""What the questions other than that for a number add to the vocabulary."""
 
 
 @functools.lru_cache(maxsize=8192)
@@ -214,8 +230,13 @@ def parse_problem(text: str) -> Story:
     question = _QUESTION.search(text)
     if question is None:
         raise MicroworldTextError(f"no question of the micro-world in {text[:80]!r}")
-    item, target = question[1], question[2]
-    story = Story((), item, target, text[: question.start()].endswith(f"{CUE} "))
+    item, target = question[2], question[3]
+    head = text[: question.start()].rstrip()
+    asked = "yes_no" if question[1] else "number"
+    if head.endswith((f"{_PROGRAM} :", f"{_PROGRAM} : Say :")):
+        asked = "program"
+    before = head.removesuffix("Say :").rstrip().removesuffix(f"{_PROGRAM} :").rstrip()
+    story = Story((), item, target, asked, int(question[1] or 0), before.endswith(f" {CUE}"))
     is_swapped = story.is_swapped
     facts = tuple(
         Fact(match[3], int(match[1]))
@@ -296,10 +317,10 @@ def equation_text(step: Step) -> str:
     """Write a step's computation: ``+2 22 = 24``, or ``22`` where the number is known."""
     if not step.operation:
         return str(step.value)
-    return f"{_SIGNS[step.operation]}{step.operand} {step.base} = {step.value}"
+    return f"{SIGNS[step.operation]}{step.operand} {step.base} = {step.value}"
 
 
-def box(value: int) -> str:
+def box(value: int | str) -> str:
     """Write the final answer."""
     return f"\\boxed{{ {value} }}"
 
@@ -317,8 +338,17 @@ def rationale_text(steps: Iterable[Step]) -> str:
     return " ".join([*(f"{equation_text(step)} ." for step in steps), box(steps[-1].value)])
 
 
-def vocabulary(*, num_names: int, max_value: int, max_operand: int) -> list[str]:
-    """List every token of the micro student in the order of their ids, special tokens first."""
+def vocabulary(
+    *, num_names: int, max_value: int, max_operand: int, domains: bool = False
+) -> list[str]:
+    """List every token of the micro student in the order of their ids, special tokens first.
+
+    Args:
+        num_names: people.
+        max_value: largest number.
+        max_operand: largest n of "n-more-than".
+        domains: with the words of all questions, not of that for a number alone.
+    """
     names = NAMES[:num_names]
     operands = range(1, max_operand + 1)
     words = [
@@ -344,5 +374,6 @@ def vocabulary(*, num_names: int, max_value: int, max_operand: int) -> list[str]
         *(f"*{n}" for n in TIMES_OPERANDS),
         # Two words that differ, for whoever probes the chat template with single letters.
         *("a", "b"),
+        *(DOMAIN_TOKENS if domains else ()),
     ]
     return list(dict.fromkeys(words))

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plan_tuning.text.formats import MICROWORLD
+from plan_tuning.text.formats import is_micro
 from plan_tuning.text.plans import marked_steps
 
 _DIGITS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
@@ -37,7 +37,7 @@ def plan_steps(plan: str, style: str) -> list[str]:
     >>> plan_steps("Bob's Eve's ;", "microworld")
     ["Bob's", "Eve's"]
     """
-    if style == MICROWORLD:
+    if is_micro(style):
         return [word for word in plan.split() if word.endswith("'s")]
     return [text for _, text in marked_steps(plan)]
 
@@ -70,7 +70,7 @@ def with_step_dropped(plan: str, problem_id: str, style: str) -> str | None:
     if len(steps) < 2:
         return None
     rng = random.Random(f"dropped/{problem_id}")
-    place = rng.randrange(len(steps) - (style == MICROWORLD))
+    place = rng.randrange(len(steps) - is_micro(style))
     return joined_steps(plan, [*steps[:place], *steps[place + 1 :]], style)
 
 
@@ -117,7 +117,7 @@ def _free_number(rng: random.Random, digits: int, taken: set[str]) -> str:
 
 def joined_steps(plan: str, steps: Sequence[str], style: str) -> str:
     """Write steps as the plan writes them, behind its marks in their order."""
-    if style == MICROWORLD:
+    if is_micro(style):
         return " ".join([*steps, _PLAN_END])
     marks = [mark for mark, _ in marked_steps(plan)]
     return "\n".join(f"{mark}{text}" for mark, text in zip(marks, steps, strict=False))

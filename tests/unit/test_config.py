@@ -30,6 +30,8 @@ def test_every_choice_composes(choice: str) -> None:
     extra = COMPANIONS.get(group, [])
     if choice in ("data=microworld", "model=micro", "teacher=scripted"):
         extra = []
+    if choice == "model=micro_domains":
+        extra = ["data=microworld_yes_no"]
     if choice == "data=jsonl":
         extra = [*extra, "data.name=jsonl"]
     if choice == "teacher=dataset":
