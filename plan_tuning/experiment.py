@@ -41,7 +41,8 @@ from plan_tuning.job.dry_run import check_data
 from plan_tuning.job.evaluate import answer_call, note_clean, value_call
 from plan_tuning.job.graph import JobGraph, Stage, job_graph, resolved
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.models import Models, check_machine, say_what_loads
+from plan_tuning.job.machine import check_machine, say_what_loads
+from plan_tuning.job.models import Models
 from plan_tuning.job.pass_sizes import SettledPasses, settled
 from plan_tuning.job.result import (
     CURVES_FILE,

@@ -5,12 +5,12 @@ Each is loaded when it is first asked for, so a job whose stages are finished lo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,99 +20,21 @@ from plan_tuning.config.grpo import UNTRAINED
 from plan_tuning.config.job_parts import asked_as_start, runs_programs
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
-from plan_tuning.config.training import TrainerConfig
+from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.corpus import OnUsage
-from plan_tuning.job.calls import ask_all, ask_server
 from plan_tuning.job.graph import JobGraph, Stage, job_graph
-from plan_tuning.job.memory_report import check_memory
+from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
     from plan_tuning.evaluation.identity import Identity
+    from plan_tuning.evaluation.text_writers import AskAll
     from plan_tuning.evaluation.writers import Writer
     from plan_tuning.grading.grader import Grader
     from plan_tuning.students.generation.protocol import Engine
     from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)
-
-
-def check_machine(config: Config, graph: JobGraph) -> str:
-    """Refuse a job whose training or evaluation this machine cannot do.
-
-    Returns:
-        Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
-
-    Raises:
-        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent, or
-            the card is too small.
-    """
-    student = graph.student
-    is_trained = "train" in config.stages and student is not None and not student.is_available
-    is_tested = "evaluate" in config.stages and not all(
-        stage.is_done
-        for stage in (*graph.predictions, *graph.executor_predictions, *graph.plan_values)
-    )
-    if not is_trained and not is_tested:
-        return "cpu"
-    from plan_tuning.students.gguf import check_reader
-
-    for base, model in (
-        (graph.base, config.model),
-        (graph.executor_base, config.executor.model),
-    ):
-        if base is not None and model is not None and model.path and not base.is_available:
-            check_reader(model.path)
-    device = device_of(config.trainer)
-    if is_trained and config.adapter.name == "qlora":
-        from plan_tuning.students.loading import check_four_bits, check_quantisable
-
-        if config.start.path is not None:
-            check_quantisable(Path(config.start.path).expanduser())
-        check_four_bits()
-    if device == "cuda":
-        for job in graph.jobs(config):
-            check_memory(*job)
-    return device
-
-
-def device_of(trainer: TrainerConfig) -> str:
-    """Say where a job computes: ``cuda`` or ``cpu``.
-
-    Raises:
-        ConfigError: CUDA is asked for and absent.
-    """
-    if trainer.accelerator == "cpu":
-        return "cpu"
-    say_what_loads()
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if trainer.accelerator == "cuda" and not has_cuda:
-        raise ConfigError(
-            "trainer.accelerator",
-            "cuda",
-            "this machine has no CUDA device",
-            "trainer=cpu_small",
-        )
-    return "cuda" if has_cuda else "cpu"
-
-
-@cache
-def say_what_loads() -> None:
-    """Say once what a fresh process is silent about."""
-    if "pytorch_lightning" not in sys.modules:
-        logger.info("loading torch, transformers and Lightning: 10 to 20 s, once a process")
-
-
-def prepare_torch(trainer: TrainerConfig) -> None:
-    """Choose the process's threads, before anything is computed."""
-    import torch
-
-    if trainer.threads:
-        # On small models more threads than one are far slower beside another busy process.
-        torch.set_num_threads(trainer.threads)
-    # Tiny weights drift into denormal numbers, which a CPU handles many times slower.
-    torch.set_flush_denormal(True)
 
 
 class Models:
@@ -208,9 +130,7 @@ class Models:
         if "student" in extension.needs:
             return self.tested
         if "ask" in extension.needs:
-            return TeacherWriter(
-                ask_all(config.executor_teacher, config.paths, self._on_usage), config.evaluation
-            )
+            return TeacherWriter(self._ask_all(config.executor_teacher), config.evaluation)
         if "folder" in record("engine", config.evaluation.engine).needs:
             return self._served(*self._executing_model())
         if "base" in extension.needs and self.graph.student is None:
@@ -351,9 +271,42 @@ class Models:
 
         evaluation = self.config.evaluation
         writer = token_writer(evaluation, *self._answering, self.identity)
+        return writer or ServedWriter(self._ask_server(), evaluation)
+
+    def _ask_server(self) -> AskAll:
+        """Ask the server of ``evaluation.server``; its answers belong to this student alone."""
+        server = self.config.evaluation.server
         student = self.graph.student or self.graph.base
-        ask = ask_server(self.config, student, self._on_usage)
-        return writer or ServedWriter(ask, evaluation)
+        teacher = TeacherConfig(
+            backend="http",
+            model=server.model,
+            label=f"student {student.fingerprint if student else self.config.model.path}",
+            provider="openai_compatible",
+            api_base=server.api_base,
+            api_key_env=server.api_key_env,
+            concurrency=server.concurrency,
+            timeout_s=server.timeout_s,
+        )
+        # A student's first answer counts, be it empty or cut.
+        return self._ask_all(teacher, resamples=False)
+
+    def _ask_all(self, teacher: TeacherConfig, *, resamples: bool = True) -> AskAll:
+        """Make the way from requests to replies of a large model or a server."""
+
+        async def ask_each(requests: Sequence[Request]) -> list[Reply]:
+            from plan_tuning.teachers.factory import open_caller
+            from plan_tuning.teachers.usage import Usage
+
+            usage = Usage(teacher.model)
+            try:
+                async with open_caller(
+                    teacher, self.config.paths.calls, resamples=resamples, usage=usage
+                ) as caller:
+                    return await asyncio.gather(*(caller.ask(request) for request in requests))
+            finally:  # calls under way when it ended were paid too
+                self._on_usage(usage.bought, usage.usd)
+
+        return lambda requests: asyncio.run(ask_each(requests))
 
 
 def rank_models(config: Config, resources: ExitStack) -> Models:

@@ -23,7 +23,8 @@ from plan_tuning.job.compute import facts_of_start
 from plan_tuning.job.decoding_memory import served
 from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
-from plan_tuning.job.models import Models, device_of, prepare_torch, rank_models
+from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.job.models import Models, rank_models
 from plan_tuning.job.pass_sizes import remembered, sizes_of
 from plan_tuning.job.result import CURVES_FILE
 from plan_tuning.job.test_problems import FACT, facts_of_students, facts_of_training

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
+from plan_tuning.config.microworld import QUESTIONS, MicroBaseConfig, MicroworldConfig
 from plan_tuning.tasks import microworld_problems as microworld
 from plan_tuning.tasks import microworld_text
 from plan_tuning.tasks.microworld_documents import document_makers

@@ -193,11 +193,11 @@ def _checked(message: dict[str, Any]) -> dict[str, Any]:
     if "error" not in message:
         return message
     name, text = map(str, message["error"])
-    kind: object = getattr(builtins, name, None)
+    kind: Any = getattr(builtins, name, None)
     is_error = isinstance(kind, type) and issubclass(kind, Exception)
-    if isinstance(kind, type) and is_error and not issubclass(kind, (*_ENDINGS, UnicodeError)):
-        raise kind(text)
-    raise RuntimeError(f"{name}: {text}")
+    if not is_error or issubclass(kind, (*_ENDINGS, UnicodeError)):
+        raise RuntimeError(f"{name}: {text}")
+    raise kind(text)
 
 
 def _named(error: BaseException) -> list[str]:
