@@ -182,11 +182,16 @@ _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
 _TEXT_WRITERS = "plan_tuning.evaluation.text_writers"
 _BACKENDS = "plan_tuning.teachers"
+<<<<<<< HEAD
 _TASKS = "plan_tuning.tasks"
 _MICRO_TASKS = "plan_tuning.tasks.microworld_tasks"
 _ROUTING = "plan_tuning.students.routing"
 _CONTINUOUS = f"{_ENGINES}.continuous_batching"
 _MERGES = "plan_tuning.students.merge_rules"
+=======
+_MERGES = "plan_tuning.students.merge_rules"
+_TASKS = "plan_tuning.tasks"
+>>>>>>> mix
 
 BUILT_IN = (
     Extension("data", "gsm8k", _SETS, "GSM8K"),
@@ -282,7 +287,13 @@ BUILT_IN = (
     Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base",)),
     Extension("merge", "ties", _MERGES, "ties", needs=("base",)),
     Extension("merge", "dare_ties", _MERGES, "dare_ties", needs=("base",)),
+<<<<<<< HEAD
     Extension("merge", "router", _ROUTING, "write_router", needs=("problems",)),
+=======
+    Extension(
+        "merge", "router", "plan_tuning.students.routing", "write_router", needs=("problems",)
+    ),
+>>>>>>> mix
     Extension(
         "task", DEFAULT_TASK, f"{_TASKS}.maths", "TASK",
         styles=("math", "gsm8k", "olympiadbench", "aime"),
