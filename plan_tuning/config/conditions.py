@@ -28,6 +28,7 @@ from plan_tuning.config.job_parts import (
     validates,
     values_given_plans,
 )
+from plan_tuning.config.merge import ROUTER
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.reward_conditions import REWARD
@@ -45,20 +46,19 @@ _NO_CORPUS = "method={job.method.name} uses no teacher's trajectories in this jo
 _WORLD = tuple(f"data.{f.name}" for f in fields(MicroworldConfig))
 _VOCABULARY = ("num_names", "max_value", "max_operand")
 _DECODING = ("limit", "temperature", "num_samples", "benchmarks", "decontaminate", "engine")
-
-
-_RULES = ("ties", "dare_ties", "task_arithmetic")
-_OF_RULES = {
-    "density": _RULES[:2],
-    "scale": _RULES,
-    "seed": ("dare_ties",),
-    "rank": ("linear", *_RULES),
-    **dict.fromkeys(("router", "neighbours", "encoder"), ("router",)),
+_OF_RULES = {"density": "ties", "scale": "ties", "seed": "dare_ties"}  # with a choice that reads it
+_MERGE_KNOBS = {
+    **_OF_RULES,
+    "rank": "linear",
+    **dict.fromkeys(("router", "neighbours", "encoder"), ROUTER),
 }
 
 
-def _merges_by(*rules: str) -> IsRead:
-    return lambda job: job.merge.name in rules
+def _merges_with(key: str) -> IsRead:
+    """Whether the rule of the merge reads a knob, also one from outside."""
+    if key in _OF_RULES:
+        return lambda job: job.merge.is_merged and key in record("merge", job.merge.name).needs
+    return lambda job: job.merge.is_merged and job.merge.is_routed == (key != "rank")
 
 
 def _is_own_mix(job: Config) -> bool:
@@ -176,11 +176,11 @@ CONDITIONS: tuple[Condition, ...] = (
     *(
         Condition(
             (f"merge.{key}",),
-            _merges_by(*rules),
+            _merges_with(key),
             "merge={job.merge.name} does not read it",
-            f"merge={rules[0]}",
+            f"merge={choice}",
         )
-        for key, rules in _OF_RULES.items()
+        for key, choice in _MERGE_KNOBS.items()
     ),
     *(
         Condition(

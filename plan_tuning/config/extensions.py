@@ -25,7 +25,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "plan_similarity": ("ask", "encoder", "generate", "log_probs", "execution"),
     "executor": ("student", "base", "model", "ask"),
     "engine": ("keys", "stop_strings", "decoding", "log_probs", "server", "folder"),
-    "merge": ("base", "problems"),
+    "merge": ("base", "density", "scale", "seed", "problems"),
     "task": ("world", "run_code"),
 }
 KINDS = tuple(NEEDS)
@@ -182,16 +182,11 @@ _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
 _TEXT_WRITERS = "plan_tuning.evaluation.text_writers"
 _BACKENDS = "plan_tuning.teachers"
-<<<<<<< HEAD
 _TASKS = "plan_tuning.tasks"
 _MICRO_TASKS = "plan_tuning.tasks.microworld_tasks"
 _ROUTING = "plan_tuning.students.routing"
 _CONTINUOUS = f"{_ENGINES}.continuous_batching"
 _MERGES = "plan_tuning.students.merge_rules"
-=======
-_MERGES = "plan_tuning.students.merge_rules"
-_TASKS = "plan_tuning.tasks"
->>>>>>> mix
 
 BUILT_IN = (
     Extension("data", "gsm8k", _SETS, "GSM8K"),
@@ -284,16 +279,12 @@ BUILT_IN = (
         needs=("folder", "keys", "stop_strings", "log_probs"),
     ),
     Extension("merge", "linear", "plan_tuning.students.merging", "linear"),
-    Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base",)),
-    Extension("merge", "ties", _MERGES, "ties", needs=("base",)),
-    Extension("merge", "dare_ties", _MERGES, "dare_ties", needs=("base",)),
-<<<<<<< HEAD
-    Extension("merge", "router", _ROUTING, "write_router", needs=("problems",)),
-=======
+    Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base", "scale")),
+    Extension("merge", "ties", _MERGES, "ties", needs=("base", "density", "scale")),
     Extension(
-        "merge", "router", "plan_tuning.students.routing", "write_router", needs=("problems",)
+        "merge", "dare_ties", _MERGES, "dare_ties", needs=("base", "density", "scale", "seed")
     ),
->>>>>>> mix
+    Extension("merge", "router", _ROUTING, "write_router", needs=("problems",)),
     Extension(
         "task", DEFAULT_TASK, f"{_TASKS}.maths", "TASK",
         styles=("math", "gsm8k", "olympiadbench", "aime"),

@@ -228,9 +228,9 @@ def merge_spec(config: Config, students: Sequence[str], base: str | None) -> dic
     if merge.is_routed:
         return spec | _router_spec(config)
     spec["weights"] = merge.shares_of(len(students))
-    if "base" in record("merge", merge.name).needs:
-        keys = {"task_arithmetic": (), "ties": ("density",), "dare_ties": ("density", "seed")}
-        spec |= {key: getattr(merge, key) for key in ("scale", *keys[merge.name])}
+    needs = record("merge", merge.name).needs
+    if "base" in needs:
+        spec |= {key: getattr(merge, key) for key in ("scale", "density", "seed") if key in needs}
         spec["model"] = model_spec(config.model, base)
         if merge.name == "task_arithmetic":  # as they are
             spec["weights"] = merge.weights or [1.0] * len(students)
