@@ -181,6 +181,7 @@ class Attempt:
     finish_reason: str  # stop, length
     num_tokens: int
     max_new_tokens: int  # the longest that a completion may be
+    execution: str = ""  # a right one of the problem, not this completion's; empty: none is known
 
 
 @dataclass(frozen=True, slots=True)

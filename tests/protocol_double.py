@@ -25,10 +25,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a command
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tests.served_model import RefusedError, Served, flags_of
+if __package__:
+    from .served_model import RefusedError, Served, flags_of
+else:  # run as a command
+    from served_model import RefusedError, Served, flags_of
 
 RUNTIME_LORA = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 FAULT = "DOUBLE_FAULT"
@@ -112,6 +112,9 @@ class Double:
                 self._send(200, answer, is_half=double.is_cut(self.path))
 
             def _may_in(self) -> bool:
+                if not double.is_alive:  # a connection that was open when it died
+                    self.close_connection = True
+                    return False
                 key = double.options.api_key
                 if not key or self.headers.get("Authorization") == f"Bearer {key[0]}":
                     return True

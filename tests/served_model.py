@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class Served:
             )
         from peft import PeftModel
 
-        with self.lock:
+        with self.lock, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             source = folder
             if is_stale and self.adapters:
                 source = list(self.adapters.values())[-1]
@@ -86,9 +88,8 @@ class Served:
             raise RefusedError(404, f"The lora adapter '{name}' cannot be found.")
         with self.lock:
             del self.adapters[name]
-            if (
-                self.adapters
-            ):  # peft keeps the last one, which is switched off where it is not asked
+            if self.adapters:
+                self.model.set_adapter(next(iter(self.adapters)))
                 self.model.delete_adapter(name)
             else:
                 self.model = self.model.unload()

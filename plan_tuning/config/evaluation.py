@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from plan_tuning.config.checks import (
+    AUTO,
     require,
     require_choice,
     require_positive,
@@ -54,24 +55,42 @@ class ExecutorConfig:
         )
 
 
+PROTOCOLS = (AUTO, "tokens", "chat")
+
+
 @dataclass
-class ServerConfig:
-    """An OpenAI-compatible server that answers in the student's place (engine=server)."""
+class ServerAddress:
+    """An OpenAI-compatible server, and the patience that it is asked with."""
+
+    place: ClassVar[str]  # in the configuration
 
     api_base: str | None = field(default=None, metadata=_RUNTIME)
-    model: str = ""  # the name under which the server serves the student
+    model: str = ""  # the name under which the server serves the weights
     api_key_env: str | None = field(default=None, metadata=_RUNTIME)  # NAME of a variable
     concurrency: int = field(default=64, metadata=_RUNTIME)
     timeout_s: float = field(default=600.0, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
         """Check ranges, and that no secret is in what is written down."""
-        check_address("evaluation.server.api_base", self.api_base)
-        check_key_variable("evaluation.server.api_key_env", self.api_key_env)
+        check_address(f"{self.place}.api_base", self.api_base)
+        check_key_variable(f"{self.place}.api_key_env", self.api_key_env)
         for key in ("concurrency", "timeout_s"):
-            require_positive(
-                f"evaluation.server.{key}", getattr(self, key), f"evaluation.server.{key}=64"
-            )
+            require_positive(f"{self.place}.{key}", getattr(self, key), f"{self.place}.{key}=64")
+
+
+@dataclass
+class ServerConfig(ServerAddress):
+    """A server that answers in the student's place (engine=server)."""
+
+    place: ClassVar[str] = "evaluation.server"
+
+    # Token ids in and out, or messages and texts; auto: token ids where the server has them
+    protocol: str = field(default=AUTO, metadata=_RUNTIME)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require_choice(f"{self.place}.protocol", self.protocol, PROTOCOLS)
 
 
 # Options of `vllm serve` on which the tokens of an answer hang no more than on a batch's shape.
@@ -172,6 +191,8 @@ class EvaluationConfig:
     engine: str = "native"  # who runs the student: native, continuous_batching, vllm, server
     server: ServerConfig = field(default_factory=ServerConfig)
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    # Nats by which a server may differ from what the student's training wrote down; None: any
+    max_probe_gap: float | None = field(default=0.15, metadata=_RUNTIME)
     grading: GradingConfig = field(default_factory=GradingConfig)
     # Prompt and new tokens of all rows that are decoded at once: a number, or auto
     batch_tokens: Any = field(default=16384, metadata=_RUNTIME)
@@ -186,6 +207,9 @@ class EvaluationConfig:
         for key in ("max_new_tokens", "max_plan_tokens", "num_samples"):
             require_positive(f"evaluation.{key}", getattr(self, key), f"evaluation.{key}=512")
         require_tokens("evaluation.batch_tokens", self.batch_tokens)
+        require_positive(
+            "evaluation.max_probe_gap", self.max_probe_gap, "evaluation.max_probe_gap=0.15"
+        )
         require_positive(
             "evaluation.temperature", self.temperature, "evaluation.temperature=0.7", zero=True
         )

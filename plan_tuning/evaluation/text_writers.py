@@ -125,11 +125,11 @@ class TeacherWriter(ServedWriter):
 
     def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
         """Ask for an answer without any plan."""
-        return render("solve", problem=problem.problem)
+        return render("solve", style=problem.style, problem=problem.problem)
 
     def execution_request(self, problem: Problem, plan: str) -> Messages:
         """Ask for a plan to be executed."""
-        return render("execute", problem=problem.problem, plan=plan)
+        return render("execute", style=problem.style, problem=problem.problem, plan=plan)
 
 
 class FunctionWriter(StudentRequests):

@@ -8,25 +8,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from functools import cache, cached_property, partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.extensions import record
+from plan_tuning.config.extensions import PLAIN, record
+from plan_tuning.config.grpo import UNTRAINED
+from plan_tuning.config.job_parts import asked_as_start, runs_programs
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
-from plan_tuning.config.training import TrainerConfig
 from plan_tuning.distillation.corpus import OnUsage
-from plan_tuning.job.graph import JobGraph, Stage, job_graph
-from plan_tuning.job.memory_report import check_memory
+from plan_tuning.job.graph import JobGraph, job_graph
+from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.job.stages import Stage
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
+    from plan_tuning.evaluation.identity import Identity
     from plan_tuning.evaluation.text_writers import AskAll
     from plan_tuning.evaluation.writers import Writer
     from plan_tuning.grading.grader import Grader
@@ -34,84 +36,6 @@ if TYPE_CHECKING:
     from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)
-
-
-def check_machine(config: Config, graph: JobGraph) -> str:
-    """Refuse a job whose training or evaluation this machine cannot do.
-
-    Returns:
-        Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
-
-    Raises:
-        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent, or
-            the card is too small.
-    """
-    student = graph.student
-    is_trained = "train" in config.stages and student is not None and not student.is_available
-    is_tested = "evaluate" in config.stages and not all(
-        stage.is_done
-        for stage in (*graph.predictions, *graph.executor_predictions, *graph.plan_values)
-    )
-    if not is_trained and not is_tested:
-        return "cpu"
-    from plan_tuning.students.gguf import check_reader
-
-    for base, model in (
-        (graph.base, config.model),
-        (graph.executor_base, config.executor.model),
-    ):
-        if base is not None and model is not None and model.path and not base.is_available:
-            check_reader(model.path)
-    device = device_of(config.trainer)
-    if is_trained and config.adapter.name == "qlora":
-        from plan_tuning.students.loading import check_four_bits, check_quantisable
-
-        if config.start.path is not None:
-            check_quantisable(Path(config.start.path).expanduser())
-        check_four_bits()
-    if device == "cuda":
-        check_memory(config, graph)
-    return device
-
-
-def device_of(trainer: TrainerConfig) -> str:
-    """Say where a job computes: ``cuda`` or ``cpu``.
-
-    Raises:
-        ConfigError: CUDA is asked for and absent.
-    """
-    if trainer.accelerator == "cpu":
-        return "cpu"
-    say_what_loads()
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if trainer.accelerator == "cuda" and not has_cuda:
-        raise ConfigError(
-            "trainer.accelerator",
-            "cuda",
-            "this machine has no CUDA device",
-            "trainer=cpu_small",
-        )
-    return "cuda" if has_cuda else "cpu"
-
-
-@cache
-def say_what_loads() -> None:
-    """Say once what a fresh process is silent about."""
-    if "pytorch_lightning" not in sys.modules:
-        logger.info("loading torch, transformers and Lightning: 10 to 20 s, once a process")
-
-
-def prepare_torch(trainer: TrainerConfig) -> None:
-    """Choose the process's threads, before anything is computed."""
-    import torch
-
-    if trainer.threads:
-        # On small models more threads than one are far slower beside another busy process.
-        torch.set_num_threads(trainer.threads)
-    # Tiny weights drift into denormal numbers, which a CPU handles many times slower.
-    torch.set_flush_denormal(True)
 
 
 class Models:
@@ -166,16 +90,33 @@ class Models:
     def tested(self) -> Writer:
         """Who answers the test problems: the student, here or behind a server."""
         evaluation = self.config.evaluation
+        if self.graph.student is not None and self.config.merge.is_routed:
+            from plan_tuning.evaluation.routed_writer import RoutedWriter
+
+            load = partial(self._load, model=self.config.model)
+            return RoutedWriter(self.graph.student.folder, load, evaluation)
         needs = record("engine", evaluation.engine).needs
         if "server" in needs:
-            from plan_tuning.evaluation.text_writers import ServedWriter
-
-            return ServedWriter(self._ask_server(), evaluation)
+            return self._behind_server()
         if "folder" in needs:
-            return self._served(*self._answering)
+            return self._served(*self._answering, self.identity)
         from plan_tuning.evaluation.writers import LocalWriter
 
         return LocalWriter(self.student, evaluation)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Who a server should answer as: the student under test."""
+        from plan_tuning.job.served_student import identity_of
+
+        stage = self.graph.student or self.graph.base
+        return identity_of(self._answering[0], stage, self.config.evaluation.max_probe_gap)
+
+    def identity_facts(self, asked: Writer) -> dict[str, Any]:
+        """Say whether the student was verified, where it is behind a server; of others nothing."""
+        needs = set(record("engine", self.config.evaluation.engine).needs)
+        is_behind = asked is self.tested and bool({"server", "folder"} & needs)
+        return self.identity.facts() if is_behind else {}
 
     @cached_property
     def executor(self) -> Writer:
@@ -246,6 +187,21 @@ class Models:
             return executor.student
         return self._load(*self._executing_model())
 
+    def frozen(self, begun: str | Path) -> tuple[Student, str]:
+        """Load the model that carries plans out for a reward, and say how it is asked.
+
+        Args:
+            begun: what the policy begins from: with executor=start it stays as that.
+        """
+        if self.config.reward.plan.executor == UNTRAINED:
+            return self._load(self.base, self.config.model), PLAIN
+        return self._load(begun, self.config.model), asked_as_start(self.config)
+
+    def build_frozen(self) -> None:
+        """Make that model's weights where they are ours and absent; nothing is loaded."""
+        if self.config.reward.plan.executor == UNTRAINED:
+            _ = self.base
+
     def build_executor(self) -> None:
         """Make the executor's weights where they are ours and absent; nothing is loaded."""
         chosen = self.config.executor
@@ -261,6 +217,15 @@ class Models:
 
         return self._resources.enter_context(Grader(self.config.evaluation.grading))
 
+    def check_sandbox(self) -> None:
+        """Find out what programs are kept in, where any are run; say it.
+
+        Raises:
+            ConfigError: nothing can be run on this machine.
+        """
+        if runs_programs(self.config):
+            self.grader.sandbox.isolation()
+
     def _load(self, where: str | Path, model: ModelConfig, *, waits: bool = False) -> Student:
         from plan_tuning.students.loading import load_for_inference
 
@@ -268,7 +233,9 @@ class Models:
         device = device_of(self.config.trainer)
         return load_for_inference(where, model, device=device, waits=waits)
 
-    def _served(self, where: str | Path, model: ModelConfig) -> Writer:
+    def _served(
+        self, where: str | Path, model: ModelConfig, identity: Identity | None = None
+    ) -> Writer:
         """Weights that answer from a server of the job's own; they are not loaded here."""
         from plan_tuning.evaluation.writers import EngineWriter
         from plan_tuning.job.serving import HOST, LOG_FILE, Wanted, weights_of
@@ -281,10 +248,13 @@ class Models:
         if not self._keeps_server:
             self._resources.callback(HOST.close)
 
-        def lend(tokens: int) -> AbstractContextManager[Engine]:
-            return HOST.lend(
-                Wanted(weights, outline.vocabulary, config, model, device, tokens, log)
-            )
+        @contextmanager
+        def lend(tokens: int) -> Iterator[Engine]:
+            wanted = Wanted(weights, outline.vocabulary, config, model, device, tokens, log)
+            with HOST.lend(wanted) as engine:
+                if identity is not None:
+                    identity.check(engine.client)
+                yield engine
 
         measure = partial(writing, outline.causal_lm)
         return EngineWriter(outline.vocabulary, lend, config.evaluation, measure)
@@ -294,6 +264,15 @@ class Models:
         from plan_tuning.job.serving import HOST
 
         HOST.close()
+
+    def _behind_server(self) -> Writer:
+        """The student behind a server that is there already, asked in tokens where it has them."""
+        from plan_tuning.evaluation.text_writers import ServedWriter
+        from plan_tuning.job.served_student import token_writer
+
+        evaluation = self.config.evaluation
+        writer = token_writer(evaluation, *self._answering, self.identity)
+        return writer or ServedWriter(self._ask_server(), evaluation)
 
     def _ask_server(self) -> AskAll:
         """Ask the server of ``evaluation.server``; its answers belong to this student alone."""

@@ -23,10 +23,10 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.job.cards import share_of_card
-from plan_tuning.job.ledger import PROMPT_TOKENS, served
+from plan_tuning.job.decoding_memory import served
+from plan_tuning.job.stage_memory import PROMPT_TOKENS
 from plan_tuning.students.footprint import FLOAT, HALF, cache_bytes
 from plan_tuning.students.generation.protocol import (
-    Engine,
     EngineError,
     EngineLostError,
     Vocabulary,
@@ -172,7 +172,7 @@ class Host:
         self._numbers = itertools.count(1)
 
     @contextmanager
-    def lend(self, wanted: Wanted) -> Iterator[Engine]:
+    def lend(self, wanted: Wanted) -> Iterator[VLLMEngine]:
         """Have somebody's weights answer; the server stays for who comes next.
 
         Raises:

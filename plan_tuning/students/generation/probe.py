@@ -66,25 +66,37 @@ def read_probe(facts: Mapping[str, Any]) -> Probe | None:
     return Probe(tuple(found["prompt"]), dict(pairs))
 
 
-def probe_of(student: Student, text: Sequence[int], *, temperature: float = 1.0) -> Probe:
+def probe_of(student: Student, text: Sequence[int]) -> Probe:
     """Ask a student here what follows the last sixteen tokens of a text.
 
     Args:
         student: in whatever mode; its modules' modes are left as they were.
         text: token ids, at least one.
-        temperature: logits are divided by it.
     """
     prompt = tuple(int(token) for token in text[-PROMPT_TOKENS:])
+    log_probs = next_log_probs(student, prompt)
+    values, tokens = log_probs.topk(min(CANDIDATES, len(log_probs)))
+    return Probe(prompt, dict(zip(tokens.tolist(), values.tolist(), strict=True)))
+
+
+@torch.no_grad()
+def next_log_probs(
+    student: Student, prompt: Sequence[int], *, temperature: float = 1.0
+) -> torch.Tensor:
+    """Compute the log-probabilities (V,) of all tokens behind a prompt, in float32.
+
+    Args:
+        student: in whatever mode.
+        prompt: token ids.
+        temperature: logits are divided by it.
+    """
     model = student.causal_lm
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
-            ids = torch.tensor([prompt], device=student.device)
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+        ids = torch.tensor([list(prompt)], device=student.device)
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
     finally:
         for module, mode in modes.items():
             module.training = mode
-    log_probs = (logits.float() / temperature).log_softmax(-1)
-    values, tokens = log_probs.topk(min(CANDIDATES, len(log_probs)))
-    return Probe(prompt, dict(zip(tokens.tolist(), values.tolist(), strict=True)))
+    return (logits[0, -1].float() / temperature).log_softmax(-1)

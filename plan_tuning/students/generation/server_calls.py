@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
+from plan_tuning.config.teacher import is_loopback
 from plan_tuning.students.generation.protocol import EngineError, EngineLostError
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class ServerCalls:
                 headers=headers,
                 connector=aiohttp.TCPConnector(limit=self.concurrency),
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_S),
-                trust_env=not _is_loopback(self.api_base),
+                trust_env=not is_loopback(self.api_base),
             ) as session:
 
                 async def call(
@@ -156,14 +155,3 @@ def _message(found: Any) -> Any:
         inner = found.get("error", found)
         return inner.get("message", inner) if isinstance(inner, dict) else inner
     return found
-
-
-def _is_loopback(address: str) -> bool:
-    """Whether no proxy stands between."""
-    host = urlsplit(address).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,23 +61,20 @@ class TokenServer:
         timeout_s: float = 600.0,
     ) -> None:
         self.served_model = served_model
+        self.api_key = api_key
         self._vocabulary = vocabulary
         self._calls = ServerCalls(
             api_base, api_key=api_key, concurrency=concurrency, timeout_s=timeout_s
         )
         self.api_base = self._calls.api_base
         self._version = ""
+        self._is_owner = True  # of the adapter of that version
         self._card: dict[str, Any] = {}
 
     @property
     def weight_version(self) -> str:
         """Which weights it answers with: "" those that it serves, else the adapter's name."""
         return self._version
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """What ``/v1/models`` says of the served model: root is its folder, parent its base."""
-        return self._card
 
     def facts(self) -> Mapping[str, Any]:
         """Say what its answers hang on beside the Spec: how the server names its weights."""
@@ -96,14 +93,7 @@ class TokenServer:
         bases = [card for card in cards if not card.get("parent")]
         if not self.served_model and len(bases) == 1:
             self.served_model = str(bases[0]["id"])
-        found = [card for card in cards if card.get("id") == self.served_model]
-        if not found:
-            names = ", ".join(str(card.get("id")) for card in cards) or "none"
-            raise EngineError(
-                f"{self.api_base} serves no model {self.served_model or '(which one?)'}: it has "
-                f"{names}. Give one of these names"
-            )
-        self._card = found[0]
+        self._card = self._find(cards)
         try:
             self.next_tokens([self._vocabulary.end_ids[0]], count=1)
         except EngineLostError:
@@ -122,10 +112,30 @@ class TokenServer:
         trace: TracebackType | None,
     ) -> None:
         """Leave the server as it was found: without an adapter of ours."""
-        if self._version and raised is None:
+        if self._version and self._is_owner and raised is None:
             with suppress(EngineError):  # it may have ended by itself
                 self._unload(self._version)
         self._version = ""
+
+    def card(self) -> Mapping[str, Any]:
+        """Ask what the server says of the weights that answer: root is their folder.
+
+        Raises:
+            EngineLostError: nobody answers.
+            EngineError: it has none of that name.
+        """
+        return self._find(self.cards())
+
+    def _find(self, cards: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        name = self._version or self.served_model
+        found = [card for card in cards if card.get("id") == name]
+        if not found:
+            names = ", ".join(str(card.get("id")) for card in cards) or "none"
+            raise EngineError(
+                f"{self.api_base} serves no model {name or '(which one?)'}: it has {names}. Give "
+                "one of these names"
+            )
+        return found[0]
 
     def cards(self) -> list[dict[str, Any]]:
         """List what ``/v1/models`` serves, adapters among them.
@@ -156,7 +166,8 @@ class TokenServer:
         """
         asked = self._request(prompt, Sampling(1, temperature=1.0, return_log_probs=True), seed=0)
         asked |= {"logprobs": count, "return_tokens_as_token_ids": True}
-        choice = self._choice(self._calls.once("POST", _COMPLETIONS, asked), prompt)
+        with self._losses():
+            choice = self._choice(self._calls.once("POST", _COMPLETIONS, asked), prompt)
         try:
             told = choice["logprobs"]["top_logprobs"][0]
             return {int(name.removeprefix("token_id:")): float(p) for name, p in told.items()}
@@ -213,11 +224,17 @@ class TokenServer:
                     row.cancel()
                 await asyncio.gather(*rows, return_exceptions=True)
 
-        try:
+        with self._losses():
             return self._calls.together(all_of)
+
+    @contextmanager
+    def _losses(self) -> Iterator[None]:
+        """Tell a server that was started anew, or whose engine is dead, from one that refuses."""
+        try:
+            yield
         except RefusedError as refused:
             is_forgotten = refused.status == 404 and self._version
-            if is_forgotten or refused.status >= 500:  # it was started anew, or its engine is dead
+            if is_forgotten or refused.status >= 500:
                 raise EngineLostError(str(refused)) from refused
             raise
 
@@ -235,9 +252,18 @@ class TokenServer:
         # Not repeated: what was done before an answer got lost would be refused the second time.
         named = {"lora_name": version, "lora_path": str(folder)}
         self._calls.once("POST", "/load_lora_adapter", named, tries=1)
-        before, self._version = self._version, version
+        before = self._version if self._is_owner else ""
+        self._version, self._is_owner = version, True
         if before:
             self._unload(before)
+
+    def adopt(self, version: str) -> None:
+        """Answer with an adapter from now on that another process loads and unloads.
+
+        Args:
+            version: its name there.
+        """
+        self._version, self._is_owner = version, False
 
     def unload_adapters(self, prefix: str) -> list[str]:
         """Unload the adapters whose names begin so: those that an earlier attempt left.
@@ -287,10 +313,9 @@ class TokenServer:
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
             raise EngineError(f"{self.api_base} answered no completion: {quoted(answer)}")
-        wanted = self._version or self.served_model
-        if answer.get("model") != wanted:
+        if self._version and answer.get("model") != self._version:
             raise StaleWeightsError(
-                f"{self.api_base} answered with the weights {answer.get('model')}, not {wanted}"
+                f"{self.api_base} answered with {answer.get('model')}, not {self._version}"
             )
         choice: dict[str, Any] = choices[0]
         if not isinstance(choice.get("token_ids"), list):
