@@ -166,6 +166,7 @@ class Completion:
     finish_reason: str  # stop (end-of-text), stop_string, length
     prompt_tokens: int
     log_probs: tuple[float, ...] = ()  # of the sampled tokens, where asked for
+    weight_version: str = ""  # of which weights; empty: those that the engine was opened with
 
 
 @dataclass(frozen=True, slots=True)

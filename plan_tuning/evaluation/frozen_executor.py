@@ -15,6 +15,8 @@ from plan_tuning.config.reward import PlanRewardConfig
 from plan_tuning.evaluation.plan_value import passes, target_tokens
 from plan_tuning.records import Completion
 from plan_tuning.students.flops import Passes
+from plan_tuning.students.generation.in_process import InProcessEngine
+from plan_tuning.students.generation.protocol import Sampling
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection, last_token_log_probs
 from plan_tuning.students.templates import prompt_ids
@@ -48,6 +50,9 @@ class FrozenExecutor:
         self.asked_as = asked_as
         self.passes = Passes()
         self._config = config
+        self._engine = InProcessEngine(
+            student, record("engine", config.engine), batch_tokens=batch_tokens
+        )
         self._seed = seed
         self._batch_tokens = batch_tokens
         ids = torch.arange(_PROBE_TOKENS, device=student.device)[None]
@@ -67,19 +72,14 @@ class FrozenExecutor:
                 begun = tokenizer(text.before, add_special_tokens=False)["input_ids"]
                 rendered[name] = [*prompt_ids(tokenizer, text.messages), *begun]
             prompts.append(rendered[name])
-        engine = record("engine", config.engine)
-        offered = {"keys": list(keys), "stop_strings": (), "decoding": "auto"}
-        completions: list[Completion] = engine.load()(
-            self.student,
+        completions = self._engine.generate(
             prompts,
-            max_new_tokens=config.max_execution_tokens,
-            temperature=config.execution_temperature,
-            top_p=1.0,
-            top_k=0,
-            seed=self._seed,
-            batch_tokens=self._batch_tokens,
-            progress=None,
-            **{name: offered[name] for name in engine.needs},
+            keys=keys,
+            sampling=Sampling(
+                config.max_execution_tokens,
+                temperature=config.execution_temperature,
+                seed=self._seed,
+            ),
         )
         sizes = [(len(p), len(c.token_ids)) for p, c in zip(prompts, completions, strict=True)]
         self.passes += Passes.of_completions((len(p) for p in rendered.values()), sizes)

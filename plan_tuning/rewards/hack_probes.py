@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from plan_tuning.rewards.plan_cases import PlanCase
 from plan_tuning.rewards.plan_similarity import guarded
-from plan_tuning.text.formats import MICROWORLD
+from plan_tuning.text.formats import is_micro
 from plan_tuning.text.plan_edits import plan_steps, shuffled
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -42,7 +42,7 @@ def written(steps: Sequence[str], style: str) -> str:
     >>> written(["Add.", "Halve."], "math"), written(["Bob's"], "microworld")
     ('1. Add.\n2. Halve.', "Bob's ;")
     """
-    if style == MICROWORLD:
+    if is_micro(style):
         return " ".join([*steps, _PLAN_END])
     return "\n".join(f"{place}. {step}" for place, step in enumerate(steps, start=1))
 
@@ -50,7 +50,7 @@ def written(steps: Sequence[str], style: str) -> str:
 def echo(case: PlanCase, other: PlanCase | None = None) -> str | None:
     """Repeat the problem, sentence by sentence."""
     text = case.problem.problem.strip()
-    if case.problem.style == MICROWORLD:
+    if is_micro(case.problem.style):
         return text
     return written(_SENTENCE_END.split(text), case.problem.style)
 
@@ -72,7 +72,7 @@ def pasted_answer(case: PlanCase, other: PlanCase | None = None) -> str | None:
     """End the golden plan in the answer."""
     steps, style = plan_steps(case.teacher_plan, case.problem.style), case.problem.style
     answer = case.problem.answer
-    last = answer if style == MICROWORLD else f"The final answer is {answer}."
+    last = answer if is_micro(style) else f"The final answer is {answer}."
     return written([*steps, last], style) if steps else None
 
 

@@ -44,6 +44,7 @@ async def _judge(case: PlanCase, config: PlanRewardConfig, ask: Ask) -> float | 
             case.plan,
             config,
             problem_id=case.problem.id,
+            style=case.problem.style,
             is_reminded=is_reminded,
         )
 
@@ -85,7 +86,7 @@ async def _verify(case: PlanCase, config: PlanRewardConfig, ask: Ask) -> float |
     constraints = await ask(
         Request(
             role="constraints",
-            messages=render("constraints", problem=case.problem.problem),
+            messages=render("constraints", style=case.problem.style, problem=case.problem.problem),
             temperature=0.0,
             max_tokens=_MAX_CONSTRAINTS_TOKENS,
             problem_id=case.problem.id,
@@ -99,6 +100,7 @@ async def _verify(case: PlanCase, config: PlanRewardConfig, ask: Ask) -> float |
                 role="verify",
                 messages=render(
                     "verify",
+                    style=case.problem.style,
                     is_reminded=is_reminded,
                     problem=case.problem.problem,
                     constraints=constraints.text.strip(),

@@ -210,6 +210,7 @@ def judge_requests(
     config: PlanRewardConfig,
     *,
     problem_id: str = "",
+    style: str = "math",
     is_reminded: bool = False,
 ) -> list[Request]:
     """Ask how alike two plans are; the mean of the replies is the reward.
@@ -222,6 +223,7 @@ def judge_requests(
         candidate: the student's plan.
         config: votes, orders and sampling of the judge.
         problem_id: for logs.
+        style: of the problem, in whose task's words it is asked.
         is_reminded: the retry after a reply that could not be read.
     """
     pair = (_TAG.sub(" ", reference).strip(), _TAG.sub(" ", candidate).strip())
@@ -230,7 +232,12 @@ def judge_requests(
         Request(
             role=ROLE,
             messages=render(
-                ROLE, is_reminded=is_reminded, problem=problem, reference=first, candidate=second
+                ROLE,
+                style=style,
+                is_reminded=is_reminded,
+                problem=problem,
+                reference=first,
+                candidate=second,
             ),
             temperature=config.temperature,
             max_tokens=config.max_reply_tokens,

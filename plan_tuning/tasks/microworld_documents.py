@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from plan_tuning.config.microworld import MicroworldConfig
+from plan_tuning.config.microworld import QUESTIONS, MicroworldConfig
 from plan_tuning.tasks.microworld_problems import draw_relation, draw_story
+from plan_tuning.tasks.microworld_questions import claimed_number, comparison_text, execution_of
 from plan_tuning.tasks.microworld_text import (
     EXECUTE_REQUEST,
     ITEMS,
@@ -23,7 +25,6 @@ from plan_tuning.tasks.microworld_text import (
     Story,
     Template,
     equation_text,
-    execution_text,
     facts_text,
     needed_chain,
     plan_text,
@@ -106,6 +107,18 @@ def arithmetic_document(rng: random.Random, world: MicroworldConfig) -> Document
     return [*document, ("<eos>", True)]
 
 
+def comparison_document(rng: random.Random, world: MicroworldConfig) -> Document:
+    """Compare unrelated numbers, equal ones and near ones; learnt is whether they are the same."""
+    document: Document = [("<bos>", False)]
+    for _ in range(_EQUATIONS):
+        value = rng.randint(1, world.max_value)
+        near = [n for n in range(value - 2, value + 3) if n != value and 1 <= n <= world.max_value]
+        claimed = value if rng.random() < 0.5 else rng.choice(near)
+        answer = "yes" if claimed == value else "no"
+        document += [(comparison_text(claimed, value), False), (f"{answer} .", True)]
+    return [*document, ("<eos>", True)]
+
+
 def story_document(rng: random.Random, world: MicroworldConfig) -> Document:
     """Tell a story, then compute along given names up to somebody."""
     story = _story(rng, world, max_depth=_MAX_DEPTH, distractors=(0, 3))
@@ -115,31 +128,52 @@ def story_document(rng: random.Random, world: MicroworldConfig) -> Document:
     return [*document, ("<eos>", True)]
 
 
-def guided_document(rng: random.Random, world: MicroworldConfig, *, max_depth: int) -> Document:
+def guided_document(
+    rng: random.Random, world: MicroworldConfig, *, max_depth: int, question: str = "number"
+) -> Document:
     """Give a problem and its plan, and show the execution: in plain text or as a chat."""
     story = _story(rng, world, max_depth=max_depth, distractors=(0, 2))
+    if question != "number":
+        story = replace(story, question=question)
+        story = replace(story, claimed=claimed_number(story, rng, max_value=world.max_value))
     chain = needed_chain(story)
     template = _template(rng)
     plan = f"<plan> {plan_text(chain)} </plan>"
-    if rng.random() < 0.5:
+    # What is asked for stands in the question alone, which plain text leaves out.
+    if rng.random() < 0.5 or question != "number":
         given = (
             f"<bos> <user> <input> {problem_text(story, template)} </input> {plan} "
             f"{EXECUTE_REQUEST} <assistant>"
         )
     else:
         given = f"<bos> {facts_text(story, template)} {plan}"
-    execution = execution_text(steps_of(story, chain))
+    execution = execution_of(story, steps_of(story, chain))
     return [(given, False), (f"<output> {execution} </output> <eos>", True)]
 
 
-def document_makers(*, guided_max_depth: int) -> Mapping[str, DocumentMaker]:
-    """Name the kinds of documents; each is a probe of the finished base as well."""
+def document_makers(*, guided_max_depth: int, domains: bool = False) -> Mapping[str, DocumentMaker]:
+    """Name the kinds of documents; each is a probe of the finished base as well.
+
+    Args:
+        guided_max_depth: of the deepest given plan.
+        domains: executions of all questions, not of that for a number alone.
+    """
+
+    def guided(question: str) -> DocumentMaker:
+        return lambda rng, world: guided_document(
+            rng, world, max_depth=guided_max_depth, question=question
+        )
+
+    others = QUESTIONS[1:] if domains else ()
+    compared: dict[str, DocumentMaker] = {"comparison": comparison_document} if domains else {}
     return {
         "lookup": lookup_document,
         "number": number_document,
         "arithmetic": arithmetic_document,
         "story": story_document,
-        "guided": lambda rng, world: guided_document(rng, world, max_depth=guided_max_depth),
+        "guided": guided("number"),
+        **compared,
+        **{f"guided_{question}": guided(question) for question in others},
     }
 
 
@@ -152,6 +186,16 @@ MIXTURE_SHARES: Mapping[str, float] = {
     "story": 0.05,
 }
 """What the two phases of the base's training read."""
+DOMAIN_SHARES: Mapping[str, float] = {
+    **MIXTURE_SHARES,
+    "arithmetic": 0.15,
+    "comparison": 0.10,
+    "number": 0.15,
+    "guided": 0.20,
+    "guided_yes_no": 0.10,
+    "guided_program": 0.10,
+}
+"""The second phase of a base that knows all questions."""
 
 
 def draw_document(

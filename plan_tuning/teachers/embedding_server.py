@@ -18,7 +18,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
 
-from plan_tuning.teachers.address import is_loopback
+from plan_tuning.config.teacher import is_loopback
 from plan_tuning.teachers.errors import FatalTeacherError, TeacherError, read_key
 from plan_tuning.teachers.failures import scrub
 

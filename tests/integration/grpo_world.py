@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.evaluation import EvaluationConfig, VLLMConfig
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
@@ -74,6 +74,8 @@ def train(
     precision: str = "fp32",
     base_dtype: str = "auto",
     export: str = "auto",
+    model: ModelConfig = MODEL,
+    vllm: VLLMConfig | None = None,
     **method: Any,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {
@@ -90,7 +92,7 @@ def train(
         return grpo_fit.train_grpo(
             TrainingRun(folder, folder, [CurveFile(folder / "metrics.csv")]),
             grpo_fit.GRPOSettings(
-                model=MODEL,
+                model=model,
                 adapter=AdapterConfig(name=adapter, rank=4, base_dtype=base_dtype, export=export),
                 trainer=TrainerConfig(
                     precision=precision,
@@ -101,7 +103,7 @@ def train(
                 method=GRPOConfig(**(settings | method)),
                 reward=reward or RewardConfig(),
                 prompt=PromptConfig(),
-                evaluation=EvaluationConfig(max_new_tokens=12),
+                evaluation=EvaluationConfig(max_new_tokens=12, vllm=vllm or VLLMConfig()),
                 seed=1,
             ),
             start,

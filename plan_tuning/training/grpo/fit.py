@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from plan_tuning.records import to_json
 from plan_tuning.rewards.plan_cases import Means
 from plan_tuning.students.export import export_student
 from plan_tuning.students.flops import ModelSize
+from plan_tuning.students.generation.probe import FACT, PROMPT_TOKENS, probe_of
+from plan_tuning.students.generation.protocol import Vocabulary
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
@@ -42,6 +45,16 @@ from plan_tuning.training.grpo.executor_baselines import Baselines
 from plan_tuning.training.grpo.metrics import computed
 from plan_tuning.training.grpo.module import GRPOModule
 from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
+from plan_tuning.training.grpo.rollout import problem_prompt
+from plan_tuning.training.grpo.rollout_server import RolloutServer
+from plan_tuning.training.grpo.served_start import (
+    adapter_folder,
+    own_server,
+    rollout_serving,
+    running_server,
+    server_line,
+    whole_start,
+)
 from plan_tuning.training.grpo.summary import log_summary
 from plan_tuning.training.lightning import (
     Steps,
@@ -59,6 +72,12 @@ from plan_tuning.training.validation import AccuracyBySteps, HeldOutEvaluation
 logger = logging.getLogger(__name__)
 
 COMPLETIONS_FILE = "completions.jsonl"
+SERVER_LOG = "rollouts_vllm.log"
+_RESUMED_SERVED = (
+    "method.engine=%s: problems, weights and versions are those of a training that was never "
+    "interrupted; a server's rounding hangs on what it writes side by side, so its rollouts may "
+    "differ (method.engine=native repeats them bit by bit)"
+)
 BASELINES = "baselines"
 
 LoadExecutor = Callable[[], tuple[Student, str]]
@@ -80,6 +99,8 @@ class GRPOSettings:
         prompt: suffixes of the prompt.
         evaluation: decoding of held-out problems.
         seed: of the order of problems, of the noise and of new adapter weights.
+        server_share: of the card's memory, for a server of rollouts that the training starts; None:
+            it computes on a CPU.
     """
 
     model: ModelConfig
@@ -90,6 +111,7 @@ class GRPOSettings:
     prompt: PromptConfig
     evaluation: EvaluationConfig
     seed: int
+    server_share: float | None = None
 
 
 def train_grpo(
@@ -155,6 +177,7 @@ def train_grpo(
     callbacks.append(StepCheckpoints(run.checkpoints, method.checkpoint_every_n_steps))
     if run.pass_sizes:
         callbacks.append(PassSizes(run.pass_sizes))
+    rollout_server = _rollout_server(run, settings, start, student, training)
     executor = None if load_executor is None else _frozen(settings, *load_executor())
     with RewardWorker(
         reward,
@@ -174,14 +197,22 @@ def train_grpo(
             seed=settings.seed,
             total_steps=method.total_steps(len(training)),
             log=log,
+            rollout_server=rollout_server,
         )
         with quiet():
             lightning = build_trainer(run, trainer, callbacks)
             if resumed is not None:
                 logger.info("training continues from %s", resumed)
-            with interruption.kept():
+                if method.is_served:
+                    logger.info(_RESUMED_SERVED, method.engine)
+            with interruption.kept(), rollout_server or nullcontext():
                 lightning.fit(module, Steps(module), ckpt_path=resumed)
         facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
+        if settings.adapter.name != "qlora":  # which is served upon other weights
+            with lightning.precision_plugin.forward_context():
+                facts[FACT] = probe_of(
+                    student, _probe_text(student, training[0], settings)
+                ).as_facts()
     if lightning.is_global_zero:
         export_student(
             student,
@@ -196,6 +227,59 @@ def train_grpo(
     del module, student, lightning
     gc.collect()
     return facts
+
+
+def _probe_text(student: Student, problem: PlannedProblem, settings: GRPOSettings) -> list[int]:
+    """Give the tokens of a prompt and of a plan's beginning, where the next ones are open."""
+    asked = problem_prompt(student.tokenizer, problem.problem, settings.method, settings.prompt)
+    plan = student.tokenizer(problem.teacher_plan, add_special_tokens=False)["input_ids"]
+    return asked + list(plan[:PROMPT_TOKENS])
+
+
+def _rollout_server(
+    run: TrainingRun,
+    settings: GRPOSettings,
+    start: Path | str,
+    student: Student,
+    problems: Sequence[PlannedProblem],
+) -> RolloutServer | None:
+    """Make the server of rollouts, or the way to it; None: they are written in this process."""
+    method, adapter, model = settings.method, settings.adapter, settings.model
+    if not method.is_served:
+        return None
+    name = f"grpo-{(run.provenance or {}).get('fingerprint', run.folder.name)}"
+    vocabulary = Vocabulary(student.tokenizer, student.end_ids)
+    weights = str(start)
+    if method.engine == "server":
+        open_server = running_server(method.server, vocabulary)
+    else:
+        vllm = settings.evaluation.vllm
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        weights = whole_start(start, model, run.checkpoints / "start", rank=rank)
+        longest = max(
+            len(problem_prompt(student.tokenizer, one.problem, method, settings.prompt))
+            for one in problems
+        )
+        serving = rollout_serving(
+            weights,
+            vllm,
+            model,
+            rank=adapter.rank,
+            row_tokens=longest + method.max_new_tokens,
+            cache_tokens=int(method.generation_batch_tokens),
+            share=settings.server_share,
+        )
+        open_server = own_server(serving, vllm, vocabulary, run.run_dir / SERVER_LOG)
+    size = sum(p.numel() * p.element_size() for p in student.model.parameters() if p.requires_grad)
+    return RolloutServer(
+        student,
+        open_server,
+        name=name,
+        folder=adapter_folder(method.sync_dir, name, size),
+        text=_probe_text(student, problems[0], settings),
+        line=server_line(weights, adapter.rank),
+        temperature=method.temperature,
+    )
 
 
 def _check(settings: GRPOSettings, problems: Sequence[PlannedProblem]) -> None:

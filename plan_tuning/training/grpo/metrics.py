@@ -22,7 +22,7 @@ _PATIENCE, _MOSTLY_DEAD = 3, 0.8  # steps, share of dead groups that is worth a 
 _GAPS = ("ratio_gap", "sampler_gap", "reference_gap")  # |differences| of log-probabilities
 _SUMS = (
     *("tokens", "clip_low", "clip_high", "entropy", "kl_k1", "kl_k3", "importance", "off_policy"),
-    *("padded", "real", *_GAPS),
+    *("importance_capped", "padded", "real", *_GAPS),
 )
 _MAXIMA = ("ratio_max", "sampler_gap_max")
 
@@ -78,7 +78,7 @@ class PassStatistics:
         if method.has_reference:
             shown += ["kl_k1", "kl_k3"]
         if method.importance_cap is not None:
-            shown.append("importance")
+            shown += ["importance", "importance_capped"]
         if method.off_policy_bound is not None:
             shown.append("off_policy")
         return {
@@ -93,7 +93,7 @@ class PassStatistics:
 
 
 LOG_PROBS = "scoring"  # the word of the metrics: time/scoring, tokens/scoring
-ROLLOUT, TRAIN, FROZEN = "rollout", "train", "frozen"
+ROLLOUT, TRAIN, SYNC, FROZEN = "rollout", "train", "sync", "frozen"
 
 
 class StepTimer:

@@ -40,6 +40,7 @@ from plan_tuning.training.grpo.metrics import (
     FROZEN,
     LOG_PROBS,
     ROLLOUT,
+    SYNC,
     PassStatistics,
     StepTimer,
     computed,
@@ -50,6 +51,7 @@ from plan_tuning.training.grpo.metrics import (
 from plan_tuning.training.grpo.policy import Policy
 from plan_tuning.training.grpo.reward import RewardWorker, plan_case
 from plan_tuning.training.grpo.rollout import sample_groups
+from plan_tuning.training.grpo.rollout_server import RolloutServer
 from plan_tuning.training.grpo.update import PolicyUpdate, StepState
 from plan_tuning.training.logs import CompletionLog
 from plan_tuning.training.optim import build_optimizer, learning_rate_factor
@@ -73,6 +75,7 @@ class GRPOModule(pl.LightningModule):
         seed: int,
         total_steps: int,
         log: CompletionLog,
+        rollout_server: RolloutServer | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -88,6 +91,7 @@ class GRPOModule(pl.LightningModule):
         self.seed = seed
         self.total_steps = total_steps
         self.log_of_completions = log
+        self.rollout_server = rollout_server
         self.finished_steps = 0
         self.tokens = 0
         # All that went through the model, by part of a step; None: a checkpoint did not say
@@ -127,6 +131,9 @@ class GRPOModule(pl.LightningModule):
             check_projection(self.student.causal_lm, torch.tensor([ids], device=self.device))
         self.model.train()
         self.ranks = Ranks(self.trainer)
+        if self.rollout_server is not None:
+            with self.trainer.precision_plugin.forward_context():
+                self.rollout_server.begin(self.ranks)
         self.policy_update = PolicyUpdate(
             self.policy,
             self.state,
@@ -142,8 +149,9 @@ class GRPOModule(pl.LightningModule):
         step = self.finished_steps
         torch.manual_seed(noise_seed(self.seed, step, self.global_rank))
         timer = StepTimer(self.device)
+        sync_gap = self._sync(step, timer)
         experience, drawn, redraws = self._sample(step, timer)
-        metrics = assign_advantages(experience, self.reward, self.method, self.ranks)
+        metrics = assign_advantages(experience, self.reward, self.method, self.ranks) | sync_gap
         metrics["redraws"] = float(redraws)
         self._fill_log_probs([one for one in experience if one.is_live], timer)
         if self._is_kl_reward:
@@ -175,6 +183,13 @@ class GRPOModule(pl.LightningModule):
             logger.warning(warning)
         if self.finished_steps >= self.total_steps:
             self.trainer.should_stop = True
+
+    def _sync(self, step: int, timer: StepTimer) -> dict[str, float]:
+        """Have a server of rollouts answer with the policy as it is; how far it is from it then."""
+        if self.rollout_server is None:
+            return {}
+        with timer(SYNC):
+            return {"sync_gap": self.rollout_server.sync(step)}
 
     def _sample(self, step: int, timer: StepTimer) -> tuple[list[Experience], int, int]:
         """Sample and reward groups; draw again for dead ones where that is asked for.
@@ -209,7 +224,8 @@ class GRPOModule(pl.LightningModule):
         mixes = self.policy.samples_in_autocast
         with timer(ROLLOUT), torch.autocast(self.device.type, torch.bfloat16, enabled=mixes):
             rollouts = sample_groups(
-                self.policy.sampler(),
+                self.rollout_server or self.policy.engine(),
+                self.student.tokenizer,
                 [self.problems[rows[place]] for place in mine],
                 method=self.method,
                 prompt=self.prompt,

@@ -135,8 +135,7 @@ class RewardWorker:
         tasks = [asyncio.create_task(self._rewards_of(rollout)) for rollout in rollouts]
         plans = asyncio.create_task(self._plan_rewards(rollouts))
         try:
-            found = await asyncio.gather(*tasks)
-            values = await plans
+            values, found = await asyncio.gather(plans, asyncio.gather(*tasks))
         finally:  # the first error ends the others
             for task in (plans, *tasks):
                 task.cancel()
