@@ -151,8 +151,8 @@ class PlanRewardConfig:
             "keys" in engine.needs and not {"folder", "server"} & {*engine.needs},
             "reward.plan.engine",
             self.engine,
-            "an engine of this process that is handed keys: what it draws hangs on problem and sample alone, so "
-            "that a resumed training earns the same",
+            "an engine of this process that is handed keys: what it draws hangs on problem and "
+            "sample alone, so that a resumed training earns the same",
             "reward.plan.engine=native",
         )
         for key in (
