@@ -32,6 +32,7 @@ from plan_tuning.artifacts import (
     write_atomic,
 )
 from plan_tuning.config.extensions import PLAIN
+from plan_tuning.config.job_parts import runs_programs
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
@@ -98,7 +99,8 @@ def run_job(config: Config, context: JobContext) -> float | None:
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
-        job.models.check_sandbox()
+        if runs_programs(config):
+            job.models.grader.sandbox.isolation()  # refused here, or said
         config = job.settle_passes()
         job.outcome.test_problems = seen = check_test_problems(config, graph)
         if seen:
