@@ -93,8 +93,7 @@ class Models:
         if self.graph.student is not None and self.config.merge.is_routed:
             from plan_tuning.evaluation.routed_writer import RoutedWriter
 
-            load = partial(self._load, model=self.config.model)
-            return RoutedWriter(self.graph.student.folder, load, evaluation)
+            return RoutedWriter(self.graph.student.folder, self._routed)
         needs = record("engine", evaluation.engine).needs
         if "server" in needs:
             return self._behind_server()
@@ -103,6 +102,15 @@ class Models:
         from plan_tuning.evaluation.writers import LocalWriter
 
         return LocalWriter(self.student, evaluation)
+
+    def _routed(self, adapter: Path) -> Writer:
+        """Who writes with an adapter that a router has chosen."""
+        from plan_tuning.evaluation.writers import LocalWriter
+
+        config = self.config
+        if "folder" in record("engine", config.evaluation.engine).needs:
+            return self._served(adapter, config.model)
+        return LocalWriter(self._load(adapter, config.model), config.evaluation)
 
     @cached_property
     def identity(self) -> Identity:
