@@ -1,9 +1,8 @@
 """The graph of a job: its stages, their fingerprints, and which of them are there.
 
 Nothing here builds anything or imports a heavy library, so that a sweep can list its jobs, drop
-those that mean the same and find what is already done before a single job starts. What a stage's
-fingerprint is the hash of, :mod:`plan_tuning.job.train_spec` and :mod:`plan_tuning.job.eval_spec`
-say.
+those that mean the same and find what is done before a job starts. What a fingerprint is the hash
+of, :mod:`plan_tuning.job.train_spec` and :mod:`plan_tuning.job.eval_spec` say.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from plan_tuning.artifacts import (
     is_complete,
     read_manifest,
 )
-from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.checks import ConfigError, require
 from plan_tuning.config.effects import effective
 from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import extension_spec, record
@@ -43,6 +42,7 @@ from plan_tuning.job.eval_spec import (
     check_swap,
     execution_spec,
     executor_party,
+    given_student,
     model_party,
     question_spec,
     report_fingerprint,
@@ -109,9 +109,9 @@ class JobGraph:
     executor_base: Stage | None = None  # of executor=model
     start: Stage | None = None  # what training begins from, where that is not the base
     merged: tuple[Stage, ...] = ()  # students that the student is made of
-    sources: tuple[tuple[Config, JobGraph], ...] = ()  # the jobs of those that are trained for it
+    sources: Jobs = ()  # the jobs of those that are trained for it
 
-    def jobs(self, config: Config) -> tuple[tuple[Config, JobGraph], ...]:
+    def jobs(self, config: Config) -> Jobs:
         """The job itself, and those of single sources of its data."""
         return ((config, self), *self.sources)
 
@@ -135,6 +135,9 @@ class JobGraph:
         """Whether nothing is left to build."""
         last = (*self.predictions, *self.executor_predictions, *self.plan_values)
         return all(stage.is_done for stage in (last if self.predictions else self.stages))
+
+
+Jobs = tuple[tuple[Config, JobGraph], ...]
 
 
 def job_graph(config: Config) -> JobGraph:
@@ -201,21 +204,14 @@ def _stage(
 
 
 def _external(kind: str, path: str, key: str) -> Stage:
-    """Take an artifact from elsewhere as it is.
-
-    Args:
-        kind: of the artifact.
-        path: its folder.
-        key: the configuration key that names it.
+    """Take an artifact from elsewhere as it is; ``key`` of the configuration names it.
 
     Raises:
         ConfigError: there is no such folder.
     """
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(
-            key, path, "an existing folder", f"{key}=multirun_outputs/artifacts/{kind}/…"
-        )
+    example = f"{key}=multirun_outputs/artifacts/{kind}/…"
+    require(folder.is_dir(), key, path, "an existing folder", example)
     fingerprint = (
         read_manifest(folder)["fingerprint"] if is_complete(folder) else folder_fingerprint(folder)
     )
@@ -261,21 +257,17 @@ def _student_stage(
     return _stage(config, "students", spec, upstream)
 
 
-def _merged(
-    config: Config,
-) -> tuple[tuple[Stage, ...], tuple[tuple[Config, JobGraph], ...]]:
+def _merged(config: Config) -> tuple[tuple[Stage, ...], Jobs]:
     """The students that are merged, and the jobs of those that single sources train."""
     stages, jobs = [], []
     for student in merged_students(config):
-        if not student.given:
+        if student.given:
+            path = given_student(student.given, config)
+            stages.append(_external("students", path, "merge.students"))
+        else:
             job = source_config(config, student.source)
             jobs.append((job, job_graph(job)))
             stages += [stage for stage in (jobs[-1][1].student,) if stage is not None]
-            continue
-        folder = folder_of(config.paths.artifacts, "students", student.given)
-        path = folder if "/" not in student.given and is_complete(folder) else Path(student.given)
-        stages.append(_external("students", str(path), "merge.students"))
-        check_method(stages[-1].folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
     return tuple(stages), tuple(jobs)
 
 
