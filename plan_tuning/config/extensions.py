@@ -183,6 +183,7 @@ _WRITERS = "plan_tuning.evaluation.writers"
 _TEXT_WRITERS = "plan_tuning.evaluation.text_writers"
 _BACKENDS = "plan_tuning.teachers"
 _MERGES = "plan_tuning.students.merge_rules"
+_ROUTING = "plan_tuning.students.routing"
 _TASKS = "plan_tuning.tasks"
 
 BUILT_IN = (
@@ -283,9 +284,7 @@ BUILT_IN = (
     Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base",)),
     Extension("merge", "ties", _MERGES, "ties", needs=("base",)),
     Extension("merge", "dare_ties", _MERGES, "dare_ties", needs=("base",)),
-    Extension(
-        "merge", "router", "plan_tuning.students.routing", "write_router", needs=("problems",)
-    ),
+    Extension("merge", "router", _ROUTING, "write_router", needs=("problems",)),
     Extension(
         "task", DEFAULT_TASK, f"{_TASKS}.maths", "TASK",
         styles=("math", "gsm8k", "olympiadbench", "aime"),
