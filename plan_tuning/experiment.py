@@ -27,7 +27,6 @@ from plan_tuning.artifacts import (
     ArtifactError,
     build,
     fingerprint_of,
-    is_complete,
     read_manifest,
     write_atomic,
 )
@@ -114,8 +113,8 @@ def run_job(config: Config, context: JobContext) -> float | None:
         from plan_tuning.comparison.evidence import keep_evidence_of_job
 
         keep_evidence_of_job(context.folder)
-    first = [stage.label for stage in graph.predictions[:1]]
-    return job.outcome.metrics[first[0]].accuracy if first else None
+    first = graph.predictions[0].label if graph.predictions else None
+    return None if first is None else job.outcome.metrics[first].accuracy
 
 
 @contextmanager
@@ -234,7 +233,7 @@ class Job:
         """Problems → plans → scores → executions → corpus."""
         make = partial(self._make_corpus, lambda: load_problems(self.config))
         is_cached = self._obtain("distill", stage, make)
-        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
+        facts = read_manifest(stage.folder)["facts"] if stage.is_done else {}
         self.outcome.corpus = corpus_facts(stage.folder, facts)
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
@@ -262,7 +261,7 @@ class Job:
             found_sizes=passes.found_of_start if is_start else passes.found,
         )
         is_cached = self._obtain("train", stage, training_call(training))
-        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
+        facts = read_manifest(stage.folder)["facts"] if stage.is_done else {}
         if corpus is not None:
             self.outcome.add_selection(facts.get("selection", {}))
         self.outcome.training = facts
@@ -391,7 +390,7 @@ class Job:
 
     def _track(self, stage: Stage, *, is_input: bool) -> None:
         """Record a finished artifact with its lineage; one given by path has none."""
-        if is_complete(stage.folder):
+        if stage.is_done:
             self.tracker.log_artifact(
                 stage.folder,
                 kind=stage.kind,
