@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.extensions import PLAIN, record
 from plan_tuning.config.grpo import UNTRAINED
-from plan_tuning.config.job_parts import asked_as_start, runs_programs
+from plan_tuning.config.job_parts import asked_as_start
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
@@ -224,15 +224,6 @@ class Models:
         from plan_tuning.grading.grader import Grader
 
         return self._resources.enter_context(Grader(self.config.evaluation.grading))
-
-    def check_sandbox(self) -> None:
-        """Find out what programs are kept in, where any are run; say it.
-
-        Raises:
-            ConfigError: nothing can be run on this machine.
-        """
-        if runs_programs(self.config):
-            self.grader.sandbox.isolation()
 
     def _load(self, where: str | Path, model: ModelConfig, *, waits: bool = False) -> Student:
         from plan_tuning.students.loading import load_for_inference
