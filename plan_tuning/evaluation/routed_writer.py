@@ -12,6 +12,7 @@ from plan_tuning.evaluation.writers import (
     Messages,
     Progress,
     StudentRequests,
+    Writer,
     Written,
 )
 from plan_tuning.job_record import Compute
