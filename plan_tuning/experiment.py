@@ -27,11 +27,11 @@ from plan_tuning.artifacts import (
     ArtifactError,
     build,
     fingerprint_of,
-    is_complete,
     read_manifest,
     write_atomic,
 )
 from plan_tuning.config.extensions import PLAIN
+from plan_tuning.config.job_parts import runs_programs
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
@@ -98,7 +98,8 @@ def run_job(config: Config, context: JobContext) -> float | None:
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
-        job.models.check_sandbox()
+        if runs_programs(config):
+            job.models.grader.sandbox.isolation()  # refused here, or said
         config = job.settle_passes()
         job.outcome.test_problems = seen = check_test_problems(config, graph)
         if seen:
@@ -112,8 +113,8 @@ def run_job(config: Config, context: JobContext) -> float | None:
         from plan_tuning.comparison.evidence import keep_evidence_of_job
 
         keep_evidence_of_job(context.folder)
-    first = [stage.label for stage in graph.predictions[:1]]
-    return job.outcome.metrics[first[0]].accuracy if first else None
+    first = graph.predictions[0].label if graph.predictions else None
+    return None if first is None else job.outcome.metrics[first].accuracy
 
 
 @contextmanager
@@ -232,7 +233,7 @@ class Job:
         """Problems → plans → scores → executions → corpus."""
         make = partial(self._make_corpus, lambda: load_problems(self.config))
         is_cached = self._obtain("distill", stage, make)
-        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
+        facts = read_manifest(stage.folder)["facts"] if stage.is_done else {}
         self.outcome.corpus = corpus_facts(stage.folder, facts)
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
@@ -260,7 +261,7 @@ class Job:
             found_sizes=passes.found_of_start if is_start else passes.found,
         )
         is_cached = self._obtain("train", stage, training_call(training))
-        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
+        facts = read_manifest(stage.folder)["facts"] if stage.is_done else {}
         if corpus is not None:
             self.outcome.add_selection(facts.get("selection", {}))
         self.outcome.training = facts
@@ -389,7 +390,7 @@ class Job:
 
     def _track(self, stage: Stage, *, is_input: bool) -> None:
         """Record a finished artifact with its lineage; one given by path has none."""
-        if is_complete(stage.folder):
+        if stage.is_done:
             self.tracker.log_artifact(
                 stage.folder,
                 kind=stage.kind,

@@ -64,13 +64,6 @@ class MicroworldConfig:
         """
         require_choice("data.family", self.family, FAMILIES)
         require_choice("data.question", self.question, QUESTIONS)
-        require(
-            self.question == QUESTIONS[0] or self.family in FAMILIES[:2],
-            "data.question",
-            self.question,
-            f"number in family {self.family}, whose cue stands before it",
-            "data.family=a",
-        )
         for key, least, most, good in (
             ("num_names", 4, MAX_NAMES, 16),
             ("max_value", 10, 200, 40),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -73,9 +73,12 @@ def composed(words: Sequence[str]) -> Config:
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             config = compose("config", list(words))
-    except (ConfigCompositionException, MissingConfigException) as error:
+    except HydraException as error:
         told = explained(error, words, conf, [conf])
-        raise told or ConfigError(str(error).splitlines()[0]) from error
+        reason = str(error).splitlines()[0]
+        raise told or ConfigError(
+            "overrides", " ".join(words), f"KEY=VALUE, as a job takes them ({reason})", "seed=1"
+        ) from error
     return typed(config)
 
 

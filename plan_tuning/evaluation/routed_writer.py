@@ -7,42 +7,36 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.evaluation.writers import (
-    LocalWriter,
     Messages,
     Progress,
     StudentRequests,
+    Writer,
     Written,
 )
 from plan_tuning.job_record import Compute
 from plan_tuning.records import Problem
 from plan_tuning.students.generation.protocol import Key
-from plan_tuning.students.loading import Student
 from plan_tuning.students.memory import release_card_memory
 from plan_tuning.students.routing import read_router
 
 
 class RoutedWriter(StudentRequests):
-    """Adapters of one base, of which one at a time is loaded, merged into its weights.
+    """Adapters of one base, of which one at a time answers.
 
     A problem is answered exactly as by the student that it is routed to.
 
     Args:
         folder: of the routed student; its router goes by the text and the source of a problem.
-        load: from the folder of an adapter to a student.
-        evaluation: how it writes.
+        writer_of: from the folder of an adapter to whoever writes with it.
     """
 
-    def __init__(
-        self, folder: Path, load: Callable[[Path], Student], evaluation: EvaluationConfig
-    ) -> None:
+    def __init__(self, folder: Path, writer_of: Callable[[Path], Writer]) -> None:
         self._router = read_router(folder)
-        self._load = load
-        self._evaluation = evaluation
+        self._writer_of = writer_of
         self._asked: dict[str, Problem] = {}  # by what is asked
-        self._loaded: tuple[str, LocalWriter] | None = None
+        self._loaded: tuple[str, Writer] | None = None
         self._counts: dict[str, int] = {}  # of what was written last
 
     def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
@@ -92,13 +86,12 @@ class RoutedWriter(StudentRequests):
             written.update(zip(places, answers, strict=True))
         return [written[place] for place in range(len(asked))]
 
-    def _writer(self, source: str) -> LocalWriter:
+    def _writer(self, source: str) -> Writer:
         """The writer of an adapter; the one before it gives its memory back."""
         if self._loaded is None or self._loaded[0] != source:
             self._loaded = None
             release_card_memory()
-            student = self._load(self._router.folders[source])
-            self._loaded = (source, LocalWriter(student, self._evaluation))
+            self._loaded = (source, self._writer_of(self._router.folders[source]))
         return self._loaded[1]
 
     def facts(self) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """The graph of a job: its stages, their fingerprints, and which of them are there.
 
 Nothing here builds anything or imports a heavy library, so that a sweep can list its jobs, drop
-those that mean the same and find what is already done before a single job starts. What a stage's
-fingerprint is the hash of, :mod:`plan_tuning.job.train_spec` and :mod:`plan_tuning.job.eval_spec`
-say.
+those that mean the same and find what is done before a job starts. What a fingerprint is the hash
+of, :mod:`plan_tuning.job.train_spec` and :mod:`plan_tuning.job.eval_spec` say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import (
@@ -40,6 +38,7 @@ from plan_tuning.job.eval_spec import (
     check_swap,
     execution_spec,
     executor_party,
+    given_student,
     model_party,
     question_spec,
     report_fingerprint,
@@ -81,9 +80,9 @@ class JobGraph:
     executor_base: Stage | None = None  # of executor=model
     start: Stage | None = None  # what training begins from, where that is not the base
     merged: tuple[Stage, ...] = ()  # students that the student is made of
-    sources: tuple[tuple[Config, JobGraph], ...] = ()  # the jobs of those that are trained for it
+    sources: Jobs = ()  # the jobs of those that are trained for it
 
-    def jobs(self, config: Config) -> tuple[tuple[Config, JobGraph], ...]:
+    def jobs(self, config: Config) -> Jobs:
         """The job itself, and those of single sources of its data."""
         return ((config, self), *self.sources)
 
@@ -107,6 +106,9 @@ class JobGraph:
         """Whether nothing is left to build."""
         last = (*self.predictions, *self.executor_predictions, *self.plan_values)
         return all(stage.is_done for stage in (last if self.predictions else self.stages))
+
+
+Jobs = tuple[tuple[Config, JobGraph], ...]
 
 
 def job_graph(config: Config) -> JobGraph:
@@ -198,21 +200,17 @@ def _student_stage(
     return addressed(config, "students", spec, upstream)
 
 
-def _merged(
-    config: Config,
-) -> tuple[tuple[Stage, ...], tuple[tuple[Config, JobGraph], ...]]:
+def _merged(config: Config) -> tuple[tuple[Stage, ...], Jobs]:
     """The students that are merged, and the jobs of those that single sources train."""
     stages, jobs = [], []
     for student in merged_students(config):
-        if not student.given:
+        if student.given:
+            path = given_student(student.given, config)
+            stages.append(given_stage("students", path, "merge.students"))
+        else:
             job = source_config(config, student.source)
             jobs.append((job, job_graph(job)))
             stages += [stage for stage in (jobs[-1][1].student,) if stage is not None]
-            continue
-        folder = folder_of(config.paths.artifacts, "students", student.given)
-        path = folder if "/" not in student.given and is_complete(folder) else Path(student.given)
-        stages.append(given_stage("students", str(path), "merge.students"))
-        check_method(stages[-1].folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
     return tuple(stages), tuple(jobs)
 
 

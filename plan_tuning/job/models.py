@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.extensions import PLAIN, record
 from plan_tuning.config.grpo import UNTRAINED
-from plan_tuning.config.job_parts import asked_as_start, runs_programs
+from plan_tuning.config.job_parts import asked_as_start
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
@@ -93,8 +93,7 @@ class Models:
         if self.graph.student is not None and self.config.merge.is_routed:
             from plan_tuning.evaluation.routed_writer import RoutedWriter
 
-            load = partial(self._load, model=self.config.model)
-            return RoutedWriter(self.graph.student.folder, load, evaluation)
+            return RoutedWriter(self.graph.student.folder, self._routed)
         needs = record("engine", evaluation.engine).needs
         if "server" in needs:
             return self._behind_server()
@@ -103,6 +102,15 @@ class Models:
         from plan_tuning.evaluation.writers import LocalWriter
 
         return LocalWriter(self.student, evaluation)
+
+    def _routed(self, adapter: Path) -> Writer:
+        """Who writes with an adapter that a router has chosen."""
+        from plan_tuning.evaluation.writers import LocalWriter
+
+        config = self.config
+        if "folder" in record("engine", config.evaluation.engine).needs:
+            return self._served(adapter, config.model)
+        return LocalWriter(self._load(adapter, config.model), config.evaluation)
 
     @cached_property
     def identity(self) -> Identity:
@@ -216,15 +224,6 @@ class Models:
         from plan_tuning.grading.grader import Grader
 
         return self._resources.enter_context(Grader(self.config.evaluation.grading))
-
-    def check_sandbox(self) -> None:
-        """Find out what programs are kept in, where any are run; say it.
-
-        Raises:
-            ConfigError: nothing can be run on this machine.
-        """
-        if runs_programs(self.config):
-            self.grader.sandbox.isolation()
 
     def _load(self, where: str | Path, model: ModelConfig, *, waits: bool = False) -> Student:
         from plan_tuning.students.loading import load_for_inference

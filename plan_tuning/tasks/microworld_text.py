@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # fmt: off
 NAMES = (
@@ -116,7 +116,7 @@ class Story:
     target: str
     question: str = "number"  # what is asked: see tasks/microworld_questions.py
     claimed: int = 0  # by a yes-or-no question
-    has_cue: bool = False
+    has_cue: bool = False  # before the question
 
     @property
     def is_swapped(self) -> bool:
@@ -202,10 +202,10 @@ def problem_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
     """Tell the story and ask the question."""
     form = template.claim if story.question == "yes_no" else template.question
     question = form.format(item=story.item, target=story.target, claimed=story.claimed)
-    if story.has_cue:
-        question = question.replace("How-many", f"{CUE} How-many")
     if story.question == "program":
         question = f"{_PROGRAM} : {question}"
+    if story.has_cue:
+        question = f"{CUE} {question}"
     return f"{facts_text(story, template)} {question}"
 
 
@@ -231,18 +231,20 @@ def parse_problem(text: str) -> Story:
     if question is None:
         raise MicroworldTextError(f"no question of the micro-world in {text[:80]!r}")
     item, target = question[2], question[3]
-    has_cue = text[: question.start()].endswith(f"{CUE} ")
-    is_swapped = Story((), item, target, has_cue=has_cue).is_swapped
+    head = text[: question.start()].rstrip()
+    asked = "yes_no" if question[1] else "number"
+    if head.endswith((f"{_PROGRAM} :", f"{_PROGRAM} : Say :")):
+        asked = "program"
+    before = head.removesuffix("Say :").rstrip().removesuffix(f"{_PROGRAM} :").rstrip()
+    story = Story((), item, target, asked, int(question[1] or 0), before.endswith(f" {CUE}"))
+    is_swapped = story.is_swapped
     facts = tuple(
         Fact(match[3], int(match[1]))
         if match[1]
         else Fact(match[7], int(match[4]), _swap(match[5], is_swapped), match[6])
         for match in _SENTENCE.finditer(text)
     )
-    asked = "yes_no" if question[1] else "number"
-    if text[: question.start()].rstrip().endswith((f"{_PROGRAM} :", f"{_PROGRAM} : Say :")):
-        asked = "program"
-    story = Story(facts, item, target, asked, int(question[1] or 0), has_cue)
+    story = replace(story, facts=facts)
     needed_chain(story)
     return story
 
