@@ -111,7 +111,9 @@ class Interference:
 def sources_of(run: Run) -> tuple[str, ...]:
     """Name the sources that a run's student has learned from."""
     prefix = "data.sources."
-    named = [key.removeprefix(prefix).partition(".")[0] for key in run.settings if prefix in key]
+    named = [
+        key.removeprefix(prefix).partition(".")[0] for key in run.settings if key.startswith(prefix)
+    ]
     if named:
         return tuple(dict.fromkeys(named))
     family = run.settings.get("data.family")
