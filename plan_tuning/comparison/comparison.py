@@ -11,6 +11,7 @@ from plan_tuning.comparison.disagreements import Disagreement
 from plan_tuning.comparison.disclosures import disclosures
 from plan_tuning.comparison.evidence import Reading
 from plan_tuning.comparison.filter_comparison import CorporaEffects
+from plan_tuning.comparison.interference import Interference
 from plan_tuning.comparison.plan_values import PlanWorth
 from plan_tuning.comparison.runs import Results
 from plan_tuning.comparison.tables import Table
@@ -28,6 +29,7 @@ class Comparison:
     reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
     worth: PlanWorth = field(default_factory=PlanWorth)  # of plans, where it was asked for
+    interferences: tuple[Interference, ...] = ()  # of mixed training
     judged: tuple[str, ...] = ()  # what today's grader changed, a line each
     by_compute: bool = False  # the table by equal compute is shown too
     noise: tuple[str, ...] = ()  # what rounding alone changes, beside the differences

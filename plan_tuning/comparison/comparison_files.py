@@ -22,6 +22,14 @@ from plan_tuning.comparison.evidence import Reading, check_replaced, keep_eviden
 from plan_tuning.comparison.exports import to_csv, to_json
 from plan_tuning.comparison.filter_comparison import UNNAMED, corpora_effects, effects_values
 from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
+from plan_tuning.comparison.interference import interferences
+from plan_tuning.comparison.interference_text import LEGEND as INTERFERENCE_LEGEND
+from plan_tuning.comparison.interference_text import (
+    interference_json,
+    interference_table,
+    transfer_matrix,
+    verdict,
+)
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
 from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
@@ -127,6 +135,7 @@ def compare(
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
         worth=plan_worth(table),
+        interferences=tuple(interferences(table, reader)),
         judged=judged,
         by_compute=by_compute,
         noise=() if noise is None else tuple(noise_lines(noise, table)),
@@ -173,6 +182,8 @@ def write(
     content["holes"] = list(comparison.holes)
     if comparison.worth.rows:
         content["plan_values"] = values_json(comparison.worth)
+    if comparison.interferences:
+        content["interferences"] = interference_json(comparison.interferences)
     if comparison.effects:
         content["filter_effects"] = effects_values(comparison.effects)
     content["registration"] = list(comparison.registration)
@@ -210,6 +221,15 @@ def plan_values_section(comparison: Comparison) -> list[str]:
     return [*parts, *correlation_lines(worth)]
 
 
+def interference_section(comparison: Comparison) -> list[str]:
+    """What mixing costs, in the parts of comparison.md; nothing where nothing was mixed."""
+    parts = []
+    for found in comparison.interferences:
+        parts += ["## Mixed training", markdown_table(*transfer_matrix(found))]
+        parts += [markdown_table(*interference_table(found)), *verdict(found)]
+    return [*parts, INTERFERENCE_LEGEND] if parts else []
+
+
 def filter_effects_section(comparison: Comparison) -> list[str]:
     """What filters do to plans, in the parts of comparison.md; nothing unless it was asked for."""
     if not comparison.effects:
@@ -243,6 +263,7 @@ def to_markdown(comparison: Comparison) -> str:
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
             parts += [markdown_table(*learning_table(table)), LEARNING_LEGEND]
+        parts += interference_section(comparison)
         parts += plan_values_section(comparison)
         parts += filter_effects_section(comparison)
         parts.append("## The paper's claims")

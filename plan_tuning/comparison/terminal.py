@@ -12,6 +12,11 @@ from rich.table import Table as RichTable
 from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.compute_table import COMPUTE_LEGEND, base_lines, compute_table
 from plan_tuning.comparison.filter_comparison import UNNAMED
+from plan_tuning.comparison.interference_text import (
+    interference_table,
+    transfer_matrix,
+    verdict,
+)
 from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_text import (
     correlation_lines,
@@ -53,6 +58,11 @@ def show(comparison: Comparison) -> None:
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
+    for found in comparison.interferences:
+        console.print(_plain("Mixed training, by test set", *transfer_matrix(found)))
+        console.print(_plain("What it costs, and what comes back", *interference_table(found)))
+        for line in verdict(found):
+            console.print(escape(line))
             title = "What each reward taught, means over seeds"
             console.print(_plain(title, *learning_table(comparison.table)))
             console.print(f"[dim]{escape(LEARNING_LEGEND)}[/]")

@@ -25,7 +25,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "plan_similarity": ("ask", "encoder", "generate", "log_probs", "execution"),
     "executor": ("student", "base", "model", "ask"),
     "engine": ("keys", "stop_strings", "decoding", "log_probs", "server", "folder"),
-    "merge": (),
+    "merge": ("base", "density", "scale", "seed", "problems"),
     "task": ("world", "run_code"),
 }
 KINDS = tuple(NEEDS)
@@ -183,6 +183,10 @@ _WRITERS = "plan_tuning.evaluation.writers"
 _TEXT_WRITERS = "plan_tuning.evaluation.text_writers"
 _BACKENDS = "plan_tuning.teachers"
 _TASKS = "plan_tuning.tasks"
+_MICRO_TASKS = "plan_tuning.tasks.microworld_tasks"
+_ROUTING = "plan_tuning.students.routing"
+_CONTINUOUS = f"{_ENGINES}.continuous_batching"
+_MERGES = "plan_tuning.students.merge_rules"
 
 BUILT_IN = (
     Extension("data", "gsm8k", _SETS, "GSM8K"),
@@ -268,29 +272,29 @@ BUILT_IN = (
         "engine", "native", f"{_ENGINES}.native_engine", "generate",
         needs=("keys", "stop_strings", "decoding", "log_probs"),
     ),
-    Extension(
-        "engine", "continuous_batching", f"{_ENGINES}.continuous_batching", "generate_continuously"
-    ),
-    Extension(
-        "engine", "server", _TEXT_WRITERS, "ServedWriter", needs=("server", "stop_strings")
-    ),
+    Extension("engine", "continuous_batching", _CONTINUOUS, "generate_continuously"),
+    Extension("engine", "server", _TEXT_WRITERS, "ServedWriter", needs=("server", "stop_strings")),
     Extension(
         "engine", "vllm", f"{_ENGINES}.vllm_engine", "VLLMEngine",
         needs=("folder", "keys", "stop_strings", "log_probs"),
     ),
     Extension("merge", "linear", "plan_tuning.students.merging", "linear"),
+    Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base", "scale")),
+    Extension("merge", "ties", _MERGES, "ties", needs=("base", "density", "scale")),
+    Extension(
+        "merge", "dare_ties", _MERGES, "dare_ties", needs=("base", "density", "scale", "seed")
+    ),
+    Extension("merge", "router", _ROUTING, "write_router", needs=("problems",)),
     Extension(
         "task", DEFAULT_TASK, f"{_TASKS}.maths", "TASK",
         styles=("math", "gsm8k", "olympiadbench", "aime"),
     ),
     Extension("task", "yes_no", f"{_TASKS}.yes_no", "TASK", styles=("strategyqa",)),
     Extension("task", "code", f"{_TASKS}.code", "TASK", needs=("run_code",)),
-    Extension("task", "microworld", f"{_TASKS}.microworld_tasks", "NUMBERS", needs=("world",)),
+    Extension("task", "microworld", _MICRO_TASKS, "NUMBERS", needs=("world",)),
+    Extension("task", "microworld_yes_no", _MICRO_TASKS, "YES_NO", needs=("world",)),
     Extension(
-        "task", "microworld_yes_no", f"{_TASKS}.microworld_tasks", "YES_NO", needs=("world",)
-    ),
-    Extension(
-        "task", "microworld_program", f"{_TASKS}.microworld_tasks", "PROGRAMS",
+        "task", "microworld_program", _MICRO_TASKS, "PROGRAMS",
         needs=("world", "run_code"),
     ),
 )  # fmt: skip

@@ -15,7 +15,7 @@ from plan_tuning.config.checks import (
     require_tokens,
 )
 from plan_tuning.config.evaluation import DECODINGS, ServerAddress
-from plan_tuning.config.extensions import DEFAULT_METHOD, find, records
+from plan_tuning.config.extensions import DEFAULT_METHOD, OWN_ENGINE, find, records
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.config.teacher import is_loopback
 from plan_tuning.config.training import (
@@ -36,10 +36,14 @@ TRUNCATIONS = ("keep", "mask", "penalise")
 SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
 REFERENCE_DTYPES = ("float32", "bfloat16")
 ROUNDED_CAP = 2.0  # what importance_cap=auto is where rollouts are rounded otherwise than passes
-ROLLOUT_ENGINES = ("native", "vllm", "server")
 UNTRAINED, GIVEN = "base", "path"  # starts that no job trains
 
 _RUNTIME = {"runtime": True}
+
+
+def _rollout_engines() -> tuple[str, ...]:
+    """Those that tell the log-probabilities of what they write, or a server that may."""
+    return tuple(e.name for e in records("engine") if {"log_probs", "server"} & set(e.needs))
 
 
 @dataclass
@@ -159,7 +163,7 @@ class GRPOConfig(MethodConfig):
         ):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=0.1", zero=True)
         for key, choices in (
-            ("engine", ROLLOUT_ENGINES),
+            ("engine", _rollout_engines()),
             ("scheduler", SCHEDULERS),
             ("loss", LOSSES),
             ("kl_estimator", KL_ESTIMATORS),
@@ -307,7 +311,7 @@ class GRPOConfig(MethodConfig):
     @property
     def is_served(self) -> bool:
         """Whether rollouts come from a server."""
-        return self.engine != ROLLOUT_ENGINES[0]
+        return self.engine != OWN_ENGINE
 
     @property
     def is_on_policy(self) -> bool:

@@ -19,6 +19,7 @@ from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
 from plan_tuning.config.microworld import MICRO_STYLES, QUESTIONS
 from plan_tuning.config.mixture import MICRO_SOURCES, MixtureDataConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import trains_sources
 from plan_tuning.config.training import TrainerConfig
 
 
@@ -36,7 +37,8 @@ def needs_student(job: Config) -> bool:
 def is_trained(job: Config) -> bool:
     """Whether a student takes part that these settings train, be it there already."""
     takes_part = needs_student(job) if is_tested(job) else set(job.stages) != {"distill"}
-    is_given = job.student.path is not None or job.merge.is_merged
+    is_merged = job.merge.is_merged and not trains_sources(job)
+    is_given = job.student.path is not None or is_merged
     return takes_part and job.method.is_trained and not is_given
 
 

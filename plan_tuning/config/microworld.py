@@ -11,7 +11,7 @@ from plan_tuning.config.checks import (
     require_rate,
 )
 
-FAMILIES = ("a", "b")
+FAMILIES = ("a", "b", "c", "d")
 MICRO_STYLES = {
     "number": "microworld",
     "yes_no": "microworld_yes_no",
@@ -31,7 +31,8 @@ SCRIPTED_VERSION = 1
 class MicroworldConfig:
     """What the problems look like; the surface form itself is in tasks/microworld_text.py."""
 
-    # a: words mean what they say; b: "more" and "fewer" swapped, told apart by other nouns
+    # a: words mean what they say; b: "more" and "fewer" swapped, told apart by other nouns; c and
+    # d: swapped and not, told apart by the noun together with a word before the question
     family: str = "a"
     # What is asked: how many (number), whether so many or more (yes_no), or for the program that
     # computes it, which is run with its tests; the last two need model=micro_domains

@@ -146,12 +146,13 @@ class PlanRewardConfig:
     def _check_executor(self) -> None:
         require_choice("reward.plan.executor", self.executor, EXECUTORS)
         require_choice("reward.plan.engine", self.engine, names("engine"))
+        engine = record("engine", self.engine)
         require(
-            "keys" in record("engine", self.engine).needs,
+            "keys" in engine.needs and not {"folder", "server"} & {*engine.needs},
             "reward.plan.engine",
             self.engine,
-            "an engine that is handed keys: what it draws hangs on problem and sample alone, so "
-            "that a resumed training earns the same",
+            "an engine of this process that is handed keys: what it draws hangs on problem and "
+            "sample alone, so that a resumed training earns the same",
             "reward.plan.engine=native",
         )
         for key in (

@@ -16,10 +16,12 @@ from plan_tuning.config.job_parts import (
     trainings,
     trains_start,
 )
+from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import TrainerConfig
 
 IsRead = Callable[[Config], bool]
+_OF_GRADIENTS = ("pcgrad", "cosine_every_n_steps")  # of several sources
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ def _training_conditions(prefix: str) -> list[Condition]:
             f"{prefix}.scheduler=constant stays where it is",
             f"{prefix}.scheduler=cosine",
         ),
+        "replay": (
+            lambda t: t.order != "shuffled",
+            f"{prefix}.order=shuffled has no levels",
+            f"{prefix}.order=by_source",
+        ),
         "select_by": (
             lambda t: bool(t.select_best or t.early_stopping_patience),
             "nothing is selected",
@@ -97,7 +104,7 @@ def _training_conditions(prefix: str) -> list[Condition]:
         *("learning_rate", "scheduler", "warmup_ratio", "max_grad_norm", "batch_size"),
         *("max_steps", "val_fraction", "max_length", "neftune_alpha", "ema_decay", "overlong"),
         *("order", "packing", "checkpoint_every_n_steps", "log_every_n_steps"),
-        *("select_best", "early_stopping_patience"),
+        *("select_best", "early_stopping_patience", *_OF_GRADIENTS),
     )
     where = (
         ("no start is trained here, or method.name is not grpo", "method=grpo start=m1")
@@ -112,6 +119,12 @@ def _training_conditions(prefix: str) -> list[Condition]:
         *(
             Condition((f"{prefix}.{key}",), read(key, is_read), reason, cure)
             for key, (is_read, reason, cure) in further.items()
+        ),
+        Condition(
+            tuple(f"{prefix}.{key}" for key in _OF_GRADIENTS),
+            lambda job: isinstance(job.data, MixtureDataConfig) and not job.merge.is_merged,
+            "no training here has several sources",
+            "data=gsm8k_math adapter=lora merge=none",
         ),
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +22,7 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.precision import check_precision
 from plan_tuning.config.registration import explained, resource_folder
 from plan_tuning.config.run import Config
+from plan_tuning.config.source_checks import check_sources
 
 Group = TypeVar("Group")
 _PROBE_BYTES = 2**16
@@ -55,6 +56,7 @@ def typed(config: DictConfig) -> Config:
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")
     check_precision(result)
+    check_sources(result)
     return debugged(result)
 
 
@@ -71,9 +73,12 @@ def composed(words: Sequence[str]) -> Config:
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             config = compose("config", list(words))
-    except (ConfigCompositionException, MissingConfigException) as error:
+    except HydraException as error:
         told = explained(error, words, conf, [conf])
-        raise told or ConfigError(str(error).splitlines()[0]) from error
+        reason = str(error).splitlines()[0]
+        raise told or ConfigError(
+            "overrides", " ".join(words), f"KEY=VALUE, as a job takes them ({reason})", "seed=1"
+        ) from error
     return typed(config)
 
 

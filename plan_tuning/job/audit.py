@@ -24,7 +24,7 @@ from plan_tuning.distillation.corpus import PROBLEMS, read_problems, read_trajec
 from plan_tuning.evaluation.reward_means import opened_means
 from plan_tuning.grading.grader import Grader
 from plan_tuning.job.graph import job_graph
-from plan_tuning.job.models import device_of, prepare_torch, say_what_loads
+from plan_tuning.job.machine import device_of, prepare_torch, say_what_loads
 from plan_tuning.job.train import make_base
 from plan_tuning.records import Completion, Problem
 from plan_tuning.rewards.plan_cases import Means

@@ -45,7 +45,7 @@ class Expense:
 
 def teacher_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str:
     """Say how many teacher calls a sweep needs at the most, and what they may cost."""
-    listed = list(jobs)
+    listed = [one for config, graph in jobs for one in graph.jobs(config)]
     expenses = [
         expense
         for expense in (

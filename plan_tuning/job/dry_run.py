@@ -55,17 +55,18 @@ def print_job(config: Config, graph: JobGraph) -> int:
     with _silent():
         found = findings([(config, graph)])
         is_readable = not any(finding.kind == "error" for finding in data_findings(config, graph))
-        if makes_corpus(graph) and config.uses_teacher and config.teacher.is_asked and is_readable:
-            problems = load_problems(config)
-            estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
-            console.print(render_estimate(estimate, config.teacher))
+        for job, stages in graph.jobs(config):
+            if makes_corpus(stages) and job.uses_teacher and job.teacher.is_asked and is_readable:
+                problems = load_problems(job)
+                estimate = dry_run(problems, job.teacher, job.distillation, job.paths.calls)
+                console.print(render_estimate(estimate, job.teacher))
     if values := value_line([(config, graph)]):
         console.print(values, soft_wrap=True, highlight=False)
     if line := reward_line([(config, graph)]):
         console.print(line, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
-    for line in memory_lines(config, graph):
+    for line in (one for job in graph.jobs(config) for one in memory_lines(*job)):
         console.print(line, soft_wrap=True, highlight=False)
     if line := power_line({"": [config]}):
         console.print(line, highlight=False, soft_wrap=True)
@@ -85,9 +86,10 @@ def check_data(config: Config, graph: JobGraph) -> None:
         DataError: a file cannot be read, or holds nothing that the method learns.
     """
     with _silent():
-        for finding in data_findings(config, graph):
-            if finding.kind == "error":
-                raise DataError(finding.text)
+        for job, stages in graph.jobs(config):
+            for finding in data_findings(job, stages):
+                if finding.kind == "error":
+                    raise DataError(finding.text)
 
 
 def _print(found: Sequence[Finding]) -> int:
@@ -109,7 +111,7 @@ def _silent() -> Iterator[None]:
 
 def findings(jobs: Iterable[Job]) -> list[Finding]:
     """Check the data, the teachers, the servers and the disk of jobs; each finding once."""
-    listed = list(jobs)
+    listed = [one for config, graph in jobs for one in graph.jobs(config)]
     found: dict[Finding, None] = {}
     for config, graph in listed:
         for check in (data_findings, _test_problems, _model, _teachers, memory_findings):

@@ -17,6 +17,7 @@ from typing import Any
 
 from plan_tuning.artifacts import (
     file_fingerprint,
+    folder_of,
     hashed_values,
     is_complete,
     read_manifest,
@@ -133,6 +134,18 @@ def check_method(folder: Path, config: Config, words: str) -> None:
             f"the student in {folder} was trained with {trained} and is asked in that way",
             f"method={trained} {words}",
         )
+
+
+def given_student(given: str, config: Config) -> str:
+    """Find a finished student that is merged, by its fingerprint or its folder.
+
+    Raises:
+        ConfigError: it was trained with another method.
+    """
+    folder = folder_of(config.paths.artifacts, "students", given)
+    path = folder if "/" not in given and is_complete(folder) else Path(given)
+    check_method(path, config, f"merge={config.merge.name} 'merge.students=[…]'")
+    return str(path)
 
 
 def world_of(config: Config) -> MicroworldConfig:

@@ -16,8 +16,10 @@ from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.job.inputs import load_benchmark
 from plan_tuning.job.models import Models
 from plan_tuning.job.result import (
+    DECONTAMINATED,
     PLAN_VALUES_FILE,
     PREDICTIONS_FILE,
+    Outcome,
     read_predictions,
     write_predictions,
 )
@@ -109,6 +111,34 @@ def _answer(
     facts["compute"] = to_json(computed)
     graded = models.grader.facts()
     return {**facts, **asked.facts(), **models.identity_facts(asked), **graded, **VERSIONS}
+
+
+def note_clean(outcome: Outcome, benchmark: str, path: Path, report: Path, folder: Path) -> None:
+    """Report a benchmark once more, without the problems that the training set holds.
+
+    Args:
+        outcome: of the job; gets the figures, where any problem is left.
+        benchmark: its name.
+        path: of its predictions.
+        report: of contamination.
+        folder: of the job, which gets the predictions that count.
+    """
+    from plan_tuning.evaluation.accuracy import summarize
+    from plan_tuning.tasks.contamination import contaminated_ids, covers
+
+    report = report.expanduser()
+    if benchmark not in covers(report):
+        logger.info("%s is not in %s: reported as it is", benchmark, report)
+        return
+    ids = contaminated_ids(report, benchmark)
+    clean = [row for row in read_predictions(path) if row.problem_id not in ids]
+    if not clean:
+        logger.warning("%s: every problem is contaminated, nothing is left", benchmark)
+        return
+    name = benchmark + DECONTAMINATED
+    outcome.predictions[name] = folder / f"{name}.jsonl"
+    write_predictions(outcome.predictions[name], clean)
+    outcome.metrics[name] = summarize(clean)
 
 
 def value_call(

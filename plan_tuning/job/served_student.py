@@ -12,7 +12,7 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.evaluation.identity import Identity
 from plan_tuning.evaluation.writers import EngineWriter
-from plan_tuning.job.graph import Stage
+from plan_tuning.job.stages import Stage
 from plan_tuning.students.flops import writing
 from plan_tuning.students.generation.probe import read_probe
 from plan_tuning.students.generation.protocol import EngineError

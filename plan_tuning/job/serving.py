@@ -106,7 +106,7 @@ def weights_of(where: str | Path) -> Weights:
     """
     folder = Path(where)
     if not is_adapter(folder):
-        return Weights(str(where))
+        return Weights(_whole(str(where)))
     base, revision = base_of_adapter(folder)
     if is_adapter(Path(base)):
         raise ConfigError(
@@ -117,7 +117,12 @@ def weights_of(where: str | Path) -> Weights:
         )
     settings = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
     ranks = [int(settings["r"]), *map(int, (settings.get("rank_pattern") or {}).values())]
-    return Weights(base, revision, folder, max(ranks))
+    return Weights(_whole(base), revision, folder, max(ranks))
+
+
+def _whole(source: str) -> str:
+    """A hub id, or the whole path of a folder: a server may have another working directory."""
+    return str(Path(source).resolve()) if Path(source).is_dir() else source
 
 
 def serving_of(wanted: Wanted) -> Serving:

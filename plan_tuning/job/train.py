@@ -16,15 +16,17 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import merged_students, source_config
 from plan_tuning.distillation.corpus import OnUsage
 from plan_tuning.job.cards import share_of_card
 from plan_tuning.job.compute import facts_of_start
 from plan_tuning.job.decoding_memory import served
-from plan_tuning.job.graph import Stage
 from plan_tuning.job.inputs import load_problems
-from plan_tuning.job.models import Models, device_of, prepare_torch, rank_models
+from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.job.models import Models, rank_models
 from plan_tuning.job.pass_sizes import remembered, sizes_of
 from plan_tuning.job.result import CURVES_FILE
+from plan_tuning.job.stages import Stage
 from plan_tuning.job.test_problems import FACT, facts_of_students, facts_of_training
 from plan_tuning.job.train_spec import filter_spec, has_start
 from plan_tuning.records import Ask, Problem
@@ -45,6 +47,7 @@ _PLAIN_SHARE = 0.4  # of a card, for a server of a model whose shape nobody know
 
 Facts = Mapping[str, Any]
 """Of a training, for the manifest of its student."""
+MakeStudent = Callable[[Path], Facts]
 
 
 @dataclass(frozen=True)
@@ -153,18 +156,47 @@ def make_base(config: Config, model: ModelConfig, folder: Path) -> Facts:
     return make_tiny(folder, model.family, model.seed)
 
 
-def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Facts]:
-    """Make the one call that merges finished students into a folder."""
+def merge_call(
+    config: Config, students: Sequence[Stage], base: Callable[[], Path | str]
+) -> MakeStudent:
+    """Make the one call that merges finished students into a folder.
+
+    Args:
+        config: the job.
+        students: those that are merged.
+        base: names the folder or hub id of what they began from.
+    """
 
     def merge(folder: Path) -> Facts:
-        from plan_tuning.students.merging import merge_students
+        from plan_tuning.students import adapter_merging, merging
+        from plan_tuning.students.loading import is_adapter
 
-        combine = record("merge", config.merge.name).load()
+        chosen, extension = config.merge, record("merge", config.merge.name)
         folders = [student.folder for student in students]
-        facts = merge_students(folder, folders, config.merge.shares, combine)
+        shares = chosen.shares_of(len(folders))
+        rule = extension.load()
+        if "problems" in extension.needs:
+            named = [student.source for student in merged_students(config)]
+            known = _problem_texts(config, named) if chosen.router == "nearest" else {}
+            facts = rule(folder, dict(zip(named, folders, strict=True)), chosen, known)
+        elif all(map(is_adapter, folders)) and not extension.is_outside:
+            is_sum = chosen.name in ("linear", "task_arithmetic")
+            entries = None if is_sum else rule
+            facts = adapter_merging.merge_adapters(folder, folders, shares, chosen, entries)
+        elif "base" in extension.needs:
+            weights = merging.weights_folder(base(), config.model.revision)
+            facts = merging.merge_differences(folder, folders, weights, shares, chosen, rule)
+        else:
+            facts = merging.merge_students(folder, folders, shares, rule)
         return {**facts, **facts_of_students(folders)}
 
     return merge
+
+
+def _problem_texts(config: Config, sources: Sequence[str]) -> dict[str, list[str]]:
+    """The training problems of each source, as a student is asked them."""
+    jobs = {source: source_config(config, source) for source in sources}
+    return {source: [p.problem for p in load_problems(job)] for source, job in jobs.items()}
 
 
 def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = None) -> Facts:

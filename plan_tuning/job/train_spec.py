@@ -36,6 +36,7 @@ from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import merged_students
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.distillation.corpus import corpus_spec
 from plan_tuning.students import gguf
@@ -214,16 +215,40 @@ def student_spec(
     return spec
 
 
-def merge_spec(config: Config, students: Sequence[str]) -> dict[str, Any]:
-    """What determines a merged student.
+def merge_spec(config: Config, students: Sequence[str], base: str | None) -> dict[str, Any]:
+    """What determines a student that others are merged to.
 
     Args:
         config: the job.
         students: fingerprints of those that are merged.
+        base: fingerprint of the base, where it is made here.
     """
     merge = config.merge
-    spec = {"merge": merge.name, "students": list(students), "weights": merge.shares}
+    spec: dict[str, Any] = {"merge": merge.name, "students": list(students)}
+    if merge.is_routed:
+        return spec | _router_spec(config)
+    spec["weights"] = merge.shares_of(len(students))
+    needs = record("merge", merge.name).needs
+    if "base" in needs:
+        spec |= {key: getattr(merge, key) for key in ("scale", "density", "seed") if key in needs}
+        spec["model"] = model_spec(config.model, base)
+        if merge.name == "task_arithmetic":  # as they are
+            spec["weights"] = merge.weights or [1.0] * len(students)
+    if merge.rank is not None:
+        spec["rank"] = merge.rank
     return spec | extension_spec("merge", merge.name, merge, MergeConfig)
+
+
+def _router_spec(config: Config) -> dict[str, Any]:
+    """What a router chooses by, beside the adapters themselves."""
+    merge = config.merge
+    sources = [student.source for student in merged_students(config)]
+    spec: dict[str, Any] = {"sources": sources, "router": merge.router}
+    if merge.router == "oracle":
+        return spec
+    encoder = None if merge.encoder is None else folder_fingerprint(Path(merge.encoder))
+    known = {"neighbours": merge.neighbours, "encoder": encoder}
+    return spec | known | {"problems": problems_spec(config.data)}
 
 
 def has_start(config: Config) -> bool:

@@ -1,4 +1,4 @@
-"""Texts to vectors: mean-pooled states of a local encoder, for plan rewards that compare texts."""
+"""Texts to vectors: mean-pooled states of a local encoder, for plan rewards and a router."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from plan_tuning.students.loading import StudentError, without_bars
 _AT_ONCE = 256  # texts of a pass
 
 
-def load_encoder(folder: Path) -> Callable[[Sequence[str]], np.ndarray[Any, Any]]:
+def load_encoder(
+    folder: Path, key: str = "reward.plan.encoder", instead: str = "reward.plan.encoder=hashed"
+) -> Callable[[Sequence[str]], np.ndarray[Any, Any]]:
     """Load an encoder of transformers; its vectors are remembered by text.
+
+    Args:
+        folder: of the encoder.
+        key: of the configuration, that names it.
+        instead: words that need none.
 
     Raises:
         StudentError: the folder holds no model.
@@ -24,8 +31,8 @@ def load_encoder(folder: Path) -> Callable[[Sequence[str]], np.ndarray[Any, Any]
 
     if not (folder / "config.json").is_file():
         raise StudentError(
-            f"reward.plan.encoder={folder} holds no model: give the folder of a sentence encoder, "
-            "or choose reward.plan.encoder=hashed"
+            f"{key}={folder} holds no model: give the folder of a sentence encoder, "
+            f"or choose {instead}"
         )
     with without_bars():
         tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -160,9 +160,9 @@ def job_table(jobs: Sequence[Job], title: str) -> Table:
         table.add_column("plan values", no_wrap=True)
     claimed: set[str] = set()
     for job in jobs:
-        stages = (job.graph.base, job.graph.corpus, job.graph.start, job.graph.student)
-        by_name = dict(zip(_STAGES, stages, strict=True))
-        cells = [_state([by_name[name]], claimed) for name in shown]
+        graphs = [*(graph for _, graph in job.graph.sources), job.graph]
+        by_name = {name: [getattr(graph, name) for graph in graphs] for name in _STAGES}
+        cells = [_state(by_name[name], claimed) for name in shown]
         cells.append(_state(job.graph.predictions, claimed))
         cells += [_state(job.graph.plan_values, claimed)] if has_values else []
         table.add_row(" ".join(word for word in shown_words(job) if word not in common), *cells)
@@ -264,7 +264,7 @@ def print_sync_command(folder: Path) -> None:
 
 
 def _state(stages: Sequence[Any], claimed: set[str]) -> str:
-    present = [stage for stage in stages if stage is not None]
+    present = list({stage.fingerprint: stage for stage in stages if stage is not None}.values())
     if not present:
         return "-"
     new = [stage for stage in present if not stage.is_done and stage.fingerprint not in claimed]

@@ -39,7 +39,9 @@ from plan_tuning.tasks.microworld_text import (
     Fact,
     Story,
     apply,
+    items_of,
     needed_chain,
+    needs_cue,
     plan_text,
     problem_text,
     steps_of,
@@ -160,15 +162,16 @@ def _stories(config: MicroworldConfig, split: str, seed: int) -> Iterator[Story]
     rng = random.Random(f"microworld/{config.family}/{split}/{seed}")
     depths, distractors = _ranges(config, split)
     while True:
-        yield draw_story(
+        story = draw_story(
             rng,
             depth=rng.randint(*depths),
             distractors=rng.randint(*distractors),
-            items=ITEMS[config.family],
+            items=items_of(config.family),
             num_names=config.num_names,
             max_value=config.max_value,
             max_operand=config.max_operand,
         )
+        yield replace(story, has_cue=needs_cue(story.item, config.family))
 
 
 def generate_problems(

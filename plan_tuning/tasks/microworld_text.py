@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # fmt: off
 NAMES = (
@@ -33,7 +33,15 @@ ITEMS: Mapping[str, tuple[str, ...]] = {
     "a": ("apples", "books", "coins", "cards"),
     "b": ("eggs", "shells", "stamps", "pens"),
 }
-"""The nouns tell which family a problem belongs to, and so what its words mean."""
+"""The nouns tell which of these two families a problem belongs to, and so what its words mean.
+
+Families c and d have all nouns, and a cue before some questions that turns round what the noun says
+of the words' meaning: they mean the opposite in c, what they say in d, and neither noun nor cue
+alone tells which.
+"""
+CUE = "Then"  # before the question
+SWAPPED = ("b", "c")  # families in which "more" and "fewer" mean each other's opposite
+CONFLICTING = ("c", "d")
 
 OPERATIONS = ("more", "fewer", "times")
 _WORDS = {"more": "more-than", "fewer": "fewer-than", "times": "times"}
@@ -108,14 +116,39 @@ class Story:
     target: str
     question: str = "number"  # what is asked: see tasks/microworld_questions.py
     least: int = 0  # that a yes-or-no question asks for
+    has_cue: bool = False  # before the question
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether "more" and "fewer" mean each other's opposite, by the noun and the cue.
+
+        Raises:
+            MicroworldTextError: no family uses the noun.
+        """
+        return (family_of(self.item) in SWAPPED) != self.has_cue
 
     def by_owner(self) -> dict[str, Fact]:
         """Index the facts by whose they are."""
         return {fact.owner: fact for fact in self.facts}
 
 
+def items_of(family: str) -> tuple[str, ...]:
+    """List the nouns of a family."""
+    every = tuple(item for items in ITEMS.values() for item in items)
+    return every if family in CONFLICTING else ITEMS[family]
+
+
+def needs_cue(item: str, family: str) -> bool:
+    """Whether a question about ``item`` has the cue in a family.
+
+    >>> [needs_cue(item, family) for item in ("coins", "pens") for family in "cd"]
+    [True, False, False, True]
+    """
+    return (family_of(item) in SWAPPED) != (family in SWAPPED)
+
+
 def family_of(item: str) -> str:
-    """Name the family that a noun belongs to.
+    """Name the family that a noun belongs to, of a and b.
 
     Raises:
         MicroworldTextError: no family uses the noun.
@@ -126,9 +159,9 @@ def family_of(item: str) -> str:
     raise MicroworldTextError(f"{item!r} is none of the micro-world's nouns")
 
 
-def _swap(operation: str, item: str) -> str:
-    """Turn a meaning into its word's operation or back; family b says one and means the other."""
-    return _INVERSE[operation] if family_of(item) == "b" else operation
+def _swap(operation: str, is_swapped: bool) -> str:
+    """Turn a meaning into its word's operation or back, where the words say the opposite."""
+    return _INVERSE[operation] if is_swapped else operation
 
 
 def apply(operation: str, operand: int, value: int) -> int:
@@ -140,22 +173,29 @@ def apply(operation: str, operand: int, value: int) -> int:
     return value * operand
 
 
-def fact_text(fact: Fact, item: str, template: Template = STANDARD_TEMPLATE) -> str:
+def fact_text(
+    fact: Fact, item: str, template: Template = STANDARD_TEMPLATE, *, is_swapped: bool = False
+) -> str:
     """Say one fact in one sentence.
 
     >>> fact_text(Fact("Eve", 2, "more", "Cara"), "coins")
     "2-more-than Cara is Eve's ."
+    >>> fact_text(Fact("Eve", 2, "more", "Cara"), "coins", is_swapped=True)
+    "2-fewer-than Cara is Eve's ."
     """
     opening = f"{template.opening} " if template.opening else ""
     if not fact.parent:
         return f"{opening}{fact.operand} {item} {template.known} {fact.owner}'s ."
-    word = _WORDS[_swap(fact.operation, item)]
+    word = _WORDS[_swap(fact.operation, is_swapped)]
     return f"{opening}{fact.operand}-{word} {fact.parent} {template.relation} {fact.owner}'s ."
 
 
 def facts_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
     """Tell the story without its question."""
-    return " ".join(fact_text(fact, story.item, template) for fact in story.facts)
+    is_swapped = story.is_swapped
+    return " ".join(
+        fact_text(fact, story.item, template, is_swapped=is_swapped) for fact in story.facts
+    )
 
 
 def problem_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
@@ -164,6 +204,8 @@ def problem_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
     question = form.format(item=story.item, target=story.target, least=story.least)
     if story.question == "program":
         question = f"{_PROGRAM} : {question}"
+    if story.has_cue:
+        question = f"{CUE} {question}"
     return f"{facts_text(story, template)} {question}"
 
 
@@ -188,17 +230,20 @@ def parse_problem(text: str) -> Story:
     if question is None:
         raise MicroworldTextError(f"no question of the micro-world in {text[:80]!r}")
     item, target = question[2], question[3]
-    family_of(item)
+    head = text[: question.start()].rstrip()
+    asked = "yes_no" if question[1] else "number"
+    if head.endswith((f"{_PROGRAM} :", f"{_PROGRAM} : Say :")):
+        asked = "program"
+    before = head.removesuffix("Say :").rstrip().removesuffix(f"{_PROGRAM} :").rstrip()
+    story = Story((), item, target, asked, int(question[1] or 0), before.endswith(f" {CUE}"))
+    is_swapped = story.is_swapped
     facts = tuple(
         Fact(match[3], int(match[1]))
         if match[1]
-        else Fact(match[7], int(match[4]), _swap(match[5], item), match[6])
+        else Fact(match[7], int(match[4]), _swap(match[5], is_swapped), match[6])
         for match in _SENTENCE.finditer(text)
     )
-    asked = "yes_no" if question[1] else "number"
-    if text[: question.start()].rstrip().endswith((f"{_PROGRAM} :", f"{_PROGRAM} : Say :")):
-        asked = "program"
-    story = Story(facts, item, target, asked, int(question[1] or 0))
+    story = replace(story, facts=facts)
     needed_chain(story)
     return story
 

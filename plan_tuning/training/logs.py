@@ -34,6 +34,7 @@ class CurveFile(Logger):
         self.path = path
         self._flush_every = flush_every
         self._rows: list[dict[str, str]] = []
+        self._given: dict[str, float] = {}
         self._is_first = True
         self._unsaved = 0
 
@@ -54,6 +55,9 @@ class CurveFile(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add values to the row of ``step``."""
+        if metrics == self._given:  # Lightning repeats a step's figures until there are others
+            return
+        self._given = dict(metrics)
         at = 0 if step is None else step
         if self._is_first:
             self._is_first = False

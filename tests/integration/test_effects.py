@@ -32,6 +32,8 @@ JOBS = [
     "method=grpo start=m1 reward=plan_and_answer reward.plan.kind=uplift method.scheduler=constant",
     "method=grpo start=sft reward=plan reward.plan.kind=roscoe reward.plan.encoder=hashed",
     "method=m1 data=microworld_mixed data.mixing.strategy=tempered distillation.execution=retained",
+    "method=m1 data=microworld_mixed merge=dare_ties adapter=lora",
+    "method=m1 data=microworld_mixed merge=router merge.router=nearest adapter=lora",
     "method=m1 stages=[distill]",
     "method=m1 data=gsm8k model=qwen3_4b teacher=replay adapter=lora data.limit=9",
     "method=zero_shot data=math model=tiny_llama",
@@ -55,6 +57,7 @@ VALUES = (
     *("required", "paper", "matched", "merged", "server", "equal_tokens", "llama", "bfloat16"),
     *("parlai", "base", "likelihood", "verifier"),
     *("float32", "test", "first", "random", "kept", "b", "a", "other", "static", "eager"),
+    *("module", "global", "oracle", "nearest", "linear", "ties"),
 )
 
 
@@ -83,6 +86,8 @@ def others(f: dataclasses.Field[Any], value: Any) -> Iterator[Any]:
         yield not value
     elif "list[int]" in kind:
         yield from ([1], [2, 3])
+    elif "list[float]" in kind:
+        yield from ([0.7, 0.3], [1.0, 3.0])
     elif "int" in kind:
         yield from ((value or 0) + 1, (value or 0) + 513, max((value or 0) - 1, 0))
     elif "float" in kind:

@@ -1,5 +1,6 @@
 """SFT on tiny students: what is trained, what is logged, and that a killed run loses nothing."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from plan_tuning.students.loading import load_student
 from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.checkpoints import latest_checkpoint
 from plan_tuning.training.lightning import TrainingError, TrainingRun
+from plan_tuning.training.logs import CurveFile
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import RowError, TrainingRow
 from plan_tuning.training.sft.fit import SFTSettings, train_student
@@ -315,10 +317,14 @@ def test_overlong_rows_are_counted_or_refused(base: Path, tmp_path: Path):
 def test_weights_of_zero_train_nothing_of_that_kind(base: Path, tmp_path: Path):
     log = CSVLogger(tmp_path, name="log", version="", flush_logs_every_n_steps=1)
     plan_only = MethodConfig(name="m1", plan_weight=1.0, solution_weight=0.0)
-    train(tmp_path / "student", base, method=plan_only, max_steps=2, loggers=[log])
+    curves = CurveFile(tmp_path / "curves.csv")
+    knobs = {"max_steps": 3, "log_every_n_steps": 10}
+    train(tmp_path / "student", base, method=plan_only, loggers=[log, curves], **knobs)
     header = (tmp_path / "log" / "metrics.csv").read_text().splitlines()[0]
     assert "train/loss/plan" in header
     assert "train/loss/solution" not in header
+    with curves.path.open(encoding="utf-8") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0"], "one of three is logged"
 
 
 def test_fixed_steps_cycle_through_few_rows(base: Path, tmp_path: Path):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
-from composition import config_of
-from typer.testing import CliRunner, Result
+from imported_rows import ALL_KEYS, KEYS, ROWS, SET, imported, run, write
+from typer.testing import CliRunner
 
-from plan_tuning.artifacts import is_complete, read_manifest
+from plan_tuning.artifacts import read_manifest
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.candidate_groups import JoinedProblems
@@ -28,52 +25,10 @@ from plan_tuning.distillation.filters import (
 )
 from plan_tuning.distillation.trajectory_file import TrajectoryFile
 from plan_tuning.distillation.trajectory_rows import ColumnError, Columns, RowReading
-from plan_tuning.job.dry_run import findings
-from plan_tuning.job.graph import job_graph
 from plan_tuning.records import Problem, Trajectory, Verdict
 from plan_tuning.tasks.json_rows import DataError
 
-Rows = list[dict[str, Any]]
-
-# Two plans for one problem, in one of which the execution goes wrong; one problem without one.
-ROWS: Rows = [
-    {"question": "What is 1 + 1?", "gold": "2", "plan": "1. Add.", "work": "It is \\boxed{2}.",
-     "rating": 90, "writer": "a"},
-    {"question": "What is  1 + 1?", "gold": "2", "plan": "1. Count.", "work": "It is \\boxed{3}.",
-     "rating": 40, "writer": "b"},
-    {"question": "What is 2 + 3?", "gold": "5", "plan": "1. Add them.", "work": None,
-     "rating": None, "writer": "b"},
-]  # fmt: skip
-KEYS = ("--problem-key", "question", "--answer-key", "gold")
-ALL_KEYS = (*KEYS, "--execution-key", "work", "--score-key", "rating")
 PLAN_ONLY, TWO_STAGE = STANDARD_FILTERS[1], STANDARD_FILTERS[3]
-
-
-def write(file: Path, rows: Rows) -> Path:
-    if file.suffix == ".jsonl":
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif file.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
-    else:
-        with file.open("w", encoding="utf-8", newline="") as lines:
-            table = csv.DictWriter(lines, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
-    return file
-
-
-def run(folder: Path, *words: str | Path) -> Result:
-    outputs = ("--outputs", str(folder / "out"))
-    arguments = ["import", *map(str, words), *outputs]
-    return CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
-
-
-def imported(folder: Path, *words: str | Path) -> Path:
-    """Import into ``folder/out`` and give the corpus that the command names last."""
-    result = run(folder, *words)
-    assert result.exit_code == 0, result.output + str(result.exception)
-    line = next(one for one in result.output.splitlines() if one.startswith("folder: "))
-    return Path(line.removeprefix("folder: "))
 
 
 def mistake(folder: Path, *words: str | Path) -> str:
@@ -251,12 +206,6 @@ def test_filters_say_what_was_not_imported(tmp_path: Path) -> None:
     assert [row.candidate for row in both.kept] == [0]
 
 
-SET = [
-    {"id": "p1", "problem": "What is $1 + 1$?", "answer": "2"},
-    {"id": "p2", "problem": "What is 2 + 3?", "answer": "5", "solution": "2 + 3 = 5"},
-]
-
-
 def test_problems_and_answers_are_joined_from_a_set(tmp_path: Path) -> None:
     known = write(tmp_path / "set.jsonl", SET)
     file = write(tmp_path / "mine.jsonl", [{**row, "gold": "99"} for row in ROWS])
@@ -296,84 +245,3 @@ def test_a_set_of_test_problems_needs_the_test_split() -> None:
     with pytest.raises(ConfigError, match=r"olympiadbench are test problems only.*--split test"):
         TrajectoryFile("x.jsonl", RowReading(columns=columns), problems="olympiadbench=x")
     assert TrajectoryFile("x.jsonl", RowReading(columns=columns), problems="gsm8k=x")
-
-
-def words_of(folder: Path, corpus: Path) -> list[str]:
-    tested = write(folder / "tested.jsonl", [{"problem": "1 + 1?", "answer": "2"}])
-    return [f"corpus.path={corpus}", "model=tiny_qwen3", f"paths.outputs={folder / 'jobs'}",
-            f"evaluation.benchmarks=['mine={tested}']"]  # fmt: skip
-
-
-def test_plans_of_test_problems_are_never_trained_on(tmp_path: Path) -> None:
-    file = write(tmp_path / "mine.jsonl", ROWS)
-    corpus = imported(tmp_path, file, *ALL_KEYS, "--split", "test")
-    assert is_complete(corpus)
-    for method in ("m1", "m2", "grpo"):
-        with pytest.raises(ConfigError, match=rf"evaluation\.plan_corpus={corpus}"):
-            job_graph(config_of(*words_of(tmp_path, corpus), f"method={method}"))
-    swap = ("method=m2", "evaluation.plan=teacher", f"evaluation.plan_corpus={corpus}")
-    graph = job_graph(config_of(*words_of(tmp_path, corpus)[1:], *swap))
-    assert {stage.fingerprint for stage in graph.plan_corpora} == {corpus.name}
-
-
-def test_a_dry_run_filters_what_was_imported(tmp_path: Path) -> None:
-    corpus = imported(tmp_path, write(tmp_path / "mine.jsonl", ROWS), *KEYS)
-
-    def found(*words: str) -> list[str]:
-        config = config_of(*words_of(tmp_path, corpus), *words)
-        return [str(one) for one in findings([(config, job_graph(config))])]
-
-    good = f"ok: {corpus}: filter=none keeps 2 of 3 trajectories, of 2 of 2 problems"
-    assert good in found("method=m2", "filter=none")
-    (error,) = [line for line in found("method=m1", "filter=none") if line.startswith("error")]
-    assert "imported without executions" in error
-    assert not any(str(corpus) in line for line in found("method=sft", "data.limit=1"))
-
-
-SOCRATIC = [
-    {"question": f"How many are {n} and 2?",
-     "answer": f"How many? ** {n}+2=<<{n}+2={n + 2}>>{n + 2}\n#### {n + 2}"} for n in range(4)
-]  # fmt: skip
-CHAT = [
-    {"messages": [{"role": "user", "content": "Is it so?"},
-                  {"role": "assistant", "content": "<plan>1. Look.</plan>\\boxed{yes}"}],
-     "answer": "yes"}
-]  # fmt: skip
-YES_OR_NO = [{"q": "Is it so?", "a": "yes", "plan": "1. Look.", "work": "It is \\boxed{yes}."}]
-OWN = [{"problem": "Is it?", "answer": "no"}]
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize(
-    ("rows", "words", "tested"),
-    [
-        (SOCRATIC, (), [{**SOCRATIC[0], "question": "How many are 9 and 2?"}]),
-        (ROWS, ALL_KEYS, [{"question": "1 + 7?", "gold": "8"}]),
-        (
-            YES_OR_NO,
-            ("--problem-key", "q", "--answer-key", "a", "--style", "strategyqa"),
-            [{"q": "Is it?", "a": True}],
-        ),
-        (CHAT, ("--style", "strategyqa"), OWN),
-        ([{**row, "gold": "0"} for row in ROWS], (*KEYS[:2], "--problems", "known={}"), None),
-    ],
-    ids=["socratic", "flat", "yes_or_no", "chat", "joined"],
-)
-def test_the_command_that_is_printed_works(
-    tmp_path: Path, rows: Rows, words: tuple[str, ...], tested: Rows | None, split: str
-) -> None:
-    known = write(tmp_path / "known.jsonl", SET)
-    file = write(tmp_path / "mine.jsonl", rows)
-    ran = run(tmp_path, file, *(word.format(known) for word in words), "--split", split)
-    assert ran.exit_code == 0, ran.output + str(ran.exception)
-    text = next(one for one in ran.output.splitlines() if one.startswith("use it: "))
-    command = shlex.split(text.removeprefix("use it: "))[2:]  # another model: this one is there
-    if tested is not None:
-        place = str(write(tmp_path / "tested.jsonl", tested))
-        command = [word.replace("TEST_FILE", place) for word in command]
-    elif split == "train":  # what is joined is what is trained on: another file is needed
-        other = write(tmp_path / "other.jsonl", OWN[:1])
-        command = [word.replace(str(known), str(other)) for word in command]
-    config = config_of("model=tiny_qwen3", f"paths.outputs={tmp_path / 'out'}", *command)
-    found = findings([(config, job_graph(config))])
-    assert [one.text for one in found if one.kind == "error"] == []

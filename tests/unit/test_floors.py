@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import functools
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -49,13 +50,19 @@ def room_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
-def imports_of(path: Path) -> set[str]:
+@functools.cache
+def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """All of a file's, wherever in it they stand; every law asks for them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def imports_of(path: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             names.add(node.module)
             if node.module == "plan_tuning":
                 names |= {f"plan_tuning.{alias.name}" for alias in node.names}
@@ -173,10 +180,10 @@ def module_name(path: Path, root: Path) -> str:
 def needs(path: Path, modules: Collection[str]) -> set[str]:
     """The modules that this one imports: at its top, inside a function, or for types alone."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules)
             found |= inside or {node.module}
     return found & set(modules)

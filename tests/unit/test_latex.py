@@ -111,11 +111,11 @@ def test_what_the_table_has_not_is_an_error_that_lists_what_it_has(
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
-@pytest.mark.parametrize("name", ["comparison", "comparison_compact"])
-def test_it_compiles(tmp_path: Path, name: str) -> None:
+def test_both_compile(tmp_path: Path) -> None:
     for value in ("[q,v]", "a_b & 50% #1 {x} $y$ ~^\\"):
         make_job(tmp_path, settings={"adapter.targets": value}, adapter="lora", method="m1",
                  accuracies={"micro_world": 0.5}, name=str(len(value)))  # fmt: skip
     make_sweep(tmp_path)
     compact(tmp_path)
-    assert "LaTeX Warning" not in compiled(tmp_path, name)
+    for name in ("comparison", "comparison_compact"):
+        assert "LaTeX Warning" not in compiled(tmp_path, name)

@@ -289,6 +289,8 @@ def test_baselines_outlive_the_process_but_for_a_line_that_was_cut(tmp_path: Pat
         ({"kind": "roscoe", "encoder": "http://127.0.0.1:1/v1"}, "encoder_model"),
         ({"kind": "uplift", "executor": "teacher"}, "executor"),
         ({"kind": "uplift", "engine": "server"}, "engine"),
+        ({"kind": "uplift", "engine": "vllm"}, "engine"),
+        ({"kind": "uplift", "engine": "continuous_batching"}, "engine"),
         ({"kind": "uplift", "samples": 0}, "samples"),
         ({"kind": "uplift", "execution_temperature": 0.0}, "execution_temperature"),
         ({"kind": "likelihood", "likelihood_scale": 0.0}, "likelihood_scale"),

@@ -162,4 +162,5 @@ def _row(
             answer=source.answer,
             style=source.style,
         ),
+        source=source.source,
     )
