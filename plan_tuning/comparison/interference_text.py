@@ -23,7 +23,7 @@ LEGEND = (
     "Holm-corrected over this section. A share is what a row gains over the mixture by what the "
     "mixture loses, 100 % where it does as well as the sources' own students [95 %, linearised]; "
     "it stands only where interference is shown. all: the problems of all sources together. "
-    "Definitions: experiments/METHOD.md, Interference."
+    "Definitions: experiments/METHOD.md section 12."
 )
 
 
