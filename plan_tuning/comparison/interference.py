@@ -1,6 +1,6 @@
 """Mixed training: what each source loses by it, and how much of that a mitigation brings back.
 
-Definitions: experiments/METHOD.md, "Interference". The rows are found by their choices: a student
+Definitions: experiments/METHOD.md section 12. The rows are found by their choices: a student
 of one source alone, the plain mixture, and rows that differ from it in a mitigation alone.
 """
 

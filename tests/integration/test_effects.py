@@ -33,7 +33,6 @@ JOBS = [
     "method=grpo start=sft reward=plan reward.plan.kind=roscoe reward.plan.encoder=hashed",
     "method=m1 data=microworld_mixed data.mixing.strategy=tempered distillation.execution=retained",
     "method=m1 data=microworld_mixed merge=dare_ties adapter=lora",
-    "method=m1 data=microworld_mixed merge=router merge.router=nearest adapter=lora",
     "method=m1 stages=[distill]",
     "method=m1 data=gsm8k model=qwen3_4b teacher=replay adapter=lora data.limit=9",
     "method=zero_shot data=math model=tiny_llama",
