@@ -1,6 +1,6 @@
 """Mixed training: what each source loses by it, and how much of that a mitigation brings back.
 
-Definitions: experiments/METHOD.md, "Interference". The rows are found by their choices: a student
+Definitions: experiments/METHOD.md section 12. The rows are found by their choices: a student
 of one source alone, the plain mixture, and rows that differ from it in a mitigation alone.
 """
 
@@ -111,7 +111,9 @@ class Interference:
 def sources_of(run: Run) -> tuple[str, ...]:
     """Name the sources that a run's student has learned from."""
     prefix = "data.sources."
-    named = [key.removeprefix(prefix).partition(".")[0] for key in run.settings if prefix in key]
+    named = [
+        key.removeprefix(prefix).partition(".")[0] for key in run.settings if key.startswith(prefix)
+    ]
     if named:
         return tuple(dict.fromkeys(named))
     family = run.settings.get("data.family")

@@ -11,13 +11,19 @@ from plan_tuning.comparison.table_text import SIGNS, accuracy_text, p_text, perc
 from plan_tuning.comparison.tables import Row
 
 MIXED = "all sources, mixed"
+_KINDS = (
+    "Brings accuracy back on every source",
+    "Brings accuracy back over all, though not on every source",
+    "Costs more than plain mixing",
+    "Undecided",
+)
 LEGEND = (
     "Interference: the accuracy of a source's own student minus that of the plain mixture on the "
     "source's test problems, in points [95 % interval over problems and seeds], p "
     "Holm-corrected over this section. A share is what a row gains over the mixture by what the "
     "mixture loses, 100 % where it does as well as the sources' own students [95 %, linearised]; "
     "it stands only where interference is shown. all: the problems of all sources together. "
-    "Definitions: experiments/METHOD.md, Interference."
+    "Definitions: experiments/METHOD.md section 12."
 )
 
 
@@ -88,25 +94,30 @@ def verdict(found: Interference) -> list[str]:
             "The mixture did not read the tokens that its sources' own students read together: "
             "part of the difference may be that."
         )
-    by_direction: dict[str, list[str]] = {"higher": [], "lower": [], "undecided": []}
+    kinds: dict[str, list[str]] = {words: [] for words in _KINDS}
     for one in found.mitigations:
-        effect = one.effects[-1]
-        by_direction[effect.direction].append(_brought(one, effect))
-    for direction, words in (
-        ("higher", "Brings accuracy back"),
-        ("lower", "Costs more than plain mixing"),
-        ("undecided", "Undecided"),
-    ):
-        if by_direction[direction]:
-            lines.append(f"{words}: {'; '.join(by_direction[direction])}.")
+        kinds[_kind(one)].append(_brought(one))
+    lines += [f"{words}: {'; '.join(listed)}." for words, listed in kinds.items() if listed]
     return lines
 
 
-def _brought(one: Mitigation, effect: Effect) -> str:
+def _kind(one: Mitigation) -> str:
+    """What a row does: over all sources, and then whether on each of them."""
+    *each, total = [effect.direction for effect in one.effects]
+    if total == "higher":
+        return _KINDS[0] if set(each) == {"higher"} else _KINDS[1]
+    return _KINDS[2] if total == "lower" else _KINDS[3]
+
+
+def _brought(one: Mitigation) -> str:
+    *each, total = one.effects
     share = one.shares.get(ALL)
-    if effect.direction == "undecided":
-        return f"{one.label} ({effect_text(effect)}; {_resolvable(effect)})"
-    return f"{one.label} ({share_text(share) if share else effect_text(effect)})"
+    if total.direction == "undecided":
+        return f"{one.label} ({effect_text(total)}; {_resolvable(total)})"
+    words = share_text(share) if share else effect_text(total)
+    others = [effect for effect in each if effect.direction != total.direction]
+    rest = [f"{effect.source} {effect_text(effect)}" for effect in others]
+    return f"{one.label} ({'; '.join([words, *rest])})"
 
 
 def _resolvable(effect: Effect) -> str:

@@ -58,14 +58,14 @@ def show(comparison: Comparison) -> None:
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
+            title = "What each reward taught, means over seeds"
+            console.print(_plain(title, *learning_table(comparison.table)))
+            console.print(f"[dim]{escape(LEARNING_LEGEND)}[/]")
     for found in comparison.interferences:
         console.print(_plain("Mixed training, by test set", *transfer_matrix(found)))
         console.print(_plain("What it costs, and what comes back", *interference_table(found)))
         for line in verdict(found):
             console.print(escape(line))
-            title = "What each reward taught, means over seeds"
-            console.print(_plain(title, *learning_table(comparison.table)))
-            console.print(f"[dim]{escape(LEARNING_LEGEND)}[/]")
     if comparison.worth.rows:
         title = "Log-probability of the reference executions, nats"
         console.print(_plain(title, *likelihood_table(comparison.worth)))

@@ -34,7 +34,7 @@ class MicroworldConfig:
     # a: words mean what they say; b: "more" and "fewer" swapped, told apart by other nouns; c and
     # d: swapped and not, told apart by the noun together with a word before the question
     family: str = "a"
-    # What is asked: how many (number), whether it is so many (yes_no), or for the program that
+    # What is asked: how many (number), whether so many or more (yes_no), or for the program that
     # computes it, which is run with its tests; the last two need model=micro_domains
     question: str = "number"
     # Vocabulary: these three determine the base model as well

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from plan_tuning.config.microworld import QUESTIONS, MicroworldConfig
 from plan_tuning.tasks.microworld_problems import draw_relation, draw_story
-from plan_tuning.tasks.microworld_questions import claimed_number, comparison_text, execution_of
+from plan_tuning.tasks.microworld_questions import asked, execution_of
 from plan_tuning.tasks.microworld_text import (
     EXECUTE_REQUEST,
     ITEMS,
@@ -107,18 +106,6 @@ def arithmetic_document(rng: random.Random, world: MicroworldConfig) -> Document
     return [*document, ("<eos>", True)]
 
 
-def comparison_document(rng: random.Random, world: MicroworldConfig) -> Document:
-    """Compare unrelated numbers, equal ones and near ones; learnt is whether they are the same."""
-    document: Document = [("<bos>", False)]
-    for _ in range(_EQUATIONS):
-        value = rng.randint(1, world.max_value)
-        near = [n for n in range(value - 2, value + 3) if n != value and 1 <= n <= world.max_value]
-        claimed = value if rng.random() < 0.5 else rng.choice(near)
-        answer = "yes" if claimed == value else "no"
-        document += [(comparison_text(claimed, value), False), (f"{answer} .", True)]
-    return [*document, ("<eos>", True)]
-
-
 def story_document(rng: random.Random, world: MicroworldConfig) -> Document:
     """Tell a story, then compute along given names up to somebody."""
     story = _story(rng, world, max_depth=_MAX_DEPTH, distractors=(0, 3))
@@ -133,9 +120,7 @@ def guided_document(
 ) -> Document:
     """Give a problem and its plan, and show the execution: in plain text or as a chat."""
     story = _story(rng, world, max_depth=max_depth, distractors=(0, 2))
-    if question != "number":
-        story = replace(story, question=question)
-        story = replace(story, claimed=claimed_number(story, rng, max_value=world.max_value))
+    story = asked(story, question, max_value=world.max_value)
     chain = needed_chain(story)
     template = _template(rng)
     plan = f"<plan> {plan_text(chain)} </plan>"
@@ -165,14 +150,12 @@ def document_makers(*, guided_max_depth: int, domains: bool = False) -> Mapping[
         )
 
     others = QUESTIONS[1:] if domains else ()
-    compared: dict[str, DocumentMaker] = {"comparison": comparison_document} if domains else {}
     return {
         "lookup": lookup_document,
         "number": number_document,
         "arithmetic": arithmetic_document,
         "story": story_document,
         "guided": guided("number"),
-        **compared,
         **{f"guided_{question}": guided(question) for question in others},
     }
 
@@ -188,9 +171,6 @@ MIXTURE_SHARES: Mapping[str, float] = {
 """What the two phases of the base's training read."""
 DOMAIN_SHARES: Mapping[str, float] = {
     **MIXTURE_SHARES,
-    "arithmetic": 0.15,
-    "comparison": 0.10,
-    "number": 0.15,
     "guided": 0.20,
     "guided_yes_no": 0.10,
     "guided_program": 0.10,

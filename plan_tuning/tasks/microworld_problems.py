@@ -25,7 +25,7 @@ from plan_tuning.config.microworld import FAMILIES, MICRO_STYLES, QUESTIONS, Mic
 from plan_tuning.records import Problem
 from plan_tuning.tasks.microworld_questions import (
     answer_of,
-    claimed_number,
+    asked,
     rationale_of,
     tests_text,
 )
@@ -201,7 +201,6 @@ def generate_problems(
     seen = set(exclude)
     problems: list[Problem] = []
     wordings = random.Random(f"microworld/wording/{split}/{seed}")
-    claims = random.Random(f"microworld/claims/{split}/{seed}")
     repeats = 0  # in a row
     for story in _stories(config, split, seed):
         if len(problems) == count:
@@ -220,10 +219,7 @@ def generate_problems(
         template = STANDARD_TEMPLATE
         if split == "test_templates":
             template = wordings.choice(UNSEEN_TEMPLATES)
-        story = replace(story, question=config.question)
-        if config.question == "yes_no":
-            number = claimed_number(story, claims, max_value=config.max_value)
-            story = replace(story, claimed=number)
+        story = asked(story, config.question, max_value=config.max_value)
         chain = needed_chain(story)
         steps = steps_of(story, chain)
         style = MICRO_STYLES[config.question]

@@ -3,23 +3,24 @@ r"""The three questions that a story of the micro-world can be asked: three kind
 The stories and the plans are the same; what is asked for, and so the execution, is not::
 
     number   How-many pens are Bob's ?            … Bob's -1 24 = 23 . \boxed{ 23 }
-    yes_no   Yes-or-no : 25 pens are Bob's ?      … = 23 . Yes-or-no : 25 23 . \boxed{ no }
+    yes_no   Yes-or-no : 20 pens are Bob's ?      … Bob's -1 24 = 23 . \boxed{ yes }
     program  Program : How-many pens are Bob's ?  \boxed{ Eve = Cara +2 ; Bob = Eve -1 }
 
-A program gets the numbers that the story tells by their owners' names and computes the asked one.
-It is Python as it stands. Its tests call it with other numbers than those of the story, so that a
-number that was worked out does not pass for a program. Pure functions of plain data.
+A yes-or-no question asks whether they are so many or more. A program gets the numbers that the
+story tells by their owners' names and computes the asked one. It is Python as it stands. Its tests
+call it with other numbers than those of the story, so that a number that was worked out does not
+pass for a program. Pure functions of plain data.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from plan_tuning.tasks.microworld_text import (
     SIGNS,
-    YES_OR_NO,
     Step,
     Story,
     apply,
@@ -27,13 +28,17 @@ from plan_tuning.tasks.microworld_text import (
     execution_text,
     needed_chain,
     rationale_text,
-    steps_of,
 )
 
 ENTRY_POINT = "program"
 _NUM_TESTS = 3
 _LARGEST = 30
-_NEAR = (-2, -1, 1, 2)
+
+
+def asked(story: Story, question: str, *, max_value: int) -> Story:
+    """Ask a story another question."""
+    least = least_number(max_value) if question == "yes_no" else 0
+    return replace(story, question=question, least=least)
 
 
 def execution_of(story: Story, steps: Sequence[Step]) -> str:
@@ -41,7 +46,7 @@ def execution_of(story: Story, steps: Sequence[Step]) -> str:
     if story.question == "program":
         return box(program_text(story, steps))
     if story.question == "yes_no":
-        return _compared(story, steps, execution_text(steps))
+        return _judged(story, steps, execution_text(steps))
     return execution_text(steps)
 
 
@@ -50,7 +55,7 @@ def rationale_of(story: Story, steps: Sequence[Step]) -> str:
     if story.question == "number":
         return rationale_text(steps)
     if story.question == "yes_no":
-        return _compared(story, steps, rationale_text(steps))
+        return _judged(story, steps, rationale_text(steps))
     return execution_of(story, steps)
 
 
@@ -61,20 +66,14 @@ def answer_of(story: Story, steps: Sequence[Step]) -> str:
     return _verdict(story, steps) if story.question == "yes_no" else str(steps[-1].value)
 
 
-def comparison_text(claimed: int, value: int) -> str:
-    """Put the claimed number before the computed one: what yes or no is said of."""
-    return f"{YES_OR_NO} : {claimed} {value} ."
-
-
-def _compared(story: Story, steps: Sequence[Step], text: str) -> str:
-    """Have an execution end in a comparison, not in its number."""
+def _judged(story: Story, steps: Sequence[Step], text: str) -> str:
+    """Have an execution end in yes or no, not in its number."""
     lines = text.rpartition("\\boxed")[0]
-    comparison = comparison_text(story.claimed, steps[-1].value)
-    return f"{lines}{comparison} {box(_verdict(story, steps))}"
+    return f"{lines}{box(_verdict(story, steps))}"
 
 
 def _verdict(story: Story, steps: Sequence[Step]) -> str:
-    return "yes" if steps[-1].value == story.claimed else "no"
+    return "yes" if steps[-1].value >= story.least else "no"
 
 
 def program_text(story: Story, steps: Sequence[Step]) -> str:
@@ -95,12 +94,13 @@ def program_text(story: Story, steps: Sequence[Step]) -> str:
     return " ; ".join(lines)
 
 
-def claimed_number(story: Story, rng: random.Random, *, max_value: int) -> int:
-    """Draw what a yes-or-no question claims: the truth half the time, else a number near it."""
-    value = steps_of(story, needed_chain(story))[-1].value
-    if rng.random() < 0.5:
-        return value
-    return rng.choice([value + d for d in _NEAR if 1 <= value + d <= max_value])
+def least_number(max_value: int) -> int:
+    """Say what a yes-or-no question asks for: so many at least, the same number in all of a world.
+
+    About half the answers are yes. Which numbers are so large is a table of forty words to a model;
+    whether two numbers are equal is a skill that one of 0.2M parameters does not learn in minutes.
+    """
+    return max_value // 2
 
 
 def tests_text(story: Story, key: str) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Template:
     known: str = "are"
     relation: str = "is"
     question: str = "How-many {item} are {target}'s ?"
-    claim: str = "Yes-or-no : {claimed} {item} are {target}'s ?"
+    claim: str = "Yes-or-no : {least} {item} are {target}'s ?"
 
 
 STANDARD_TEMPLATE = Template()
@@ -100,7 +100,7 @@ UNSEEN_TEMPLATES = (
         "were",
         "was",
         "How-many {item} were {target}'s ?",
-        "Yes-or-no : {claimed} {item} were {target}'s ?",
+        "Yes-or-no : {least} {item} were {target}'s ?",
     ),
     Template("Then", "are", "is", "Say : How-many {item} are {target}'s ?"),
 )
@@ -115,7 +115,7 @@ class Story:
     item: str
     target: str
     question: str = "number"  # what is asked: see tasks/microworld_questions.py
-    claimed: int = 0  # by a yes-or-no question
+    least: int = 0  # that a yes-or-no question asks for
     has_cue: bool = False  # before the question
 
     @property
@@ -201,7 +201,7 @@ def facts_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
 def problem_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
     """Tell the story and ask the question."""
     form = template.claim if story.question == "yes_no" else template.question
-    question = form.format(item=story.item, target=story.target, claimed=story.claimed)
+    question = form.format(item=story.item, target=story.target, least=story.least)
     if story.question == "program":
         question = f"{_PROGRAM} : {question}"
     if story.has_cue:
@@ -215,8 +215,7 @@ _SENTENCE = re.compile(
 )
 _QUESTION = re.compile(r"(?:How-many|Yes-or-no : (\d+)) (\w+) (?:are|were) (\w+)'s \?")
 _PROGRAM = "Program"
-YES_OR_NO = "Yes-or-no"
-DOMAIN_TOKENS = (YES_OR_NO, _PROGRAM, "yes", "no")
+DOMAIN_TOKENS = ("Yes-or-no", _PROGRAM, "yes", "no")
 """What the questions other than that for a number add to the vocabulary."""
 
 

@@ -48,7 +48,9 @@ def test_server_and_trainer_are_killed_and_the_same_command_goes_on(
     words = [
         "method=grpo", "start=base", "reward=answer", "reward.length_weight=1", "adapter=lora",
         "filter=none", "debug=fast", "seed=0", "logger=csv", "method.checkpoint_every_n_steps=1",
-        "method.log_completions_every_n_steps=1", "method.learning_rate=1e-3",
+        "method.log_completions_every_n_steps=1", "method.learning_rate=1e-3", "method.steps=6",
+        "model=tiny_qwen3", "data.limit=12", "method.prompts_per_step=2", "method.group_size=4",
+        "method.max_new_tokens=16",
         "stages=[distill,train]", f"paths.outputs={outputs}",
         "method.engine=vllm", f"evaluation.vllm.command={double}",
     ]  # fmt: skip

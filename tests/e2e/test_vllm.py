@@ -69,7 +69,7 @@ def test_jobs_serve_their_students(plan_tuning: Run, root: Path, tmp_path: Path)
     sampled = ("method=m2", "evaluation.engine=vllm", "evaluation.plan=other", *words,
                "evaluation.num_samples=2", "evaluation.temperature=1.0")  # fmt: skip
     refused = plan_tuning(*sampled, by("env", "'DOUBLE_FAULT=starts_not'"))
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "ValueError: No available memory for the cache blocks." in line
     assert built(outputs) == before

@@ -46,7 +46,7 @@ JOBS = {
     # besides, a judgement of each completion of 12 students of an epoch: 234 steps x 32 x 8
     "rewards": (18, 18, 119_568 + 12 * 234 * 32 * 8),
     "objective_rewards": (18, 18, 119_568 + 3 * 234 * 32 * 8),  # a judge in one arm, 3 seeds
-    "micro_objective_rewards": (18, 6, 20_000 + 40 * 16 * 8),
+    "micro_objective_rewards": (18, 6, 20_000 + 30 * 16 * 8),
     "micro_grpo": (12, 4, 20_000),
     "micro_rewards": (27, 9, 20_000),
     "micro_executor_and_plan": (33, 15, 20_000 + 4 * 3_000 + 5 * 4 * 300),

@@ -74,13 +74,18 @@ def test_a_mixture_is_compared_with_its_sources_own_students(tmp_path: Path) -> 
     assert projected.effects[-1].direction == "undecided"
 
 
-def test_the_verdict_names_what_helps_and_what_could_not_be_resolved(tmp_path: Path) -> None:
-    comparison = compare([sweep(tmp_path)], console=False)
+def test_the_verdict_names_what_helps_and_what_could_not_be_resolved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = compare([sweep(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "What it costs, and what comes back" in printed
+    assert "What each reward taught" not in printed, "nothing was rewarded here"
     text = (tmp_path / "comparison.md").read_text()
     costs, helps, undecided = [line for line in text.splitlines() if line[:5] in
                                ("Mixin", "Bring", "Undec")]  # fmt: skip
     assert "Mixing costs +" in costs
-    assert "merge=router oracle (" in helps
+    assert helps.startswith("Brings accuracy back on every source: merge=router oracle (")
     assert "pcgrad=module" in undecided
     assert "could not be resolved" in undecided
     head, rows = transfer_matrix(comparison.interferences[0])
@@ -90,6 +95,18 @@ def test_the_verdict_names_what_helps_and_what_could_not_be_resolved(tmp_path: P
     ]
     assert '"interferences"' in (tmp_path / "comparison.json").read_text()
     assert 'id="mixed"' in (tmp_path / "report.html").read_text()
+
+
+def test_what_helps_one_source_alone_is_said_to(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    for seed in range(3):
+        settings = MIXED | {"trainer.order": "by_source"}
+        accuracies = {TESTS[0]: 0.4, TESTS[1]: 0.9}
+        both = {"data": "microworld_conflict", "seed": seed, "n": 120}
+        make_job(tmp_path, accuracies=accuracies, settings=settings, **both)
+    (line,) = [text for text in verdict(found_in(tmp_path)) if "not on every source" in text]
+    assert line.startswith("Brings accuracy back over all, though not on every source: order=by_s")
+    assert f"{TESTS[0]} -" in line
 
 
 def test_without_interference_there_is_no_share(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,19 @@ WORDS = (
 )
 
 
-def _jobs(outputs: Path, *words: str) -> list[Job]:
-    return jobs_of(outputs, *(words or (*WORDS, "seed=0,1,2")))
+Jobs = Callable[..., list[Job]]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    """The jobs of a command line, composed once; where their results lie is each test's matter."""
+    outputs = tmp_path_factory.mktemp("outputs")
+
+    @functools.cache
+    def composed(*words: str) -> list[Job]:
+        return jobs_of(outputs, *(words or (*WORDS, "seed=0,1,2")))
+
+    return composed
 
 
 def _finish(folder: Path, jobs: list[Job]) -> None:
@@ -50,8 +63,10 @@ def _compared(folder: Path) -> Comparison:
     return compare([folder], console=False)
 
 
-def test_what_was_registered_is_confirmatory_and_all_else_exploratory(tmp_path: Path) -> None:
-    jobs, folder = _jobs(tmp_path), tmp_path / "mine"
+def test_what_was_registered_is_confirmatory_and_all_else_exploratory(
+    tmp_path: Path, swept: Jobs
+) -> None:
+    jobs, folder = swept(), tmp_path / "mine"
     registered = register(jobs, folder)
     assert registered is not None
     assert (registered.hypothesis, registered.benchmark) == ("M1 beats SFT", "microworld")
@@ -72,21 +87,21 @@ def test_what_was_registered_is_confirmatory_and_all_else_exploratory(tmp_path: 
     assert content["registration"] == list(found.registration)
 
 
-def test_the_same_sweep_keeps_its_registration_byte_for_byte(tmp_path: Path) -> None:
+def test_the_same_sweep_keeps_its_registration_byte_for_byte(tmp_path: Path, swept: Jobs) -> None:
     folder = tmp_path / "mine"
-    first = register(_jobs(tmp_path), folder)
+    first = register(swept(), folder)
     content = (folder / REGISTRATION_FILE).read_bytes()
-    assert register(_jobs(tmp_path), folder) == first
+    assert register(swept(), folder) == first
     assert (folder / REGISTRATION_FILE).read_bytes() == content
 
 
-def test_a_change_shows_and_keeps_what_was_registered(tmp_path: Path) -> None:
+def test_a_change_shows_and_keeps_what_was_registered(tmp_path: Path, swept: Jobs) -> None:
     folder = tmp_path / "mine"
-    jobs = _jobs(tmp_path)
+    jobs = swept()
     first = register(jobs, folder)
     _finish(folder, jobs)
     changed = ("method=m1,m2", "registration.hypothesis=M2 beats all", *WORDS[2:-1], "seed=0,1,2,3")
-    more = _jobs(tmp_path, *changed)
+    more = swept(*changed)
     register(more, folder)
     register(more, folder)  # the same change again is one change
     after = read_registration(folder)
@@ -106,9 +121,9 @@ def test_a_change_shows_and_keeps_what_was_registered(tmp_path: Path) -> None:
     assert any("2 results are of jobs that were not registered" in line for line in lines)
 
 
-def test_what_is_missing_is_a_deviation(tmp_path: Path) -> None:
+def test_what_is_missing_is_a_deviation(tmp_path: Path, swept: Jobs) -> None:
     folder = tmp_path / "mine"
-    jobs = _jobs(tmp_path)
+    jobs = swept()
     register(jobs, folder)
     _finish(folder, [job for job in jobs if job.config.seed < 2])
     found = _compared(folder)
@@ -121,9 +136,9 @@ def test_what_is_missing_is_a_deviation(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_registered_beside_results_confirms_nothing(tmp_path: Path) -> None:
+def test_what_is_registered_beside_results_confirms_nothing(tmp_path: Path, swept: Jobs) -> None:
     folder = tmp_path / "mine"
-    jobs = _jobs(tmp_path)
+    jobs = swept()
     _finish(folder, jobs)
     registered = register(jobs, folder)
     assert registered is not None
@@ -134,9 +149,9 @@ def test_what_is_registered_beside_results_confirms_nothing(tmp_path: Path) -> N
     assert found.registration[1] == "Deviation: registered after 6 results were there."
 
 
-def test_an_edited_file_confirms_nothing(tmp_path: Path) -> None:
+def test_an_edited_file_confirms_nothing(tmp_path: Path, swept: Jobs) -> None:
     folder = tmp_path / "mine"
-    jobs = _jobs(tmp_path)
+    jobs = swept()
     register(jobs, folder)
     _finish(folder, jobs)
     path = folder / REGISTRATION_FILE
@@ -146,10 +161,12 @@ def test_an_edited_file_confirms_nothing(tmp_path: Path) -> None:
     assert "registration.json was edited: its content has another digest" in found.registration[1]
 
 
-def test_the_seeds_of_the_jobs_are_registered_where_none_are_named(tmp_path: Path) -> None:
+def test_the_seeds_of_the_jobs_are_registered_where_none_are_named(
+    tmp_path: Path, swept: Jobs
+) -> None:
     words = (*WORDS[:-1], "seed=42,43,44")
     folder = tmp_path / "mine"
-    jobs = _jobs(tmp_path, *words)
+    jobs = swept(*words)
     registered = register(jobs, folder)
     assert registered is not None
     assert registered.seeds == (42, 43, 44)
@@ -159,9 +176,9 @@ def test_the_seeds_of_the_jobs_are_registered_where_none_are_named(tmp_path: Pat
     assert found.registration[1:] == ("No deviation from the registration.",)
 
 
-def test_another_smallest_effect_is_a_deviation(tmp_path: Path) -> None:
+def test_another_smallest_effect_is_a_deviation(tmp_path: Path, swept: Jobs) -> None:
     folder = tmp_path / "mine"
-    jobs = _jobs(tmp_path)
+    jobs = swept()
     register(jobs, folder)
     _finish(folder, jobs)
     found = compare([folder], console=False, smallest_effect=20)
@@ -170,9 +187,9 @@ def test_another_smallest_effect_is_a_deviation(tmp_path: Path) -> None:
     )
 
 
-def test_a_hypothesis_about_no_claim_confirms_nothing(tmp_path: Path) -> None:
+def test_a_hypothesis_about_no_claim_confirms_nothing(tmp_path: Path, swept: Jobs) -> None:
     folder = tmp_path / "mine"
-    jobs = _jobs(tmp_path, "method=sft,m1", "registration.hypothesis=M1 beats SFT", "seed=0,1,2")
+    jobs = swept("method=sft,m1", "registration.hypothesis=M1 beats SFT", "seed=0,1,2")
     register(jobs, folder)
     _finish(folder, jobs)
     found = _compared(folder)
@@ -180,8 +197,8 @@ def test_a_hypothesis_about_no_claim_confirms_nothing(tmp_path: Path) -> None:
     assert found.registration[0].endswith("every difference here is exploratory.")
 
 
-def test_without_a_registration_everything_is_exploratory(tmp_path: Path) -> None:
-    jobs = jobs_of(tmp_path, "method=sft,m1", "seed=0,1")
+def test_without_a_registration_everything_is_exploratory(tmp_path: Path, swept: Jobs) -> None:
+    jobs = swept("method=sft,m1", "seed=0,1,2")
     assert register(jobs, tmp_path / "mine") is None
     _finish(tmp_path / "mine", jobs)
     (line,) = _compared(tmp_path / "mine").registration
@@ -194,8 +211,8 @@ def test_a_single_job_says_that_it_registers_nothing() -> None:
     assert line.startswith("No effect: registration")
 
 
-def test_several_sweeps_together_confirm_nothing(tmp_path: Path) -> None:
-    jobs = _jobs(tmp_path)
+def test_several_sweeps_together_confirm_nothing(tmp_path: Path, swept: Jobs) -> None:
+    jobs = swept()
     for name in ("mine", "yours"):
         register(jobs, tmp_path / name)
         _finish(tmp_path / name, jobs)
@@ -218,9 +235,9 @@ def test_a_registration_that_is_no_registration(tmp_path: Path) -> None:
     ],
 )
 def test_a_registration_of_what_the_sweep_cannot_show(
-    tmp_path: Path, wrong: dict[str, Any], says: str
+    swept: Jobs, wrong: dict[str, Any], says: str
 ) -> None:
-    (job,) = jobs_of(tmp_path, "method=m1", "registration.hypothesis=M1 beats SFT")
+    (job,) = swept("method=m1", "registration.hypothesis=M1 beats SFT")
     made = replace(job.config.registration, **wrong)
     with pytest.raises(ConfigError, match=says):
         check_registration([replace(job, config=replace(job.config, registration=made))])
