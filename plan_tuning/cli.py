@@ -16,6 +16,7 @@ from plan_tuning.comparison.export_command import export
 from plan_tuning.comparison.power_command import power
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.corpus_command import app as corpus
+from plan_tuning.job.audit_command import reward_audit
 from plan_tuning.students.fetch_command import fetch
 from plan_tuning.tasks.contamination_command import contamination
 from plan_tuning.tasks.grade_command import grade
@@ -32,6 +33,7 @@ app.command()(export)
 app.command()(grade)
 app.command()(contamination)
 app.command()(fetch)
+app.command("reward-audit")(reward_audit)
 app.add_typer(corpus, name="corpus", help="Import, look at, filter and export trajectories.")
 
 
@@ -46,6 +48,7 @@ def run() -> None:
             "export": "--out FOLDER",
             "corpus": "another file",
             "fetch": "--out FOLDER",
+            "reward-audit": "--out FOLDER",
         }
         elsewhere = where.get(sys.argv[1], "--out FILE")
         error = storage_error(raised, Path(), f"Make room, or write elsewhere: {elsewhere}")

@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,25 +27,25 @@ from plan_tuning.artifacts import (
     ArtifactError,
     build,
     fingerprint_of,
-    is_complete,
     read_manifest,
     write_atomic,
 )
 from plan_tuning.config.extensions import PLAIN
+from plan_tuning.config.job_parts import runs_programs
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import STAGES, Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.distillation.filters import decisions
 from plan_tuning.interruption import Interrupted
 from plan_tuning.job.dry_run import check_data
-from plan_tuning.job.evaluate import answer_call, value_call
-from plan_tuning.job.graph import JobGraph, Stage, job_graph, resolved
+from plan_tuning.job.evaluate import answer_call, note_clean, value_call
+from plan_tuning.job.graph import JobGraph, job_graph, resolved
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.models import Models, check_machine, say_what_loads
+from plan_tuning.job.machine import check_machine, say_what_loads
+from plan_tuning.job.models import Models
 from plan_tuning.job.pass_sizes import SettledPasses, settled
 from plan_tuning.job.result import (
     CURVES_FILE,
-    DECONTAMINATED,
     PREDICTIONS_FILE,
     JobContext,
     Outcome,
@@ -60,9 +61,9 @@ from plan_tuning.job.result import (
     read_predictions,
     read_result,
     row_of,
-    write_predictions,
     write_result,
 )
+from plan_tuning.job.stages import Stage
 from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.job.train import Process, Training, make_base, merge_call, training_call
 from plan_tuning.job.train_spec import start_config
@@ -97,18 +98,13 @@ def run_job(config: Config, context: JobContext) -> float | None:
     with _recorded(config, graph, context) as job:
         job.outcome.device = check_machine(config, graph)  # before anything is paid for
         check_data(config, graph)
+        if runs_programs(config):
+            job.models.grader.sandbox.isolation()  # refused here, or said
         config = job.settle_passes()
         job.outcome.test_problems = seen = check_test_problems(config, graph)
         if seen:
             logger.warning("published test problems are trained on: %s", name_test_problems(seen))
-        if graph.corpus is not None and job.needs_corpus:
-            job.distil(graph.corpus)
-        if graph.student is not None and graph.merged:
-            job.merge(graph.student)
-        elif graph.student is not None:
-            if graph.start is not None and not graph.student.is_available:
-                job.train(graph.start, start_config(config))
-            job.train(graph.student, config)
+        job.make_student()
         for place in range(len(graph.predictions)):
             job.evaluate(place)
         for place in range(len(graph.plan_values)):
@@ -117,8 +113,8 @@ def run_job(config: Config, context: JobContext) -> float | None:
         from plan_tuning.comparison.evidence import keep_evidence_of_job
 
         keep_evidence_of_job(context.folder)
-    first = [stage.label for stage in graph.predictions[:1]]
-    return job.outcome.metrics[first[0]].accuracy if first else None
+    first = graph.predictions[0].label if graph.predictions else None
+    return None if first is None else job.outcome.metrics[first].accuracy
 
 
 @contextmanager
@@ -194,6 +190,7 @@ class Job:
         self.context = context
         self.outcome = outcome
         self.tracker = tracker
+        self.resources = resources
         self.passes = SettledPasses(config)
         self.models = Models(
             config,
@@ -201,6 +198,8 @@ class Job:
             build_base=self._base,
             on_usage=outcome.add_calls,
             resources=resources,
+            folder=context.folder,
+            keeps_server=context.shares_process,
         )
 
     def settle_passes(self) -> Config:
@@ -208,6 +207,19 @@ class Job:
         self.passes = settled(self.config, self.graph, self.outcome.device)
         self.config = self.models.config = self.passes.config
         return self.config
+
+    def make_student(self) -> None:
+        """Problems → corpus → student, as far as the job has them."""
+        config, graph = self.config, self.graph
+        if graph.corpus is not None and self.needs_corpus:
+            self.distil(graph.corpus)
+        if graph.student is not None and graph.merged:
+            self.merge(graph.student)
+        elif graph.student is not None:
+            start = graph.start
+            if start is not None and not start.is_external and not graph.student.is_available:
+                self.train(start, start_config(config))
+            self.train(graph.student, config)
 
     @property
     def needs_corpus(self) -> bool:
@@ -221,21 +233,20 @@ class Job:
         """Problems → plans → scores → executions → corpus."""
         make = partial(self._make_corpus, lambda: load_problems(self.config))
         is_cached = self._obtain("distill", stage, make)
-        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
+        facts = read_manifest(stage.folder)["facts"] if stage.is_done else {}
         self.outcome.corpus = corpus_facts(stage.folder, facts)
         if self.tracker.run is not None:
             self._track(stage, is_input=is_cached)
             if "train" in self.config.stages:
-                rows = decisions(
-                    read_trajectories(stage.folder),
-                    self.config.filter,
-                    needs_execution=self.config.method.learns_execution,
-                )
+                given, needed = read_trajectories(stage.folder), self.config.method.learns_execution
+                rows = decisions(given, self.config.filter, needs_execution=needed)
                 self.tracker.log_table("trajectories", rows)
 
     def train(self, stage: Stage, config: Config) -> None:
         """Corpus → rows → student; ``config`` is the job's, or that of a start's plain job."""
         corpus = self.outcome.corpus if config.method.needs_corpus else None
+        if self.outcome.device == "cuda" and not stage.is_available:
+            self.models.end_server()  # an earlier job's: the training needs the card
         # The curves of a job are those of its own student.
         is_start, passes = stage is self.graph.start, self.passes
         tracker = self.tracker.under("start") if is_start else self.tracker
@@ -250,23 +261,40 @@ class Job:
             found_sizes=passes.found_of_start if is_start else passes.found,
         )
         is_cached = self._obtain("train", stage, training_call(training))
-        facts = read_manifest(stage.folder)["facts"] if is_complete(stage.folder) else {}
+        facts = read_manifest(stage.folder)["facts"] if stage.is_done else {}
         if corpus is not None:
             self.outcome.add_selection(facts.get("selection", {}))
         self.outcome.training = facts
         curves = stage.folder / CURVES_FILE
         if curves.is_file():
-            text = curves.read_text(encoding="utf-8")
-            write_atomic(self.context.folder / CURVES_FILE, text)
+            write_atomic(self.context.folder / CURVES_FILE, curves.read_text(encoding="utf-8"))
             if is_cached:
                 tracker.log_curves(curves)
         self._track(stage, is_input=is_cached)
 
     def merge(self, stage: Stage) -> None:
-        """Finished students → student."""
-        is_cached = self._obtain("train", stage, merge_call(self.config, self.graph.merged))
+        """Finished students, or those of single sources → student."""
+
+        def make(folder: Path) -> Mapping[str, Any]:
+            for config, graph in self.graph.sources:
+                if graph.student is not None and not graph.student.is_available:
+                    self._make_source(config, graph)
+            return merge_call(self.config, self.graph.merged, lambda: self.models.base)(folder)
+
+        is_cached = self._obtain("train", stage, make)
         self.outcome.training = read_manifest(stage.folder)["facts"]
         self._track(stage, is_input=is_cached)
+
+    def _make_source(self, config: Config, graph: JobGraph) -> None:
+        """Make the student of one source of the data, whose curves are not the job's."""
+        outcome, name = Outcome(device=self.outcome.device), config.data.name
+        context = replace(self.context, folder=self.context.folder / name)
+        context.folder.mkdir(exist_ok=True)
+        config, tracker = replace(config, stages=self.config.stages), self.tracker.under(name)
+        job = Job(config, graph, context, outcome, tracker, self.resources)
+        job.settle_passes()
+        job.make_student()
+        self.outcome.add_calls(outcome.teacher_calls, outcome.cost_usd)
 
     def evaluate(self, place: int) -> None:
         """Student → predictions → metrics, for one benchmark."""
@@ -292,7 +320,8 @@ class Job:
             self.outcome.executor_zero_shot[alone.label] = metrics_of(alone.folder, load_again)
         note_seen(self.outcome, config, stage.label, entry)
         if config.evaluation.decontaminate is not None:
-            self._decontaminate(stage.label, path, Path(config.evaluation.decontaminate))
+            report = Path(config.evaluation.decontaminate)
+            note_clean(self.outcome, stage.label, path, report, self.context.folder)
         if self.tracker.run is not None:
             rows = [to_json(row) for row in read_predictions(path)]
             self.tracker.log_table(f"predictions/{stage.label}", rows)
@@ -325,24 +354,6 @@ class Job:
             progress=config.trainer.progress,
             on_usage=self.outcome.add_calls,
         )
-
-    def _decontaminate(self, benchmark: str, path: Path, report: Path) -> None:
-        """Report the benchmark once more, without the problems that the training set holds."""
-        from plan_tuning.evaluation.accuracy import summarize
-        from plan_tuning.tasks.contamination import contaminated_ids, covers
-
-        if benchmark not in covers(report.expanduser()):
-            logger.info("%s is not in %s: reported as it is", benchmark, report)
-            return
-        ids = contaminated_ids(report.expanduser(), benchmark)
-        clean = [row for row in read_predictions(path) if row.problem_id not in ids]
-        if not clean:
-            logger.warning("%s: every problem is contaminated, nothing is left", benchmark)
-            return
-        name = benchmark + DECONTAMINATED
-        self.outcome.predictions[name] = self.context.folder / f"{name}.jsonl"
-        write_predictions(self.outcome.predictions[name], clean)
-        self.outcome.metrics[name] = summarize(clean)
 
     def _obtain(self, name: str, stage: Stage, make: Make) -> bool:
         """Build a stage where it is absent; returns whether it was there already."""
@@ -379,7 +390,7 @@ class Job:
 
     def _track(self, stage: Stage, *, is_input: bool) -> None:
         """Record a finished artifact with its lineage; one given by path has none."""
-        if is_complete(stage.folder):
+        if stage.is_done:
             self.tracker.log_artifact(
                 stage.folder,
                 kind=stage.kind,

@@ -46,7 +46,16 @@ from plan_tuning.sweep.sweeper import USER_ERROR, register_sweeper
 from plan_tuning.tracking.shared_terminal import label_lines
 
 APP_NAME = "plan-tuning"  # hydra.job.name, unless a sweep names each of its jobs
-SUBCOMMANDS = ("compare", "power", "export", "grade", "corpus", "contamination", "fetch")
+SUBCOMMANDS = (
+    "compare",
+    "power",
+    "export",
+    "grade",
+    "corpus",
+    "contamination",
+    "fetch",
+    "reward-audit",
+)
 
 logger = logging.getLogger(__name__)
 search = Search()  # of this process, where it is one
@@ -147,6 +156,7 @@ def job(config: DictConfig) -> float | None:
         sweep_name=checked.sweep_name if is_sweep else None,
         overrides=tuple(settings.overrides.task),
         choices=job_choices(settings.runtime.choices),
+        shares_process=is_sweep and str(settings.launcher._target_).endswith("BasicLauncher"),
     )
     try:
         with interruption.watched(), only_runner(folder):

@@ -166,6 +166,7 @@ class Completion:
     finish_reason: str  # stop (end-of-text), stop_string, length
     prompt_tokens: int
     log_probs: tuple[float, ...] = ()  # of the sampled tokens, where asked for
+    weight_version: str = ""  # of which weights; empty: those that the engine was opened with
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ class Attempt:
     finish_reason: str  # stop, length
     num_tokens: int
     max_new_tokens: int  # the longest that a completion may be
+    execution: str = ""  # a right one of the problem, not this completion's; empty: none is known
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "PLAN_TUNING_SHARED"
 REAL_VARIABLE = "PLAN_TUNING_REAL_GGUF"
+VLLM_VARIABLE = "PLAN_TUNING_VLLM"
+WEIGHTS_VARIABLE = "PLAN_TUNING_REAL_WEIGHTS"
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,24 @@ def real_gguf() -> Path:
             f"{REAL_VARIABLE} names no file; plan-tuning fetch smollm2 --out models gets it"
         )
     return Path(file).expanduser().resolve(strict=True)
+
+
+@pytest.fixture(scope="session")
+def real_vllm() -> str:
+    """The program of a real vLLM; tests that need it skip where none is named."""
+    program = os.environ.get(VLLM_VARIABLE)
+    if not program:
+        pytest.skip(f"{VLLM_VARIABLE} names no program: /ENV/bin/vllm of an environment with vLLM")
+    return program
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> Path:
+    """A folder of pretrained weights; tests that need it skip where none is named."""
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    if not folder:
+        pytest.skip(f"{WEIGHTS_VARIABLE} names no folder of a pretrained student's weights")
+    return Path(folder).expanduser().resolve(strict=True)
 
 
 @pytest.fixture(autouse=True)

@@ -25,9 +25,15 @@ SETTINGS: dict[str, Any] = {
         "drop_leaks": False,
     },
     "adapter": {"name": "full", "rank": 16},
+    "merge": {"name": "none", "students": [], "router": "oracle"},
     "executor": {"name": "base"},
     "prompt": {"name": "matched"},
-    "trainer": {"learning_rate": 0.001, "batch_size": 16, "order": "shuffled"},
+    "trainer": {
+        "learning_rate": 0.001,
+        "batch_size": 16,
+        "order": "shuffled",
+        "pcgrad": "none",
+    },
     "evaluation": {"benchmarks": [], "temperature": 0.0, "num_samples": 1, "plan": "own"},
     "student": {"path": None},
     "reward": {"name": "plan_and_answer"},
@@ -160,7 +166,14 @@ def make_job(
         choices: groups that differ from the defaults, for example ``method="sft"``.
     """
     flat = {"method": "m1", "filter": "two_stage", "teacher": "scripted", "data": "microworld"}
-    flat |= {"model": "micro", "adapter": "full", "executor": "base", "prompt": "matched"} | choices
+    flat |= {
+        "model": "micro",
+        "adapter": "full",
+        "executor": "base",
+        "prompt": "matched",
+        "merge": "none",
+    }
+    flat |= choices
     nested = json.loads(json.dumps(SETTINGS)) | {"seed": seed, "sweep_name": sweep.name}
     nested["data"]["seed"] = seed
     for group, choice in flat.items():

@@ -89,11 +89,16 @@ def is_seedless(run: Run) -> bool:
     if run.settings.get("evaluation.temperature", 0):
         return False
     method = record_of(run)
-    if (method is not None and not method.is_trained) or any(
-        run.settings.get(key) for key in ("student.path", "merge.students")
-    ):
+    if (method is not None and not method.is_trained) or run.settings.get("student.path"):
         return True
+    if run.settings.get("merge.students"):
+        return not any(is_source(run, entry) for entry in run.settings["merge.students"])
     return run.result.fingerprints.student is None
+
+
+def is_source(run: Run, name: str) -> bool:
+    """Whether a mixture of the run's data has a source of that name."""
+    return any(key.startswith(f"data.sources.{name}.") for key in run.settings)
 
 
 def can_matter(run: Run, key: str) -> bool:
@@ -103,9 +108,18 @@ def can_matter(run: Run, key: str) -> bool:
         return False
     if method is not None and not _can_matter_to(method, run, key):
         return False
+    if key.startswith("merge.") and not _merge_reads(run, key):
+        return False
     if key == "filter.plan_score_threshold":
         return bool(run.settings.get("filter.plan", True))
     return not (key.startswith("adapter.") and run.choices.get("adapter") == "full")
+
+
+def _merge_reads(run: Run, key: str) -> bool:
+    """Whether the way in which students become one has a knob; a router has three of its own."""
+    chosen = run.choices.get("merge") or str(run.settings.get("merge.name", "none"))
+    of_router = key in ("merge.router", "merge.neighbours", "merge.encoder")
+    return chosen != "none" and (key == "merge.students" or of_router == (chosen == "router"))
 
 
 def _is_choice(run: Run, key: str) -> bool:

@@ -78,6 +78,12 @@ def compare(
         str,
         typer.Option(help="Of the compact table: swept choices, seeds, time/job, answers, USD."),
     ] = "",
+    plans: Annotated[
+        bool,
+        typer.Option(
+            "--plans", help="Show what each filter does to plans: diversity and coherence."
+        ),
+    ] = False,
     wandb: Annotated[
         bool,
         typer.Option(help="Log it as a W&B run too: offline, or where WANDB_MODE=online says so."),
@@ -118,6 +124,7 @@ def compare(
             smallest_effect=smallest_effect,
             by_compute=by_compute,
             noise=None if noise is None else read_noise(noise),
+            with_plans=plans,
         )
     except ComparisonError as error:
         typer.echo(f"error: {error}", err=True)

@@ -10,6 +10,8 @@ from plan_tuning.comparison.claims import Finding, silence
 from plan_tuning.comparison.disagreements import Disagreement
 from plan_tuning.comparison.disclosures import disclosures
 from plan_tuning.comparison.evidence import Reading
+from plan_tuning.comparison.filter_comparison import CorporaEffects
+from plan_tuning.comparison.interference import Interference
 from plan_tuning.comparison.plan_values import PlanWorth
 from plan_tuning.comparison.runs import Results
 from plan_tuning.comparison.tables import Table
@@ -27,10 +29,13 @@ class Comparison:
     reading: Reading = field(default_factory=Reading)  # of predictions and corpora
     files: tuple[Path, ...] = ()  # that were written of it
     worth: PlanWorth = field(default_factory=PlanWorth)  # of plans, where it was asked for
+    interferences: tuple[Interference, ...] = ()  # of mixed training
     judged: tuple[str, ...] = ()  # what today's grader changed, a line each
     by_compute: bool = False  # the table by equal compute is shown too
     noise: tuple[str, ...] = ()  # what rounding alone changes, beside the differences
     registration: tuple[str, ...] = ()  # what was registered, and what differs from it
+    effects: tuple[CorporaEffects, ...] = ()  # of filters on plans, where they were asked for
+    effects_gap: str = ""  # what of them could not be counted
 
     @property
     def silence(self) -> list[str]:
@@ -58,6 +63,8 @@ class Comparison:
         lines = [*disclosures(self.table), *self.table.notes, *self.judged]
         if self.reading.missing:
             lines.append(self.reading.advice)
+        if self.effects_gap:
+            lines.append(self.effects_gap)
         if not self.results.completed:
             lines.append("No job has completed: there is nothing to compare yet.")
         elif any(run.result.debug for run in self.results.completed):

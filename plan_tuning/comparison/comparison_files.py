@@ -20,9 +20,19 @@ from plan_tuning.comparison.differences import OutcomeReader
 from plan_tuning.comparison.disagreements import disagreements
 from plan_tuning.comparison.evidence import Reading, check_replaced, keep_evidence
 from plan_tuning.comparison.exports import to_csv, to_json
+from plan_tuning.comparison.filter_comparison import UNNAMED, corpora_effects, effects_values
 from plan_tuning.comparison.inference_noise import InferenceNoise, noise_lines
+from plan_tuning.comparison.interference import interferences
+from plan_tuning.comparison.interference_text import LEGEND as INTERFERENCE_LEGEND
+from plan_tuning.comparison.interference_text import (
+    interference_json,
+    interference_table,
+    transfer_matrix,
+    verdict,
+)
 from plan_tuning.comparison.judged import judged_again
 from plan_tuning.comparison.latex import Compact, to_compact_latex, to_latex
+from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_text import (
     VALUE_LEGEND,
     WORTH_LEGEND,
@@ -54,6 +64,8 @@ from plan_tuning.comparison.table_text import (
     reward_table,
 )
 from plan_tuning.comparison.tables import build_table
+from plan_tuning.distillation.filter_effects import LEGEND as EFFECTS_LEGEND
+from plan_tuning.distillation.filter_effects import effect_rows
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +85,7 @@ def compare(
     smallest_effect: float | None = None,
     by_compute: bool = False,
     noise: InferenceNoise | None = None,
+    with_plans: bool = False,
 ) -> Comparison:
     """Compare all jobs in ``folders`` and write the comparison.
 
@@ -87,6 +100,7 @@ def compare(
         smallest_effect: points that would matter; None: what the jobs or their registration say.
         by_compute: show what each row's training cost, and which differences are between equals.
         noise: what rounding alone changes; None: it was not counted.
+        with_plans: show what filters do to the plans of the corpora.
 
     Raises:
         ComparisonError: a folder does not exist or holds no job, ``baseline`` matches no row,
@@ -110,6 +124,7 @@ def compare(
         smallest_effect=None if points is None else points / 100,
     )
     found, untested = with_kinds(findings(table, reader), registered)
+    effects, gap = corpora_effects(results.completed) if with_plans else ([], "")
     comparison = Comparison(
         results=results,
         table=table,
@@ -120,10 +135,13 @@ def compare(
         disagreements=tuple(disagreements(table, reader)),
         holes=tuple(holes(results, expected_jobs)),
         worth=plan_worth(table),
+        interferences=tuple(interferences(table, reader)),
         judged=judged,
         by_compute=by_compute,
         noise=() if noise is None else tuple(noise_lines(noise, table)),
         reading=Reading.of(results.completed),
+        effects=tuple(effects),
+        effects_gap=gap,
     )
     folder = Path(out) if out is not None else paths[0]
     try:
@@ -164,6 +182,10 @@ def write(
     content["holes"] = list(comparison.holes)
     if comparison.worth.rows:
         content["plan_values"] = values_json(comparison.worth)
+    if comparison.interferences:
+        content["interferences"] = interference_json(comparison.interferences)
+    if comparison.effects:
+        content["filter_effects"] = effects_values(comparison.effects)
     content["registration"] = list(comparison.registration)
     content["inference_noise"] = list(comparison.noise)
     reading = comparison.reading
@@ -199,6 +221,28 @@ def plan_values_section(comparison: Comparison) -> list[str]:
     return [*parts, *correlation_lines(worth)]
 
 
+def interference_section(comparison: Comparison) -> list[str]:
+    """What mixing costs, in the parts of comparison.md; nothing where nothing was mixed."""
+    parts = []
+    for found in comparison.interferences:
+        parts += ["## Mixed training", markdown_table(*transfer_matrix(found))]
+        parts += [markdown_table(*interference_table(found)), *verdict(found)]
+    return [*parts, INTERFERENCE_LEGEND] if parts else []
+
+
+def filter_effects_section(comparison: Comparison) -> list[str]:
+    """What filters do to plans, in the parts of comparison.md; nothing unless it was asked for."""
+    if not comparison.effects:
+        return []
+    parts = ["## Plans before and after the filters"]
+    for one in comparison.effects:
+        parts += [
+            f"{one.source or UNNAMED}, {one.corpora} corpora",
+            markdown_table(*effect_rows(one.effects)),
+        ]
+    return [*parts, EFFECTS_LEGEND]
+
+
 def to_markdown(comparison: Comparison) -> str:
     """Render comparison.md."""
     table = comparison.table
@@ -218,7 +262,10 @@ def to_markdown(comparison: Comparison) -> str:
         titles, rewards = reward_table(table)
         if rewards:
             parts += ["## Rewards", markdown_table(titles, rewards), REWARDS_LEGEND]
+            parts += [markdown_table(*learning_table(table)), LEARNING_LEGEND]
+        parts += interference_section(comparison)
         parts += plan_values_section(comparison)
+        parts += filter_effects_section(comparison)
         parts.append("## The paper's claims")
         parts += comparison.registration
     if comparison.findings:

@@ -181,6 +181,21 @@ def difference(
     )
 
 
+def by_problem(
+    baseline: Sequence[Run], runs: Sequence[Run], benchmark: str, reader: OutcomeReader
+) -> dict[int, dict[str, float]]:
+    """The difference of two rows on each shared problem, seed by seed, meaned over its samples.
+
+    Empty where predictions are missing.
+    """
+    found = {}
+    for base, run in pair_seeds(baseline, runs):
+        shared = _shared(reader.outcomes(base, benchmark), reader.outcomes(run, benchmark))
+        if shared:
+            found[base.seed if is_seedless(run) else run.seed] = _by_problem(shared)
+    return found
+
+
 def mean_difference(by_seed: Sequence[Mapping[str, float]]) -> Crossed:
     """Estimate a mean difference and test it, over problems and, from two seeds on, over seeds.
 

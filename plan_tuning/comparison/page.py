@@ -14,6 +14,14 @@ from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.diagnostics import leak_rates, threshold_curve
 from plan_tuning.comparison.drawing import Figure
 from plan_tuning.comparison.figures import draw_figures
+from plan_tuning.comparison.filter_comparison import UNNAMED
+from plan_tuning.comparison.interference_text import (
+    LEGEND,
+    interference_table,
+    transfer_matrix,
+    verdict,
+)
+from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_figure import worth_figure
 from plan_tuning.comparison.plan_value_text import (
     VALUE_LEGEND,
@@ -34,6 +42,8 @@ from plan_tuning.comparison.table_text import (
     reward_table,
 )
 from plan_tuning.comparison.tables import Table
+from plan_tuning.distillation.filter_effects import LEGEND as EFFECTS_LEGEND
+from plan_tuning.distillation.filter_effects import effect_rows
 
 _MAX_CORPORA = 6
 # A corpus is counted before a job filters it: these two are of a fixed filter, whatever the job's.
@@ -51,7 +61,9 @@ def report_page(comparison: Comparison, *, title: str) -> str:
             f'<p class="warning">{escape(line)}</p>' for line in comparison.warnings
         ),
         "table": _accuracies(table),
-        "plan_values": _plan_values(comparison),
+        "plan_values": _mixed_training(comparison)
+        + _plan_values(comparison)
+        + _filter_effects(comparison),
         "plans_link": '<a href="#plans">Plans</a>' if comparison.worth.rows else "",
         "claims": _claims(comparison),
         "figures": "".join(figure_html(figure) for figure in comparison_figures(comparison)),
@@ -119,7 +131,32 @@ def _rewards(table: Table) -> str:
         return ""
     cells = [[escape(text) for text in row] for row in rows]
     legend = f'<p class="dim">{escape(REWARDS_LEGEND)}</p>'
-    return f"<h3>Rewards of GRPO</h3>{_html_table(head, cells)}{legend}"
+    learned = _text_table(*learning_table(table)) + _dim(LEARNING_LEGEND)
+    return f"<h3>Rewards of GRPO</h3>{_html_table(head, cells)}{legend}{learned}"
+
+
+def _filter_effects(comparison: Comparison) -> str:
+    """The section of what filters do to plans; nothing unless it was asked for."""
+    if not comparison.effects:
+        return ""
+    parts = [
+        f"<h3>{escape(one.source or UNNAMED)}, {one.corpora} corpora</h3>"
+        + _text_table(*effect_rows(one.effects))
+        for one in comparison.effects
+    ]
+    title = "Plans before and after the filters"
+    return f"<section><h2>{title}</h2>{''.join(parts)}{_dim(EFFECTS_LEGEND)}</section>"
+
+
+def _mixed_training(comparison: Comparison) -> str:
+    """The section of what mixing costs; nothing where nothing was mixed."""
+    parts = []
+    for found in comparison.interferences:
+        parts += [_text_table(*transfer_matrix(found)), _text_table(*interference_table(found))]
+        parts += [f"<p>{escape(line)}</p>" for line in verdict(found)]
+    if not parts:
+        return ""
+    return f'<section id="mixed"><h2>Mixed training</h2>{"".join(parts)}{_dim(LEGEND)}</section>'
 
 
 def _plan_values(comparison: Comparison) -> str:

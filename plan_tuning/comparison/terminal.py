@@ -11,6 +11,13 @@ from rich.table import Table as RichTable
 
 from plan_tuning.comparison.comparison import Comparison
 from plan_tuning.comparison.compute_table import COMPUTE_LEGEND, base_lines, compute_table
+from plan_tuning.comparison.filter_comparison import UNNAMED
+from plan_tuning.comparison.interference_text import (
+    interference_table,
+    transfer_matrix,
+    verdict,
+)
+from plan_tuning.comparison.learning_table import LEARNING_LEGEND, learning_table
 from plan_tuning.comparison.plan_value_text import (
     correlation_lines,
     likelihood_table,
@@ -23,6 +30,7 @@ from plan_tuning.comparison.table_text import (
     finding_summary,
     reward_table,
 )
+from plan_tuning.distillation.filter_effects import effect_rows
 
 _WIDTH_OF_LOGS = 160  # columns where the output is not a terminal
 _SHOWN_HOLES = 20
@@ -50,6 +58,14 @@ def show(comparison: Comparison) -> None:
         head, rows = reward_table(comparison.table)
         if rows:
             console.print(_plain("Rewards of GRPO, means over seeds", head, rows))
+            title = "What each reward taught, means over seeds"
+            console.print(_plain(title, *learning_table(comparison.table)))
+            console.print(f"[dim]{escape(LEARNING_LEGEND)}[/]")
+    for found in comparison.interferences:
+        console.print(_plain("Mixed training, by test set", *transfer_matrix(found)))
+        console.print(_plain("What it costs, and what comes back", *interference_table(found)))
+        for line in verdict(found):
+            console.print(escape(line))
     if comparison.worth.rows:
         title = "Log-probability of the reference executions, nats"
         console.print(_plain(title, *likelihood_table(comparison.worth)))
@@ -58,6 +74,9 @@ def show(comparison: Comparison) -> None:
             console.print(_plain("What a plan is worth, nats a token", head, rows))
         for line in correlation_lines(comparison.worth):
             console.print(escape(line))
+    for one in comparison.effects:
+        title = f"Plans before and after the filters: {one.source or UNNAMED}"
+        console.print(_plain(title, *effect_rows(one.effects)))
     if comparison.findings:
         console.print(_findings(comparison))
     for line in (*comparison.registration, *comparison.silence):

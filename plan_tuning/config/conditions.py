@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from plan_tuning.config.extensions import record
 from plan_tuning.config.job_parts import (
     asks_teacher,
     distils,
@@ -20,15 +21,24 @@ from plan_tuning.config.job_parts import (
     passes_are_rounded,
     reads_problems,
     reads_world,
+    runs_programs,
+    starts_server,
     tests_internal_split,
     uses_corpus,
     validates,
     values_given_plans,
 )
+from plan_tuning.config.merge import ROUTER
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
+from plan_tuning.config.reward_conditions import REWARD
 from plan_tuning.config.run import Config
-from plan_tuning.config.training_conditions import TRAINING, Condition, filter_conditions
+from plan_tuning.config.training_conditions import (
+    TRAINING,
+    Condition,
+    IsRead,
+    filter_conditions,
+)
 
 _UNTRAINED = "method={job.method.name} trains no student in this job"
 _LEARN = "method=m1"
@@ -36,11 +46,29 @@ _NO_CORPUS = "method={job.method.name} uses no teacher's trajectories in this jo
 _WORLD = tuple(f"data.{f.name}" for f in fields(MicroworldConfig))
 _VOCABULARY = ("num_names", "max_value", "max_operand")
 _DECODING = ("limit", "temperature", "num_samples", "benchmarks", "decontaminate", "engine")
+_OF_RULES = {"density": "ties", "scale": "ties", "seed": "dare_ties"}  # with a choice that reads it
+_MERGE_KNOBS = {
+    **_OF_RULES,
+    "rank": "linear",
+    **dict.fromkeys(("router", "neighbours", "encoder"), ROUTER),
+}
+
+
+def _merges_with(key: str) -> IsRead:
+    """Whether the rule of the merge reads a knob, also one from outside."""
+    if key in _OF_RULES:
+        return lambda job: job.merge.is_merged and key in record("merge", job.merge.name).needs
+    return lambda job: job.merge.is_merged and job.merge.is_routed == (key != "rank")
 
 
 def _is_own_mix(job: Config) -> bool:
     """Whether the problems are made here, or come from several sources."""
     return job.data.is_microworld or isinstance(job.data, MixtureDataConfig)
+
+
+def _engine_needs(job: Config) -> tuple[str, ...]:
+    """What the engine of the evaluation is handed."""
+    return record("engine", job.evaluation.engine).needs
 
 
 # Where several conditions of a key fail, the first one gives the reason.
@@ -132,9 +160,40 @@ CONDITIONS: tuple[Condition, ...] = (
         "data.mixing.strategy=equal_tokens",
     ),
     Condition(("data.mixing.strategy",), is_trained, _UNTRAINED, _LEARN),
+    Condition(
+        tuple(f"data.mixing.{key}" for key in ("strategy", "temperature", "rows", "seed")),
+        lambda job: not job.merge.is_merged,
+        "merge={job.merge.name} mixes no rows",
+        "merge=none",
+    ),
+    # merge
+    Condition(
+        ("merge.weights",),
+        lambda job: job.merge.is_merged and not job.merge.is_routed,
+        "merge={job.merge.name} weighs no students",
+        "merge=linear",
+    ),
+    *(
+        Condition(
+            (f"merge.{key}",),
+            _merges_with(key),
+            "merge={job.merge.name} does not read it",
+            f"merge={choice}",
+        )
+        for key, choice in _MERGE_KNOBS.items()
+    ),
+    *(
+        Condition(
+            (f"merge.{key}",),
+            lambda job: job.merge.router == "nearest",
+            "merge.router=oracle looks at no problem",
+            "merge=router merge.router=nearest",
+        )
+        for key in ("neighbours", "encoder")
+    ),
     # model, adapter
     Condition(
-        ("model", "prompt", "student", "evaluation.plan"),
+        ("model", "prompt", "student", "evaluation.plan", "merge"),
         lambda job: set(job.stages) != {"distill"},
         "stages=[distill] ends with the corpus",
         "stages=[distill,train,evaluate]",
@@ -276,6 +335,18 @@ CONDITIONS: tuple[Condition, ...] = (
         "method=m2 evaluation.plan=own",
     ),
     Condition(
+        ("evaluation.grading.run_code", "evaluation.grading.sandbox"),
+        runs_programs,
+        "no answer that is graded in this job is a program",
+        "method=zero_shot 'evaluation.benchmarks=[humaneval]'",
+    ),
+    Condition(
+        ("evaluation.grading.sandbox",),
+        lambda job: job.evaluation.grading.run_code,
+        "evaluation.grading.run_code=false runs no program",
+        "evaluation.grading.run_code=true",
+    ),
+    Condition(
         ("evaluation.plan_value", "evaluation.plan_value_corpus"),
         is_tested,
         "nothing is evaluated",
@@ -301,9 +372,21 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(
         ("evaluation.server",),
-        lambda job: is_tested(job) and job.evaluation.engine == "server",
+        lambda job: is_tested(job) and "server" in _engine_needs(job),
         "evaluation.engine={job.evaluation.engine} asks no server",
         "evaluation.engine=server",
+    ),
+    Condition(
+        ("evaluation.max_probe_gap",),
+        lambda job: is_tested(job) and bool({"server", "folder"} & set(_engine_needs(job))),
+        "evaluation.engine={job.evaluation.engine} has the student in this process",
+        "evaluation.engine=vllm",
+    ),
+    Condition(
+        ("evaluation.vllm",),
+        lambda job: (is_tested(job) and "folder" in _engine_needs(job)) or starts_server(job),
+        "evaluation.engine={job.evaluation.engine} starts no server",
+        "evaluation.engine=vllm",
     ),
     Condition(
         ("seed",),
@@ -312,4 +395,5 @@ CONDITIONS: tuple[Condition, ...] = (
         "method=m1",
     ),
     *TRAINING,
+    *REWARD,
 )

@@ -6,12 +6,17 @@ import re
 from dataclasses import dataclass, field, fields
 
 from plan_tuning.config.checks import require, require_choice, require_positive
-from plan_tuning.config.extensions import check_extension
-from plan_tuning.config.microworld import MicroworldConfig
+from plan_tuning.config.extensions import (
+    DEFAULT_TASK,
+    check_extension,
+    find,
+    own_styles,
+    task_of,
+)
+from plan_tuning.config.microworld import MICRO_STYLES, MicroworldConfig
 
 SPLITS = ("train", "test")
 INTERNAL_SPLIT = "_internal_split"  # ends the name of a benchmark that is no published test set
-OWN_STYLES = ("math", "gsm8k", "olympiadbench", "aime", "strategyqa")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -52,7 +57,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        check_extension("data", self.name, self.extension)
+        self._check_extension()
         require_choice("data.split", self.split, SPLITS)
         require_positive("data.limit", self.limit, "data.limit=1000")
         require(
@@ -71,10 +76,19 @@ class DataConfig:
             "data=gsm8k_socratic data.path=FILE data.holdout=100",
         )
 
+    def _check_extension(self) -> None:
+        check_extension("data", self.name, self.extension)
+
     @property
     def is_microworld(self) -> bool:
         """Whether the problems are made offline."""
         return False
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that its problems are of; none is read for it."""
+        found = find("data", self.name)
+        return (DEFAULT_TASK if found is None else found.task or DEFAULT_TASK,)
 
     @property
     def can_be_cut(self) -> bool:
@@ -112,6 +126,11 @@ class MicroworldDataConfig(DataConfig, MicroworldConfig):
         return True
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The task of its question."""
+        return (task_of(MICRO_STYLES[self.question]).name,)
+
+    @property
     def can_be_cut(self) -> bool:
         """Its test sets are made apart from the training problems."""
         return False
@@ -125,13 +144,13 @@ class MicroworldDataConfig(DataConfig, MicroworldConfig):
 class OwnDataConfig(DataConfig):
     """Problems of one's own, from a file or a folder: rows of problem and answer."""
 
-    style: str = "math"  # how answers are graded, see OWN_STYLES
+    style: str = "math"  # how answers are graded: a style of one of the tasks
     keys: KeyNames = field(default_factory=KeyNames)
 
     def __post_init__(self) -> None:
         """Check ranges; the set itself is its default benchmark."""
         super().__post_init__()
-        require_choice("data.style", self.style, OWN_STYLES)
+        require_choice("data.style", self.style, own_styles())
         require(
             self.name == "???" or bool(_NAME.fullmatch(self.name)),
             "data.name",
@@ -149,6 +168,15 @@ class OwnDataConfig(DataConfig):
         )
         if not self.benchmarks:
             self.benchmarks = [self.name]
+
+    def _check_extension(self) -> None:
+        """What a module brings along for a set of one's own is its task."""
+        check_extension("task", task_of(self.style).name, self.extension)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The task of its style."""
+        return (task_of(self.style).name,)
 
     @property
     def words(self) -> str:

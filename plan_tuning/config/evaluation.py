@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from plan_tuning.config.checks import (
+    AUTO,
     require,
     require_choice,
     require_positive,
@@ -52,24 +55,111 @@ class ExecutorConfig:
         )
 
 
+PROTOCOLS = (AUTO, "tokens", "chat")
+
+
 @dataclass
-class ServerConfig:
-    """An OpenAI-compatible server that answers in the student's place (engine=server)."""
+class ServerAddress:
+    """An OpenAI-compatible server, and the patience that it is asked with."""
+
+    place: ClassVar[str]  # in the configuration
 
     api_base: str | None = field(default=None, metadata=_RUNTIME)
-    model: str = ""  # the name under which the server serves the student
+    model: str = ""  # the name under which the server serves the weights
     api_key_env: str | None = field(default=None, metadata=_RUNTIME)  # NAME of a variable
     concurrency: int = field(default=64, metadata=_RUNTIME)
     timeout_s: float = field(default=600.0, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
         """Check ranges, and that no secret is in what is written down."""
-        check_address("evaluation.server.api_base", self.api_base)
-        check_key_variable("evaluation.server.api_key_env", self.api_key_env)
+        check_address(f"{self.place}.api_base", self.api_base)
+        check_key_variable(f"{self.place}.api_key_env", self.api_key_env)
         for key in ("concurrency", "timeout_s"):
+            require_positive(f"{self.place}.{key}", getattr(self, key), f"{self.place}.{key}=64")
+
+
+@dataclass
+class ServerConfig(ServerAddress):
+    """A server that answers in the student's place (engine=server)."""
+
+    place: ClassVar[str] = "evaluation.server"
+
+    # Token ids in and out, or messages and texts; auto: token ids where the server has them
+    protocol: str = field(default=AUTO, metadata=_RUNTIME)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require_choice(f"{self.place}.protocol", self.protocol, PROTOCOLS)
+
+
+# Options of `vllm serve` on which the tokens of an answer hang no more than on a batch's shape.
+RUNTIME_OPTIONS = frozenset({
+    "gpu-memory-utilization", "kv-cache-memory-bytes", "swap-space", "cpu-offload-gb",
+    "block-size", "max-model-len", "max-num-seqs", "max-num-batched-tokens", "enforce-eager",
+    "compilation-config", "tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size",
+    "enable-prefix-caching", "disable-log-requests", "disable-log-stats", "uvicorn-log-level",
+    "download-dir", "load-format", "enable-lora", "max-loras", "max-lora-rank", "max-logprobs",
+    "trust-remote-code",
+})  # fmt: skip
+# What a job says itself: where it listens, what it serves, and to whom.
+OWN_OPTIONS = ("host", "port", "model", "served-model-name", "api-key", "revision")
+
+
+@dataclass
+class VLLMConfig:
+    """A vLLM server that the job starts for its own student (engine=vllm)."""
+
+    # Words that run vLLM's program, in one text or a list: /ENV/bin/vllm, a container, srun
+    command: Any = field(default="vllm", metadata=_RUNTIME)
+    # Further options of `vllm serve`, by name; true: a flag, null: without one that the job gives
+    options: Any = None
+    start_timeout_s: float = field(default=1800.0, metadata=_RUNTIME)  # to load and to compile
+    concurrency: int = field(default=256, metadata=_RUNTIME)  # requests under way
+    timeout_s: float = field(default=3600.0, metadata=_RUNTIME)  # of one answer
+
+    def __post_init__(self) -> None:
+        """Check ranges, and take the command apart."""
+        words = self.command
+        listed = shlex.split(words) if isinstance(words, str) else list(words or [])
+        require(
+            bool(listed) and all(isinstance(word, str) and word for word in listed),
+            "evaluation.vllm.command",
+            words,
+            "the words of a command, in one text or a list",
+            "evaluation.vllm.command=/ENV/bin/vllm",
+        )
+        # No shell expands a tilde behind an equals sign.
+        self.command = [os.path.expanduser(word) for word in listed]
+        require(
+            self.options is None or isinstance(self.options, dict),
+            "evaluation.vllm.options",
+            self.options,
+            "options by name",
+            "'evaluation.vllm.options={max_num_seqs: 64}'",
+        )
+        given = self.options or {}
+        self.options = {str(name).replace("_", "-"): value for name, value in given.items()}
+        own = [name for name in OWN_OPTIONS if name in self.options]
+        require(
+            not own,
+            "evaluation.vllm.options",
+            ", ".join(own),
+            "options other than those by which the job finds its own server",
+            "'evaluation.vllm.options={max_num_seqs: 64}'",
+        )
+        for key in ("start_timeout_s", "concurrency", "timeout_s"):
             require_positive(
-                f"evaluation.server.{key}", getattr(self, key), f"evaluation.server.{key}=64"
+                f"evaluation.vllm.{key}", getattr(self, key), f"evaluation.vllm.{key}=600"
             )
+
+    def spec(self) -> dict[str, Any]:
+        """The options that determine answers; of most servers none."""
+        return {
+            name: value
+            for name, value in sorted(self.options.items())
+            if name not in RUNTIME_OPTIONS and value is not None
+        }
 
 
 @dataclass
@@ -98,8 +188,11 @@ class EvaluationConfig:
     plan_value: bool = field(default=False, metadata=_RUNTIME)
     # The teacher's plans in it: a distilled test set, or distil; None: without them
     plan_value_corpus: str | None = field(default=None, metadata=_RUNTIME)
-    engine: str = "native"  # who runs the student: native, continuous_batching, server
+    engine: str = "native"  # who runs the student: native, continuous_batching, vllm, server
     server: ServerConfig = field(default_factory=ServerConfig)
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    # Nats by which a server may differ from what the student's training wrote down; None: any
+    max_probe_gap: float | None = field(default=0.15, metadata=_RUNTIME)
     grading: GradingConfig = field(default_factory=GradingConfig)
     # Prompt and new tokens of all rows that are decoded at once: a number, or auto
     batch_tokens: Any = field(default=16384, metadata=_RUNTIME)
@@ -114,6 +207,9 @@ class EvaluationConfig:
         for key in ("max_new_tokens", "max_plan_tokens", "num_samples"):
             require_positive(f"evaluation.{key}", getattr(self, key), f"evaluation.{key}=512")
         require_tokens("evaluation.batch_tokens", self.batch_tokens)
+        require_positive(
+            "evaluation.max_probe_gap", self.max_probe_gap, "evaluation.max_probe_gap=0.15"
+        )
         require_positive(
             "evaluation.temperature", self.temperature, "evaluation.temperature=0.7", zero=True
         )
@@ -167,10 +263,10 @@ class EvaluationConfig:
             "evaluation.engine=native",
         )
         require(
-            self.engine != "server" or bool(self.server.api_base and self.server.model),
+            "server" not in takes or bool(self.server.api_base and self.server.model),
             "evaluation.server.api_base",
             self.server.api_base,
-            "engine=server needs the server's address and the name that it serves the student by",
+            f"engine={self.engine} needs the server's address and the student's name there",
             "evaluation.server.api_base=http://127.0.0.1:8000/v1 evaluation.server.model=student",
         )
         require(

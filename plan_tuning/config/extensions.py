@@ -22,23 +22,27 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "filter": (),
     "method": ("corpus", "rewards"),
     "reward": ("teacher_plan", "ask", "generate", "log_probs"),
-    "plan_similarity": ("ask", "encoder"),
+    "plan_similarity": ("ask", "encoder", "generate", "log_probs", "execution"),
     "executor": ("student", "base", "model", "ask"),
-    "engine": ("keys", "stop_strings", "decoding", "server"),
-    "merge": (),
+    "engine": ("keys", "stop_strings", "decoding", "log_probs", "server", "folder"),
+    "merge": ("base", "density", "scale", "seed", "problems"),
+    "task": ("world", "run_code"),
 }
 KINDS = tuple(NEEDS)
 # The group of conf/ whose choices bring in a record of a kind.
 GROUPS: Mapping[str, str] = {
-    **{kind: kind for kind in NEEDS if kind not in ("engine", "plan_similarity")},
+    **{kind: kind for kind in NEEDS if kind not in ("engine", "plan_similarity", "task")},
     "engine": "evaluation",
     "plan_similarity": "reward",
+    "task": "data",
 }
 PARTS = ("plan", "execution", "solution", "rewards")
 TWO_CALLS = "m2"  # what predictions call the protocol of a plan and its execution
 PLAIN = "zero_shot"  # in whose words a model is asked that is given no plan
+OWN_ENGINE = "native"  # this project's own, with which everything can be done
 BASELINE = "sft"  # what a comparison is with, unless it is told
 DEFAULT_METHOD = "m1"
+DEFAULT_TASK = "maths"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Extension:
         calls: a method: at test time; with 2 an executor carries out the student's plan.
         protocol: a method: what predictions call the way it is asked, where no fingerprint of a
             student says so.
+        styles: a task: the grading styles of its problems; empty: its own name alone.
+        task: data: the task that the problems are of, where it is not that of mathematics.
         source: fingerprint of the file of a record from outside; empty: built in.
     """
 
@@ -78,6 +84,8 @@ class Extension:
     suffix: str | None = None
     calls: int = 1
     protocol: str = "one_call"
+    styles: tuple[str, ...] = ()
+    task: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -165,11 +173,20 @@ class Extension:
 _SETS = "plan_tuning.tasks.published_sets"
 _FORMATS = "plan_tuning.text.formats"
 _FILTERS = "plan_tuning.distillation.filters"
-_RULES = "plan_tuning.rewards.rules"
-_PLANS = "plan_tuning.rewards.plan_similarity"
+_REWARDS = "plan_tuning.rewards"
+_RULES = f"{_REWARDS}.rules"
+_PLANS = f"{_REWARDS}.plan_similarity"
+_JUDGES = f"{_REWARDS}.plan_judges"
+_EXECUTION = f"{_REWARDS}.execution"
 _ENGINES = "plan_tuning.students.generation"
 _WRITERS = "plan_tuning.evaluation.writers"
+_TEXT_WRITERS = "plan_tuning.evaluation.text_writers"
 _BACKENDS = "plan_tuning.teachers"
+_TASKS = "plan_tuning.tasks"
+_MICRO_TASKS = "plan_tuning.tasks.microworld_tasks"
+_ROUTING = "plan_tuning.students.routing"
+_CONTINUOUS = f"{_ENGINES}.continuous_batching"
+_MERGES = "plan_tuning.students.merge_rules"
 
 BUILT_IN = (
     Extension("data", "gsm8k", _SETS, "GSM8K"),
@@ -180,7 +197,9 @@ BUILT_IN = (
     Extension("data", "aime_1983_2024", _SETS, "AIME_1983_2024"),
     Extension("data", "aime2024", _SETS, "AIME2024"),
     Extension("data", "aime2025", _SETS, "AIME2025"),
-    Extension("data", "strategyqa", _SETS, "STRATEGYQA"),
+    Extension("data", "strategyqa", _SETS, "STRATEGYQA", task="yes_no"),
+    Extension("data", "humaneval", _SETS, "HUMANEVAL", task="code"),
+    Extension("data", "mbpp", _SETS, "MBPP", task="code"),
     Extension("data", "gsm8k_socratic", _SETS, "GSM8K_SOCRATIC"),
     Extension(
         "data", "jsonl", "plan_tuning.tasks.schemas", "own",
@@ -237,26 +256,47 @@ BUILT_IN = (
     Extension("reward", "length", _RULES, "length_reward"),
     Extension("reward", "leak", _RULES, "leak_reward"),
     Extension("reward", "overlong", _RULES, "overlong_penalty"),
-    Extension("plan_similarity", "judge", _PLANS, "judge_requests", needs=("ask",)),
-    Extension("plan_similarity", "steps", _PLANS, "step_similarity"),
-    Extension(
-        "plan_similarity", "embedding", _PLANS, "embedding_similarity", needs=("encoder",)
-    ),
+    Extension("plan_similarity", "judge", _JUDGES, "judged", needs=("ask",)),
+    Extension("plan_similarity", "steps", _PLANS, "by_steps"),
+    Extension("plan_similarity", "embedding", _PLANS, "by_embeddings", needs=("encoder",)),
+    Extension("plan_similarity", "verifier", _JUDGES, "verified", needs=("ask",)),
+    Extension("plan_similarity", "roscoe", f"{_REWARDS}.roscoe", needs=("encoder",)),
+    Extension("plan_similarity", "executability", _EXECUTION, needs=("generate",)),
+    Extension("plan_similarity", "uplift", _EXECUTION, needs=("generate",)),
+    Extension("plan_similarity", "likelihood", _EXECUTION, needs=("log_probs", "execution")),
     Extension("executor", "self", _WRITERS, "LocalWriter", needs=("student",)),
     Extension("executor", "base", _WRITERS, "LocalWriter", needs=("base",)),
     Extension("executor", "model", _WRITERS, "LocalWriter", needs=("model",)),
-    Extension("executor", "teacher", _WRITERS, "TeacherWriter", needs=("ask",)),
+    Extension("executor", "teacher", _TEXT_WRITERS, "TeacherWriter", needs=("ask",)),
     Extension(
         "engine", "native", f"{_ENGINES}.native_engine", "generate",
-        needs=("keys", "stop_strings", "decoding"),
+        needs=("keys", "stop_strings", "decoding", "log_probs"),
     ),
+    Extension("engine", "continuous_batching", _CONTINUOUS, "generate_continuously"),
+    Extension("engine", "server", _TEXT_WRITERS, "ServedWriter", needs=("server", "stop_strings")),
     Extension(
-        "engine", "continuous_batching", f"{_ENGINES}.continuous_batching", "generate_continuously"
-    ),
-    Extension(
-        "engine", "server", _WRITERS, "ServedWriter", needs=("server", "stop_strings")
+        "engine", "vllm", f"{_ENGINES}.vllm_engine", "VLLMEngine",
+        needs=("folder", "keys", "stop_strings", "log_probs"),
     ),
     Extension("merge", "linear", "plan_tuning.students.merging", "linear"),
+    Extension("merge", "task_arithmetic", _MERGES, "task_arithmetic", needs=("base", "scale")),
+    Extension("merge", "ties", _MERGES, "ties", needs=("base", "density", "scale")),
+    Extension(
+        "merge", "dare_ties", _MERGES, "dare_ties", needs=("base", "density", "scale", "seed")
+    ),
+    Extension("merge", "router", _ROUTING, "write_router", needs=("problems",)),
+    Extension(
+        "task", DEFAULT_TASK, f"{_TASKS}.maths", "TASK",
+        styles=("math", "gsm8k", "olympiadbench", "aime"),
+    ),
+    Extension("task", "yes_no", f"{_TASKS}.yes_no", "TASK", styles=("strategyqa",)),
+    Extension("task", "code", f"{_TASKS}.code", "TASK", needs=("run_code",)),
+    Extension("task", "microworld", _MICRO_TASKS, "NUMBERS", needs=("world",)),
+    Extension("task", "microworld_yes_no", _MICRO_TASKS, "YES_NO", needs=("world",)),
+    Extension(
+        "task", "microworld_program", _MICRO_TASKS, "PROGRAMS",
+        needs=("world", "run_code"),
+    ),
 )  # fmt: skip
 
 _RECORDS: dict[tuple[str, str], Extension] = {(one.kind, one.name): one for one in BUILT_IN}
@@ -302,6 +342,20 @@ def record(kind: str, name: str) -> Extension:
     """
     require_choice(f"{GROUPS[kind]}.name", name, names(kind))
     return _RECORDS[kind, name]
+
+
+def task_of(style: str) -> Extension:
+    """Find the task whose problems are of a grading style; of an unknown one it is mathematics."""
+    for one in records("task"):
+        if style in (one.styles or (one.name,)):
+            return one
+    return record("task", DEFAULT_TASK)
+
+
+def own_styles() -> tuple[str, ...]:
+    """The grading styles that problems of one's own may have."""
+    found = [one for one in records("task") if "world" not in one.needs]
+    return tuple(style for one in found for style in one.styles or (one.name,))
 
 
 def extension_spec(

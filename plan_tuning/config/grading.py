@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from plan_tuning.config.checks import require, require_choice, require_positive
 
@@ -10,6 +12,26 @@ PERCENT_RULES = ("same_or_hundredth", "same", "exact")
 UNIT_RULES = ("optional", "required")
 
 _RUNTIME = {"runtime": True}
+
+
+@dataclass
+class SandboxConfig:
+    """What a program that is run to be graded may use; beyond it, it has failed."""
+
+    time_s: int = 5  # seconds of the processor; four times as many may pass
+    memory_mb: int = 512  # address space of each of its processes in MiB
+    files_mb: int = 8  # what it may write, all in a folder of its own that is gone afterwards
+    output_kb: int = 1024  # of one value that it returns; what it prints is thrown away
+    processes: int = 8  # it and what it starts, threads too
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key, least, good in (
+            ("time_s", 1, 5), ("memory_mb", 64, 512), ("files_mb", 1, 8), ("output_kb", 1, 1024),
+            ("processes", 1, 8),
+        ):  # fmt: skip
+            name, value = f"evaluation.grading.sandbox.{key}", getattr(self, key)
+            require(value >= least, name, value, f"{least} or more", f"{name}={good}")
 
 
 @dataclass
@@ -33,7 +55,12 @@ class GradingConfig:
     wall_s: float = 5.0
     # Address space of one worker in MiB.
     memory_mb: int = 2048
-    # Worker processes for symbolic comparisons; none is started before the first of these.
+    # True: answers that are programs (HumanEval, MBPP) are run, in the sandbox, with their tests.
+    # False: they cannot be graded, and a job that has such problems is refused.
+    run_code: bool = False
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    # Worker processes for symbolic comparisons, and as many for programs; none is started before
+    # the first of these.
     num_workers: int = field(default=2, metadata=_RUNTIME)
     # Remembered comparisons (gold, answer); 0 switches the cache off.
     cache_size: int = field(default=100_000, metadata=_RUNTIME)
@@ -66,3 +93,16 @@ class GradingConfig:
             "evaluation.grading.cache_size=100000",
             zero=True,
         )
+
+
+def grading_from(values: Mapping[str, Any]) -> GradingConfig:
+    """Rebuild a configuration from what a manifest holds of it; the rest had its defaults.
+
+    Args:
+        values: by field; those that there are no more are passed over.
+    """
+    known = {f.name for f in fields(GradingConfig)}
+    found = {key: value for key, value in values.items() if key in known}
+    if "sandbox" in found:
+        found["sandbox"] = SandboxConfig(**found["sandbox"])
+    return GradingConfig(**found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from plan_tuning.config.checks import (
     AUTO,
@@ -14,9 +14,10 @@ from plan_tuning.config.checks import (
     require_positive,
     require_tokens,
 )
-from plan_tuning.config.evaluation import DECODINGS
-from plan_tuning.config.extensions import DEFAULT_METHOD, find, records
+from plan_tuning.config.evaluation import DECODINGS, ServerAddress
+from plan_tuning.config.extensions import DEFAULT_METHOD, OWN_ENGINE, find, records
 from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.teacher import is_loopback
 from plan_tuning.config.training import (
     SCHEDULERS,
     MethodConfig,
@@ -34,10 +35,24 @@ CREDITS = ("uniform", "segment", "segment_strict", "plan_amplified")
 TRUNCATIONS = ("keep", "mask", "penalise")
 SAMPLER_DTYPES = ("auto", "float32", "bfloat16")
 REFERENCE_DTYPES = ("float32", "bfloat16")
-ROUNDED_CAP = 2.0  # what importance_cap=auto is where rollouts and passes are rounded differently
+ROUNDED_CAP = 2.0  # what importance_cap=auto is where rollouts are rounded otherwise than passes
 UNTRAINED, GIVEN = "base", "path"  # starts that no job trains
 
 _RUNTIME = {"runtime": True}
+
+
+def _rollout_engines() -> tuple[str, ...]:
+    """Those that tell the log-probabilities of what they write, or a server that may."""
+    return tuple(e.name for e in records("engine") if {"log_probs", "server"} & set(e.needs))
+
+
+@dataclass
+class RolloutServerConfig(ServerAddress):
+    """A server of the start's weights that is given each step's adapter (method.engine=server)."""
+
+    place: ClassVar[str] = "method.server"
+
+    concurrency: int = field(default=256, metadata=_RUNTIME)
 
 
 @dataclass
@@ -61,6 +76,11 @@ class GRPOConfig(MethodConfig):
     top_k: int = 0
     accept_truncated_sampling: bool = False  # top_p < 1 or top_k > 0 make ratios wrong: say so
     max_new_tokens: int = 1024
+    # Who writes rollouts: this process, a vLLM that the job starts, or a server that is there
+    engine: str = "native"
+    server: RolloutServerConfig = field(default_factory=RolloutServerConfig, metadata=_RUNTIME)
+    # Where each step's adapter is written for it; None: into the memory of this machine
+    sync_dir: str | None = field(default=None, metadata=_RUNTIME)
     # Optimisation
     learning_rate: float = 5e-6  # paper: 5e-6
     scheduler: str = "cosine"  # paper: cosine
@@ -103,6 +123,7 @@ class GRPOConfig(MethodConfig):
     stop_kl: float | None = None  # stop when k3 to the start exceeds this on average
     stop_entropy: float | None = None  # stop when the mean entropy falls below this (nats)
     stop_reward_drop: float | None = None  # stop when the reward falls so far below its best
+    stop_flops: float | None = None  # stop when the training has computed so many operations
     # Hardware and logs
     shared_prompt: bool = field(default=True, metadata=_RUNTIME)  # read a group's prompt once
     merged_sampler: bool = field(default=True, metadata=_RUNTIME)  # sample adapters merged
@@ -131,7 +152,7 @@ class GRPOConfig(MethodConfig):
         require_tokens("method.generation_batch_tokens", self.generation_batch_tokens)
         for key in (
             *("ratio_cap", "off_policy_bound", "plan_amplification"),
-            *("stop_kl", "stop_entropy", "stop_reward_drop"),
+            *("stop_kl", "stop_entropy", "stop_reward_drop", "stop_flops"),
         ):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=2")
         for key in (
@@ -142,6 +163,7 @@ class GRPOConfig(MethodConfig):
         ):
             require_positive(f"method.{key}", getattr(self, key), f"method.{key}=0.1", zero=True)
         for key, choices in (
+            ("engine", _rollout_engines()),
             ("scheduler", SCHEDULERS),
             ("loss", LOSSES),
             ("kl_estimator", KL_ESTIMATORS),
@@ -170,8 +192,27 @@ class GRPOConfig(MethodConfig):
             "a number of GRPO steps, or -1 for whole epochs",
             "method.steps=100",
         )
+        self._check_server()
         self._check_objective()
         self._check_kl()
+
+    def _check_server(self) -> None:
+        if self.engine != "server":
+            return
+        require(
+            bool(self.server.api_base),
+            "method.server.api_base",
+            self.server.api_base,
+            "method.engine=server needs the address of a server of the start's weights",
+            "method.server.api_base=http://127.0.0.1:8000/v1, or method.engine=vllm",
+        )
+        require(
+            self.sync_dir is not None or is_loopback(str(self.server.api_base)),
+            "method.sync_dir",
+            self.sync_dir,
+            "a folder that the server's machine sees under the same path: adapters go through it",
+            "method.sync_dir=/shared/adapters",
+        )
 
     def _check_objective(self) -> None:
         require(
@@ -222,6 +263,14 @@ class GRPOConfig(MethodConfig):
             "method.overlong_buffer=64",
         )
 
+        require(
+            self.stop_flops is None or self.scheduler == "constant",
+            "method.stop_flops",
+            self.stop_flops,
+            "with method.scheduler=constant: another schedule would be cut off on its way down",
+            "method.scheduler=constant method.stop_flops=1e12",
+        )
+
     def _check_kl(self) -> None:
         require(
             self.stop_kl is None or self.beta > 0,
@@ -260,19 +309,24 @@ class GRPOConfig(MethodConfig):
         return self.beta > 0
 
     @property
+    def is_served(self) -> bool:
+        """Whether rollouts come from a server."""
+        return self.engine != OWN_ENGINE
+
+    @property
     def is_on_policy(self) -> bool:
         """Whether a step's rollouts are used for one optimizer step only."""
         return self.mini_batches * self.buffer_epochs == 1
 
     def resolved(self, precision: str) -> GRPOConfig:
-        """Say what auto is, by the precision of the training and never by the machine.
+        """Say what auto is, by the precision and the engine and never by the machine.
 
         Args:
             precision: ``trainer.precision``.
         """
         if self.importance_cap != AUTO:
             return self
-        cap = ROUNDED_CAP if precision == "bf16" else None
+        cap = ROUNDED_CAP if precision == "bf16" or self.is_served else None
         return dataclasses.replace(self, importance_cap=cap)
 
     def total_steps(self, num_problems: int) -> int:

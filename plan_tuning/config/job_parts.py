@@ -6,10 +6,20 @@ from pathlib import Path
 
 from plan_tuning.config.data import MicroworldDataConfig
 from plan_tuning.config.evaluation import DISTILLED_HERE
-from plan_tuning.config.extensions import Extension, find, record
+from plan_tuning.config.extensions import (
+    DEFAULT_METHOD,
+    DEFAULT_TASK,
+    PLAIN,
+    Extension,
+    find,
+    record,
+    task_of,
+)
 from plan_tuning.config.grpo import GIVEN, UNTRAINED, GRPOConfig
+from plan_tuning.config.microworld import MICRO_STYLES, QUESTIONS
 from plan_tuning.config.mixture import MICRO_SOURCES, MixtureDataConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import trains_sources
 from plan_tuning.config.training import TrainerConfig
 
 
@@ -27,13 +37,19 @@ def needs_student(job: Config) -> bool:
 def is_trained(job: Config) -> bool:
     """Whether a student takes part that these settings train, be it there already."""
     takes_part = needs_student(job) if is_tested(job) else set(job.stages) != {"distill"}
-    is_given = job.student.path is not None or job.merge.is_merged
+    is_merged = job.merge.is_merged and not trains_sources(job)
+    is_given = job.student.path is not None or is_merged
     return takes_part and job.method.is_trained and not is_given
 
 
 def is_grpo(job: Config) -> bool:
     """Whether a student takes part that GRPO trains."""
     return isinstance(job.method, GRPOConfig) and is_trained(job)
+
+
+def starts_server(job: Config) -> bool:
+    """Whether a training has its rollouts written by a vLLM server of its own."""
+    return is_grpo(job) and isinstance(job.method, GRPOConfig) and job.method.engine == "vllm"
 
 
 def trains_start(job: Config) -> bool:
@@ -129,6 +145,30 @@ def reads_world(job: Config) -> bool:
     return tests_it or (has_it and reads_problems(job))
 
 
+def benchmark_task(job: Config, name: str) -> str:
+    """Name the task of a test set's problems; none is read for it."""
+    if name == job.data.internal_split:
+        return job.data.tasks[0]
+    if name.startswith("microworld"):
+        asked = (q for q in QUESTIONS[1:] if f"{name}_".startswith(f"{MICRO_STYLES[q]}_"))
+        return task_of(MICRO_STYLES[next(asked, QUESTIONS[0])]).name
+    found = find("data", name)
+    return task_of(job.data.form.style).name if found is None else found.task or DEFAULT_TASK
+
+
+def tested_tasks(job: Config) -> tuple[str, ...]:
+    """The tasks of a job's test sets."""
+    names = [entry.partition("=")[0] for entry in job.benchmarks] if is_tested(job) else []
+    return tuple(dict.fromkeys(benchmark_task(job, name) for name in names))
+
+
+def runs_programs(job: Config) -> bool:
+    """Whether answers are graded in this job that are programs."""
+    grades_training = distils(job) or is_grpo(job) or validates(job)
+    tasks = (*tested_tasks(job), *(job.data.tasks if grades_training else ()))
+    return any("run_code" in record("task", name).needs for name in tasks)
+
+
 def draws_problems(job: Config) -> bool:
     """Whether a seed decides which training problems there are."""
     data = job.data
@@ -159,6 +199,18 @@ def asks_teacher(job: Config) -> bool:
     judges = rewards_plans(job) and job.reward.uses_judge and job.reward.judge is None
     executes = has_executor(job) and job.executor.name == "teacher"
     return distils(job) or judges or (executes and job.executor.teacher is None)
+
+
+def asked_as_start(job: Config) -> str:
+    """In whose words the model that GRPO begins from is asked, while it is still as it was."""
+    if job.start.name == UNTRAINED:
+        return PLAIN
+    return DEFAULT_METHOD if job.start.name == GIVEN else job.start.name
+
+
+def has_frozen_executor(job: Config) -> bool:
+    """Whether a frozen model carries plans out beside the policy, for a reward."""
+    return is_grpo(job) and job.reward.uses_frozen
 
 
 def rewards_plans(job: Config) -> bool:

@@ -11,7 +11,16 @@ from plan_tuning.config.checks import (
     require_rate,
 )
 
-FAMILIES = ("a", "b")
+FAMILIES = ("a", "b", "c", "d")
+MICRO_STYLES = {
+    "number": "microworld",
+    "yes_no": "microworld_yes_no",
+    "program": "microworld_program",
+}
+"""Grading style of each question."""
+QUESTIONS = tuple(MICRO_STYLES)
+OTHER_QUESTIONS = tuple(MICRO_STYLES[question] for question in QUESTIONS[1:])
+"""How sets of other questions than that for a number are called."""
 MAX_NAMES = 20
 # Bumped by hand when teachers/scripted.py answers the same request otherwise: it is part of the
 # teacher's spec, so that stored answers of one version are never served for another.
@@ -22,8 +31,12 @@ SCRIPTED_VERSION = 1
 class MicroworldConfig:
     """What the problems look like; the surface form itself is in tasks/microworld_text.py."""
 
-    # a: words mean what they say; b: "more" and "fewer" swapped, told apart by other nouns
+    # a: words mean what they say; b: "more" and "fewer" swapped, told apart by other nouns; c and
+    # d: swapped and not, told apart by the noun together with a word before the question
     family: str = "a"
+    # What is asked: how many (number), whether so many or more (yes_no), or for the program that
+    # computes it, which is run with its tests; the last two need model=micro_domains
+    question: str = "number"
     # Vocabulary: these three determine the base model as well
     num_names: int = 16  # people a problem can be about; each is two tokens ("Eve", "Eve's")
     max_value: int = 40  # largest number in a problem or an answer; each number is one token
@@ -50,6 +63,7 @@ class MicroworldConfig:
             ConfigError: a value is out of range, or two of them contradict each other.
         """
         require_choice("data.family", self.family, FAMILIES)
+        require_choice("data.question", self.question, QUESTIONS)
         for key, least, most, good in (
             ("num_names", 4, MAX_NAMES, 16),
             ("max_value", 10, 200, 40),

@@ -87,6 +87,11 @@ class MixtureDataConfig(DataConfig):
         return all(name in MICRO_SOURCES for name in self.sources)
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of its sources."""
+        return tuple(dict.fromkeys(task for part in self.parts().values() for task in part.tasks))
+
+    @property
     def can_be_cut(self) -> bool:
         """Every source has a test set of its own."""
         return False
@@ -115,6 +120,13 @@ class MixtureDataConfig(DataConfig):
         """
         if not self.mixing.domain_tag:
             return ""
-        fitting = [source for source in self.sources if name.startswith(source)]
-        source = max(fitting, key=len, default="")
+        source = self.source_of(name)
         return (self.sources[source].tag or source) if source else ""
+
+    def source_of(self, name: str) -> str:
+        """The source that a benchmark belongs to: the longest that its name begins with, or none.
+
+        ``math500`` belongs to ``math``.
+        """
+        fitting = [source for source in self.sources if name.startswith(source)]
+        return max(fitting, key=len, default="")

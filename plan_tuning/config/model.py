@@ -62,6 +62,8 @@ class MicroModelConfig(ModelConfig):
 
     world: MicroworldConfig = field(default_factory=MicroworldConfig)
     base: MicroBaseConfig = field(default_factory=MicroBaseConfig)
+    # Words and documents of all three questions (data.question), not of that for a number alone
+    domains: bool = False
 
 
 @dataclass

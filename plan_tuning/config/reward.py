@@ -6,18 +6,40 @@ from dataclasses import dataclass, field
 
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
 from plan_tuning.config.extensions import names, record, records
-from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.config.teacher import TeacherConfig, check_address, check_key_variable
 
 AGGREGATIONS = ("sum_then_normalise", "normalise_then_sum")
 STEP_METRICS = ("token_f1", "rouge_l")
 GUARDS = ("echo", "repetition", "answer", "giant")
+EXECUTORS = ("start", "base")
+COMPATS = ("paper", "parlai")
+NLI_SCORES = (
+    "discourse_representation", "coherence_step", "coherence_step_max", "coherence_step_vs_step",
+)  # fmt: skip
+GRAMMAR_SCORES = ("grammar_step", "grammar_step_max")
+ROSCOE_SCORES = (
+    # of problem and plan
+    "faithfulness_step", "faithfulness_ww", "informativeness_step", "informativeness_chain",
+    "repetition_step", "repetition_word",
+    # of the golden plan too
+    "reasoning_alignment", "missing_step", "redundancy", "semantic_coverage_step",
+    "semantic_coverage_chain", "external_hallucination", "common_sense_error",
+    *NLI_SCORES,
+    *GRAMMAR_SCORES,
+)  # fmt: skip
+HASHED = "hashed"  # the encoder that is no model
 
 _RUNTIME = {"runtime": True}
 
 
 @dataclass
 class PlanRewardConfig:
-    """R_plan: how alike the student's plan and the teacher's are, in [0, 1]."""
+    """R_plan, in [0, 1]: what a plan is worth by itself, whatever the answer behind it.
+
+    judge, steps and embedding say how alike the student's plan and the teacher's are, verifier what
+    the Plan Verifier scores it, roscoe what sentence embeddings say of it, executability, uplift
+    and likelihood how well a frozen executor does with it.
+    """
 
     weight: float = 1.0  # paper: 1; 0: not computed
     kind: str = "steps"  # paper: judge; steps needs no large model
@@ -29,8 +51,27 @@ class PlanRewardConfig:
     temperature: float = 0.0
     max_reply_tokens: int = field(default=512, metadata={"hash_name": "max_tokens"})
     wait_s: float = field(default=600.0, metadata=_RUNTIME)  # then a plan stays without a reward
-    # kind=embedding
-    encoder: str | None = None  # folder of an encoder of transformers
+    # kind=embedding, roscoe: hashed (n-grams), the folder of an encoder of transformers, or the
+    # address of an OpenAI-compatible server of embeddings
+    encoder: str | None = None
+    encoder_model: str = ""  # of a server: the name it serves the encoder by
+    encoder_key_env: str | None = field(default=None, metadata=_RUNTIME)  # NAME of a variable
+    # kind=roscoe
+    scores: list[str] = field(
+        default_factory=lambda: [
+            *("reasoning_alignment", "missing_step", "informativeness_step", "repetition_step"),
+        ]
+    )  # whose mean is the reward
+    compat: str = "paper"  # or parlai: with the quirks of the authors' code
+    nli: str | None = None  # folder of a classifier of contradictions, for the scores of it
+    grammar: str | None = None  # folder of a classifier of grammar, likewise
+    # kind=executability, uplift, likelihood
+    executor: str = "start"  # whose frozen weights carry plans out: start, base
+    engine: str = "native"  # who runs them
+    samples: int = 4  # executability, uplift: executions a plan
+    execution_temperature: float = 1.0  # of these
+    max_execution_tokens: int = 512  # of these
+    likelihood_scale: float = 0.25  # likelihood: nats a token that earn .73
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -56,13 +97,73 @@ class PlanRewardConfig:
             "above 0 when several votes are taken: at 0 they would all be equal",
             "reward.plan.votes=3 reward.plan.temperature=0.7",
         )
+        self._check_encoder()
+        self._check_roscoe()
+        self._check_executor()
+
+    def _check_encoder(self) -> None:
         require(
             "encoder" not in self.needs or self.encoder is not None or not self.weight,
             "reward.plan.encoder",
             self.encoder,
-            f"kind={self.kind} needs the folder of an encoder",
-            "reward.plan.encoder=/models/encoder, or reward.plan.kind=steps",
+            f"kind={self.kind} needs an encoder: hashed (n-grams, offline), the folder of one, or "
+            "the address of a server of embeddings",
+            "reward.plan.encoder=hashed, or reward.plan.kind=steps",
         )
+        if self.is_served:
+            check_address("reward.plan.encoder", self.encoder)
+        check_key_variable("reward.plan.encoder_key_env", self.encoder_key_env)
+        require(
+            self.is_served == bool(self.encoder_model),
+            "reward.plan.encoder_model",
+            self.encoder_model,
+            "the name by which the server of reward.plan.encoder=http://… serves the encoder, and "
+            "with such a server only",
+            "reward.plan.encoder=http://127.0.0.1:8000/v1 reward.plan.encoder_model=mpnet",
+        )
+
+    def _check_roscoe(self) -> None:
+        require_choice("reward.plan.compat", self.compat, COMPATS)
+        require(
+            bool(self.scores) and len(set(self.scores)) == len(self.scores),
+            "reward.plan.scores",
+            self.scores,
+            "one or more different scores",
+            "'reward.plan.scores=[reasoning_alignment,repetition_step]'",
+        )
+        for name in self.scores:
+            require_choice("reward.plan.scores", name, ROSCOE_SCORES)
+        for key, scores in (("nli", NLI_SCORES), ("grammar", GRAMMAR_SCORES)):
+            needing = [name for name in self.scores if name in scores]
+            require(
+                not needing or getattr(self, key) is not None or not self.weight,
+                f"reward.plan.{key}",
+                None,
+                f"{needing[0] if needing else ''} asks a classifier: give its folder",
+                f"reward.plan.{key}=/models/classifier, or other reward.plan.scores",
+            )
+
+    def _check_executor(self) -> None:
+        require_choice("reward.plan.executor", self.executor, EXECUTORS)
+        require_choice("reward.plan.engine", self.engine, names("engine"))
+        engine = record("engine", self.engine)
+        require(
+            "keys" in engine.needs and not {"folder", "server"} & {*engine.needs},
+            "reward.plan.engine",
+            self.engine,
+            "an engine of this process that is handed keys: what it draws hangs on problem and "
+            "sample alone, so that a resumed training earns the same",
+            "reward.plan.engine=native",
+        )
+        for key in (
+            *("samples", "execution_temperature", "max_execution_tokens", "likelihood_scale"),
+        ):
+            require_positive(f"reward.plan.{key}", getattr(self, key), f"reward.plan.{key}=1")
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server encodes texts."""
+        return str(self.encoder).startswith(("http://", "https://"))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -100,7 +201,7 @@ class RewardConfig:
             )
 
     def _check_extra(self) -> None:
-        """Refuse a reward from outside that nobody brings, or that needs what no training hands."""
+        """Refuse a reward from outside that nobody brings."""
         known = [one.name for one in records("reward") if one.is_outside]
         for name, weight in self.extra.items():
             key = f"reward.extra.{name}"
@@ -114,14 +215,6 @@ class RewardConfig:
                 f"plan-tuning --config-dir my_conf method=grpo '{key}=0.5'",
             )
             require_positive(key, weight, f"'reward.extra={{{name}: 0.5}}'", zero=True)
-            absent = sorted({"generate", "log_probs"} & set(record("reward", name).needs))
-            require(
-                not absent or not weight,
-                "reward.extra",
-                name,
-                f"it needs {' and '.join(absent)} of a model, which no training hands to a reward",
-                'a reward with needs=("ask",), which asks a large model',
-            )
 
     @property
     def weights(self) -> dict[str, float]:
@@ -143,8 +236,24 @@ class RewardConfig:
 
     @property
     def judges_plans(self) -> bool:
-        """Whether a large model compares the plans."""
+        """Whether a large model says what plans are worth."""
         return self.plan.weight > 0 and "ask" in self.plan.needs
+
+    @property
+    def _needs(self) -> set[str]:
+        """What the plan reward and the rewards from outside have to be handed."""
+        extra = [record("reward", name).needs for name, weight in self.extra.items() if weight > 0]
+        return set().union(*extra, self.plan.needs if self.plan.weight > 0 else ())
+
+    @property
+    def uses_frozen(self) -> bool:
+        """Whether a frozen model takes part, which writes or weighs executions."""
+        return bool({"generate", "log_probs"} & self._needs)
+
+    @property
+    def writes_executions(self) -> bool:
+        """Whether a frozen model writes executions."""
+        return "generate" in self._needs
 
     @property
     def asking(self) -> list[str]:

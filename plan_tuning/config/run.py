@@ -14,6 +14,7 @@ from plan_tuning.config.extensions import DEFAULT_METHOD, record
 from plan_tuning.config.filter import UNSCORED_ADVICE, FilterConfig
 from plan_tuning.config.grpo import GRPOConfig, StartConfig
 from plan_tuning.config.merge import MergeConfig
+from plan_tuning.config.microworld import OTHER_QUESTIONS
 from plan_tuning.config.model import AdapterConfig, MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.teacher import DistillationConfig, TeacherConfig
@@ -153,6 +154,7 @@ class Config:
         self._check_given_plans()
         self._check_roles()
         self._check_shards()
+        self._check_rollouts()
 
     def _check_world(self) -> None:
         is_micro_data = self.data.is_microworld
@@ -164,6 +166,16 @@ class Config:
                 self.model.name,
                 f"the micro student knows the micro-world's words only, not {self.data.name}'s",
                 f"{self.data.words} model=tiny_qwen3",
+            )
+        if isinstance(self.model, MicroModelConfig) and not self.model.domains and uses_model:
+            named = [*self.data.tasks, *self.benchmarks]
+            asked = [n for n in named if n.startswith(OTHER_QUESTIONS)]
+            require(
+                not asked,
+                "model",
+                self.model.name,
+                f"this micro student lacks the words of {', '.join(asked)}",
+                "model=micro_domains",
             )
         if self.teacher.backend == "scripted" and not is_micro_data and self.uses_teacher:
             raise ConfigError(
@@ -296,6 +308,20 @@ class Config:
                 "fsdp",
                 "weights of four bits are not spread over devices",
                 "trainer.strategy=ddp, or adapter=lora",
+            )
+
+    def _check_rollouts(self) -> None:
+        """Refuse a server of rollouts that no step could be handed to."""
+        method = self.method
+        if not isinstance(method, GRPOConfig) or not method.is_served or "train" not in self.stages:
+            return
+        if self.adapter.name != "lora":
+            raise ConfigError(
+                "adapter",
+                self.adapter.name,
+                f"method.engine={method.engine} hands each step's adapter to the server; whole "
+                "weights, or an adapter upon weights of four bits, it could not be handed",
+                f"adapter=lora method.engine={method.engine}, or method.engine=native",
             )
 
     @property

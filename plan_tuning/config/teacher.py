@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from plan_tuning.config.checks import require, require_choice, require_positive, require_rate
 from plan_tuning.config.extensions import check_extension, extension_spec, names, record
@@ -65,6 +67,23 @@ def check_address(key: str, address: str | None) -> None:
         "every request adds",
         f"{key}={_mended(address or '')}",
     )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is this machine's own, which no proxy can reach for us.
+
+    >>> is_loopback("http://localhost:8000/v1"), is_loopback("http://127.8.0.1"), is_loopback("")
+    (True, True, False)
+    """
+    host = (urlsplit(address).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        place = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(place, "ipv4_mapped", None)
+    return place.is_loopback or place.is_unspecified or (mapped is not None and mapped.is_loopback)
 
 
 def _mended(address: str) -> str:

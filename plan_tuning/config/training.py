@@ -30,6 +30,7 @@ CARDS = (24, 40, 48, 80, 141)  # GB, as they are sold
 PROMPTS = ("matched", "paper")
 ORDERS = ("shuffled", "by_source", "by_difficulty", "by_length")
 SELECTIONS = ("loss", "accuracy")
+PROJECTIONS = ("none", "module", "global")
 
 MATCH = "match="  # before the fingerprint of a student whose compute is matched
 
@@ -162,6 +163,8 @@ class TrainerConfig:
     early_stopping_patience: int = 0  # validations without improvement; 0: off
     overlong: str = "drop"  # rows longer than max_length: drop (counted) or error
     order: str = "shuffled"  # a curriculum: by_source, by_difficulty, by_length
+    replay: float = 0.0  # share of a level's rows that come back among the later levels' rows
+    pcgrad: str = "none"  # project conflicting gradients of sources: by module, or global
     accelerator: str = field(default="auto", metadata=_RUNTIME)
     devices: int = field(default=1, metadata=_RUNTIME)
     strategy: str = field(default="auto", metadata=_RUNTIME)
@@ -176,6 +179,7 @@ class TrainerConfig:
     # Held-out problems that are solved at each validation; content where they select
     val_problems: int = field(default=0, metadata=_RUNTIME)
     log_every_n_steps: int = field(default=10, metadata=_RUNTIME)
+    cosine_every_n_steps: int = field(default=0, metadata=_RUNTIME)  # of sources' gradients; 0: off
     progress: bool = field(default=True, metadata=_RUNTIME)
 
     def __post_init__(self) -> None:
@@ -207,7 +211,7 @@ class TrainerConfig:
         )
         for key in (
             *("checkpoint_every_n_steps", "val_every_n_steps", "val_problems"),
-            "early_stopping_patience",
+            *("early_stopping_patience", "cosine_every_n_steps"),
         ):
             require_positive(f"trainer.{key}", getattr(self, key), f"trainer.{key}=200", zero=True)
         require_positive("trainer.threads", self.threads, "trainer.threads=1", zero=True)
@@ -233,6 +237,14 @@ class TrainerConfig:
         require_choice("trainer.strategy", self.strategy, STRATEGIES)
         self._check_shards()
         require_choice("trainer.order", self.order, ORDERS)
+        require(
+            0.0 <= self.replay < 1.0,
+            "trainer.replay",
+            self.replay,
+            "at least 0 and below 1",
+            "trainer.order=by_source trainer.replay=0.2",
+        )
+        require_choice("trainer.pcgrad", self.pcgrad, PROJECTIONS)
         require_choice("trainer.overlong", self.overlong, ("drop", "error"))
         require_choice("trainer.select_by", self.select_by, SELECTIONS)
         require(
@@ -319,6 +331,8 @@ class StartTrainerConfig:
     early_stopping_patience: int | None = None
     overlong: str | None = None
     order: str | None = None
+    replay: float | None = None
+    pcgrad: str | None = None
     micro_batch_tokens: Any = field(default=None, metadata=_RUNTIME)
     packing: bool | None = field(default=None, metadata=_RUNTIME)
     gradient_checkpointing: bool | None = field(default=None, metadata=_RUNTIME)
@@ -326,6 +340,7 @@ class StartTrainerConfig:
     val_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
     val_problems: int | None = field(default=None, metadata=_RUNTIME)
     log_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
+    cosine_every_n_steps: int | None = field(default=None, metadata=_RUNTIME)
     progress: bool | None = field(default=None, metadata=_RUNTIME)
 
     def over(self, trainer: TrainerConfig) -> TrainerConfig:

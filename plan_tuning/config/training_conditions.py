@@ -1,4 +1,4 @@
-"""Under which choices the keys of training are read: method, start, reward, trainer, filters."""
+"""Under which choices the keys of training are read: method, start, trainer, filters."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from plan_tuning.config.job_parts import (
     is_grpo,
     is_trained,
     may_learn_rationales,
-    rewards_plans,
     taught_by,
     trainings,
     trains_start,
 )
+from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import TrainerConfig
 
 IsRead = Callable[[Config], bool]
+_OF_GRADIENTS = ("pcgrad", "cosine_every_n_steps")  # of several sources
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ def _training_conditions(prefix: str) -> list[Condition]:
             f"{prefix}.scheduler=constant stays where it is",
             f"{prefix}.scheduler=cosine",
         ),
+        "replay": (
+            lambda t: t.order != "shuffled",
+            f"{prefix}.order=shuffled has no levels",
+            f"{prefix}.order=by_source",
+        ),
         "select_by": (
             lambda t: bool(t.select_best or t.early_stopping_patience),
             "nothing is selected",
@@ -98,7 +104,7 @@ def _training_conditions(prefix: str) -> list[Condition]:
         *("learning_rate", "scheduler", "warmup_ratio", "max_grad_norm", "batch_size"),
         *("max_steps", "val_fraction", "max_length", "neftune_alpha", "ema_decay", "overlong"),
         *("order", "packing", "checkpoint_every_n_steps", "log_every_n_steps"),
-        *("select_best", "early_stopping_patience"),
+        *("select_best", "early_stopping_patience", *_OF_GRADIENTS),
     )
     where = (
         ("no start is trained here, or method.name is not grpo", "method=grpo start=m1")
@@ -113,6 +119,12 @@ def _training_conditions(prefix: str) -> list[Condition]:
         *(
             Condition((f"{prefix}.{key}",), read(key, is_read), reason, cure)
             for key, (is_read, reason, cure) in further.items()
+        ),
+        Condition(
+            tuple(f"{prefix}.{key}" for key in _OF_GRADIENTS),
+            lambda job: isinstance(job.data, MixtureDataConfig) and not job.merge.is_merged,
+            "no training here has several sources",
+            "data=gsm8k_math adapter=lora merge=none",
         ),
     ]
 
@@ -153,7 +165,6 @@ def filter_conditions(prefix: str, chosen: Callable[[Config], FilterConfig]) -> 
 
 _UNTRAINED = "method={job.method.name} trains no student in this job"
 _LEARN = "method=m1"
-_NO_GRPO = "method={job.method.name} earns no rewards"
 
 TRAINING: tuple[Condition, ...] = (
     # method
@@ -262,6 +273,30 @@ TRAINING: tuple[Condition, ...] = (
         "method.val_problems=32",
     ),
     Condition(
+        ("method.merged_sampler", "method.sampler_dtype", "method.decoding"),
+        _of_grpo(lambda m: not m.is_served),
+        "method.engine={job.method.engine} writes rollouts elsewhere",
+        "method.engine=native",
+    ),
+    Condition(
+        ("method.generation_batch_tokens",),
+        _of_grpo(lambda m: m.engine != "server"),
+        "method.engine=server: the server holds what it has memory for",
+        "method.engine=native",
+    ),
+    Condition(
+        ("method.server",),
+        _of_grpo(lambda m: m.engine == "server"),
+        "method.engine={job.method.engine} asks no server that is there already",
+        "method.engine=server",
+    ),
+    Condition(
+        ("method.sync_dir",),
+        _of_grpo(lambda m: m.is_served),
+        "method.engine=native writes no adapters for anybody",
+        "method.engine=vllm",
+    ),
+    Condition(
         ("method.merged_sampler",),
         lambda job: job.adapter.name == "lora",
         "adapter={job.adapter.name} has nothing to merge",
@@ -273,7 +308,7 @@ TRAINING: tuple[Condition, ...] = (
         "a checkpointed pass keeps no prompt to share",
         "trainer.gradient_checkpointing=false",
     ),
-    # start, reward
+    # start
     Condition(("start",), is_grpo, "only method=grpo has a start", "method=grpo"),
     Condition(
         ("start.trainer",),
@@ -290,40 +325,6 @@ TRAINING: tuple[Condition, ...] = (
         "start=m1",
     ),
     *filter_conditions("start.filter", lambda job: job.start.filter),
-    Condition(("reward",), is_grpo, _NO_GRPO, "method=grpo"),
-    Condition(
-        tuple(
-            f"reward.plan.{key}"
-            for key in (
-                *("kind", "metric", "guards", "votes", "swap", "temperature"),
-                *("max_reply_tokens", "wait_s", "encoder"),
-            )
-        ),
-        rewards_plans,
-        "reward.plan.weight=0: plans earn nothing",
-        "reward=plan_and_answer",
-    ),
-    Condition(
-        ("reward.plan.metric",),
-        lambda job: job.reward.plan.kind == "steps",
-        "reward.plan.kind={job.reward.plan.kind} has a measure of its own",
-        "reward.plan.kind=steps",
-    ),
-    Condition(
-        ("reward.plan.encoder",),
-        lambda job: job.reward.plan.kind == "embedding",
-        "reward.plan.kind={job.reward.plan.kind} has no encoder",
-        "reward.plan.kind=embedding",
-    ),
-    Condition(
-        (
-            *(f"reward.plan.{key}" for key in ("votes", "swap", "temperature")),
-            *("reward.plan.max_reply_tokens", "reward.plan.wait_s", "reward.judge"),
-        ),
-        lambda job: job.reward.uses_judge,
-        "nobody judges plans",
-        "reward=plan_and_answer reward.plan.kind=judge",
-    ),
     # trainer
     *_training_conditions("trainer"),
     *_training_conditions("start.trainer"),

@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.precision import check_precision
+from plan_tuning.config.registration import explained, resource_folder
 from plan_tuning.config.run import Config
+from plan_tuning.config.source_checks import check_sources
 
 Group = TypeVar("Group")
 _PROBE_BYTES = 2**16
@@ -52,7 +56,30 @@ def typed(config: DictConfig) -> Config:
     if not isinstance(result, Config):
         raise TypeError(f"the schema composed to {type(result).__name__}, not Config")
     check_precision(result)
+    check_sources(result)
     return debugged(result)
+
+
+def composed(words: Sequence[str]) -> Config:
+    """Compose a configuration for a command that is no job: conf/ and the overrides of its line.
+
+    Args:
+        words: overrides, as a job takes them.
+
+    Raises:
+        ConfigError: a word names no key or choice, or a value is out of range.
+    """
+    conf = resource_folder("conf")
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            config = compose("config", list(words))
+    except HydraException as error:
+        told = explained(error, words, conf, [conf])
+        reason = str(error).splitlines()[0]
+        raise told or ConfigError(
+            "overrides", " ".join(words), f"KEY=VALUE, as a job takes them ({reason})", "seed=1"
+        ) from error
+    return typed(config)
 
 
 def debugged(config: Config) -> Config:

@@ -13,7 +13,7 @@ from plan_tuning.distillation.trajectory_rows import (
     RowReading,
     read_row,
 )
-from plan_tuning.grading.equivalence import gold_defect
+from plan_tuning.grading.answer_rules import problem_defect
 from plan_tuning.records import Problem, Trajectory
 from plan_tuning.tasks.contamination import tokens
 
@@ -94,7 +94,7 @@ class CandidateGroups:
 
     def _check(self, problem: Problem, earlier: Problem | None) -> None:
         columns = self.reading.columns
-        defect = gold_defect(problem.answer, problem.style)
+        defect = problem_defect(problem)
         if defect is not None:
             raise ColumnError(columns.answer or "", f"cannot be graded: {defect}", "answer")
         if earlier is None:

@@ -22,6 +22,8 @@ _LICENCES = {
     "math": "MIT for the collection (hendrycks/math); the problems are third-party copyright",
     "strategyqa": "MIT (eladsegal/strategyqa)",
     "olympiadbench": "MIT (OpenBMB/OlympiadBench)",
+    "humaneval": "MIT (openai/human-eval)",
+    "mbpp": "CC-BY-4.0 (google-research-datasets/mbpp)",
     "microworld": "made by plan-tuning, Apache-2.0",
 }
 
@@ -93,7 +95,7 @@ def write_card(
         *_cost(facts),
         "## Sources",
         "",
-        *(f"- {source}: {_LICENCES.get(source, 'see its publisher')}" for source in sources),
+        *(f"- {source}: {_licence(source)}" for source in sources),
         *_terms(facts),
         "",
         "```python",
@@ -222,3 +224,8 @@ def _counts(values: Mapping[str, Any]) -> str:
     return (
         ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items()) or "none"
     )
+
+
+def _licence(source: str) -> str:
+    is_made = source.startswith("microworld")
+    return _LICENCES.get("microworld" if is_made else source, "see its publisher")

@@ -37,7 +37,7 @@ from plan_tuning.teachers.caller import Caller
 from plan_tuning.teachers.errors import HolesError
 from plan_tuning.teachers.factory import open_caller
 from plan_tuning.teachers.usage import Usage
-from plan_tuning.text.prompts import REQUESTS, prompt_fingerprint
+from plan_tuning.text.prompts import REQUESTS, prompt_fingerprint, words_fingerprint
 from plan_tuning.text.thoughts import holds_thoughts
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def corpus_spec(
     teacher: TeacherConfig,
     distillation: DistillationConfig,
     grading: GradingConfig,
+    tasks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Say what determines a corpus, for its fingerprint: plain values, no file is read but prompts.
 
@@ -68,6 +69,7 @@ def corpus_spec(
         teacher: only its spec counts, and whether samples are seeded.
         distillation: sampling, limits, parsers; the window and the breaker do not count.
         grading: the Answer Verifier's policy.
+        tasks: that the problems are of; those with words of their own count.
     """
     asked = dict(teacher.spec())
     if not teacher.is_asked:
@@ -79,8 +81,10 @@ def corpus_spec(
     if not teacher.seeded:
         asked["seeded"] = False
     given = {"plans": DATASET_PLANS} if distillation.has_given_plans else {}
+    words = words_fingerprint(tasks)
     return {
         **given,
+        **({"task_prompts": words} if words else {}),
         "problems": dict(problems_spec),
         "teacher": asked,
         "distillation": hashed_values(distillation),
@@ -181,6 +185,7 @@ async def _make(
         "teacher": teacher.spec(),
         "served_models": sorted(usage.served_models),
         "distil_s": round(time.perf_counter() - started, 3),
+        **grader.facts(),
         **({"test_problems": known} if known else {}),
     }
     write_card(folder, facts, problems, distillation)

@@ -44,6 +44,7 @@ MaxRows = Annotated[int | None, typer.Option(help="At most so many rows.")]
 
 _OUTPUTS = Path("multirun_outputs")
 _THRESHOLD = 80
+_WIDTH_OF_LOGS = 160
 
 
 @app.command()
@@ -118,6 +119,30 @@ def refilter(
     config = _filter(name, plan_score_threshold, selection, drop_leaks, max_rows)
     rows = read_trajectories(find_corpus(corpus, outputs))
     Console().print(filter_table(rows, filter_trajectories(rows, config), config))
+
+
+@app.command()
+def diversity(
+    corpus: Corpus = None, option: CorpusOption = None, outputs: Outputs = _OUTPUTS
+) -> None:
+    """Show how diverse and coherent plans are before and after each filter; asks nobody."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from plan_tuning.distillation.corpus import read_trajectories
+    from plan_tuning.distillation.filter_effects import LEGEND, effect_rows, filter_effects
+    from plan_tuning.distillation.panels import find_corpus
+
+    corpus, outputs = _named(corpus, option, outputs)
+    folder = find_corpus(corpus, outputs)
+    head, rows = effect_rows(filter_effects(read_trajectories(folder)))
+    table = Table(*head, title=f"plans of corpus {folder.name}", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console = console if console.is_terminal else Console(width=_WIDTH_OF_LOGS)
+    console.print(table)
+    console.print(LEGEND, highlight=False, markup=False)
 
 
 @app.command()

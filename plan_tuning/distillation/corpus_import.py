@@ -176,7 +176,8 @@ def _make(
 ) -> Mapping[str, Any]:
     started = time.perf_counter()
     problems = collected.problems
-    candidates = _graded(collected.candidates, problems, grading, progress)
+    with Grader(grading) as grader:
+        candidates = _graded(collected.candidates, problems, grader, progress)
     tally = Tally(len(problems), _filters(candidates))
     for group in candidates:
         tally.add(group)
@@ -192,6 +193,7 @@ def _make(
             "shape": given.reading.shape,
             **collected.counts,
         },
+        **grader.facts(),
         "import_s": round(time.perf_counter() - started, 3),
     }
     known = known_test_problems(problem.problem for problem in problems)
@@ -214,7 +216,7 @@ def _filters(groups: Sequence[tuple[Trajectory, ...]]) -> tuple[FilterConfig, ..
 def _graded(
     groups: Sequence[tuple[Trajectory, ...]],
     problems: Sequence[Problem],
-    grading: GradingConfig,
+    grader: Grader,
     progress: Progress | None,
 ) -> list[tuple[Trajectory, ...]]:
     """Have the grader read every execution."""
@@ -225,19 +227,18 @@ def _graded(
         if row.execution_status != ABSENT
     ]
     judged: dict[tuple[str, int], Trajectory] = {}
-    with Grader(grading) as grader:
-        for start in range(0, len(items), _CHUNK):
-            chunk = items[start : start + _CHUNK]
-            grades = grader.grade_many(
-                [(row.execution, problem) for row, problem in chunk],
-                finish_reasons=["stop" if r.execution_status == OK else "length" for r, _ in chunk],
+    for start in range(0, len(items), _CHUNK):
+        chunk = items[start : start + _CHUNK]
+        grades = grader.grade_many(
+            [(row.execution, problem) for row, problem in chunk],
+            finish_reasons=["stop" if r.execution_status == OK else "length" for r, _ in chunk],
+        )
+        for (row, _), grade in zip(chunk, grades, strict=True):
+            judged[row.problem_id, row.candidate] = replace(
+                row, execution_answer=grade.answer, verdict=grade.verdict
             )
-            for (row, _), grade in zip(chunk, grades, strict=True):
-                judged[row.problem_id, row.candidate] = replace(
-                    row, execution_answer=grade.answer, verdict=grade.verdict
-                )
-            if progress is not None:
-                progress(len(judged), len(items))
+        if progress is not None:
+            progress(len(judged), len(items))
     return [
         tuple(judged.get((row.problem_id, row.candidate), row) for row in group) for group in groups
     ]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plan_tuning.config.data import OWN_STYLES, RowForm
-from plan_tuning.config.extensions import DEFAULT_METHOD, TWO_CALLS, find
+from plan_tuning.config.data import RowForm
+from plan_tuning.config.extensions import DEFAULT_METHOD, TWO_CALLS, find, own_styles
 
 if TYPE_CHECKING:
     from plan_tuning.distillation.trajectory_file import TrajectoryFile
@@ -53,7 +53,7 @@ def import_file(
         ),
     ] = "auto",
     style: Annotated[
-        str, typer.Option(help=f"How answers are graded: {', '.join(OWN_STYLES)}.")
+        str, typer.Option(help=f"How answers are graded: {', '.join(own_styles())}.")
     ] = "math",
     split: Annotated[
         str, typer.Option(help="train, or test: for plan swaps, never trained on.")
@@ -77,6 +77,13 @@ def import_file(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave rows out that cannot be used, and count them.")
     ] = False,
+    run_code: Annotated[
+        bool,
+        typer.Option(
+            "--run-code",
+            help="Run executions that are programs, in the sandbox, with the tests of --problems.",
+        ),
+    ] = False,
     revision: Annotated[str, typer.Option(help="Of the data set on the Hub.")] = "main",
     hub_config: Annotated[
         str | None, typer.Option(help="Configuration on the Hub.", show_default="the only one")
@@ -93,6 +100,7 @@ def import_file(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
     from plan_tuning.artifacts import read_manifest
+    from plan_tuning.config.grading import GradingConfig
     from plan_tuning.distillation.corpus_import import import_corpus
     from plan_tuning.distillation.panels import status_table
     from plan_tuning.distillation.trajectory_file import TrajectoryFile
@@ -133,6 +141,7 @@ def import_file(
         folder, is_new = import_corpus(
             given,
             outputs,
+            GradingConfig(run_code=run_code),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     manifest = read_manifest(folder)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from plan_tuning.artifacts import build, fingerprint_of, folder_of, is_complete, read_manifest
-from plan_tuning.config.grading import GradingConfig
+from plan_tuning.config.grading import grading_from
 from plan_tuning.config.teacher import DistillationConfig
 from plan_tuning.distillation.card import write_card
 from plan_tuning.distillation.corpus import (
@@ -34,7 +34,6 @@ from plan_tuning.teachers.replies import settled
 from plan_tuning.teachers.store import CallStore
 from plan_tuning.text.parsing import SCORE_PARSERS, UNPARSED, Score, parse_plan
 
-C = TypeVar("C", DistillationConfig, GradingConfig)
 _VERSION = 1
 
 
@@ -81,7 +80,7 @@ def rebuild_corpus(source: Path, outputs: Path) -> Path:
 def _make(
     folder: Path, source: Path, manifest: Mapping[str, Any], calls: Path
 ) -> Mapping[str, Any]:
-    distillation = _config(DistillationConfig, manifest["spec"].get("distillation", {}))
+    distillation = _distillation(manifest["spec"].get("distillation", {}))
     problems = read_problems(source)
     by_id = {problem.id: problem for problem in problems}
     rows: dict[str, list[Trajectory]] = {}
@@ -91,7 +90,7 @@ def _make(
     filters = unscored_filters(problems) if is_unscored else STANDARD_FILTERS
     tally = Tally(len(problems), filters)
     written: list[Trajectory] = []
-    grading = _config(GradingConfig, manifest["spec"].get("grading", {}))
+    grading = grading_from(manifest["spec"].get("grading", {}))
     with CallStore(calls) as store, Grader(grading) as grader:
         reader = _Reader(store, grader, distillation)
         for problem_id, candidates in rows.items():
@@ -105,10 +104,10 @@ def _make(
     return facts
 
 
-def _config(kind: type[C], values: Mapping[str, Any]) -> C:
-    """Rebuild a config from what was hashed of it; the other fields had their defaults."""
-    known = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in known})
+def _distillation(values: Mapping[str, Any]) -> DistillationConfig:
+    """Rebuild the config from what was hashed of it; the other fields had their defaults."""
+    known = {field.name for field in dataclasses.fields(DistillationConfig)}
+    return DistillationConfig(**{name: value for name, value in values.items() if name in known})
 
 
 class _Reader:

@@ -11,7 +11,7 @@ def constraints_request(problem: Problem, config: DistillationConfig) -> Request
     """Ask for what any solution has to respect."""
     return Request(
         role="constraints",
-        messages=render("constraints", problem=problem.problem),
+        messages=render("constraints", style=problem.style, problem=problem.problem),
         temperature=config.temperature,
         max_tokens=config.max_constraints_tokens,
         problem_id=problem.id,
@@ -22,7 +22,7 @@ def plan_request(problem: Problem, config: DistillationConfig, index: int) -> Re
     """Ask for candidate ``index``."""
     return Request(
         role="plan",
-        messages=render("plan", problem=problem.problem),
+        messages=render("plan", style=problem.style, problem=problem.problem),
         temperature=config.plan_temperature,
         max_tokens=config.max_plan_tokens,
         sample_index=index,
@@ -44,6 +44,7 @@ def verify_request(
         role="verify",
         messages=render(
             "verify",
+            style=problem.style,
             is_reminded=is_reminded,
             problem=problem.problem,
             constraints=constraints.text.strip(),
@@ -61,7 +62,13 @@ def execute_request(
     """Ask for a plan to be executed."""
     return Request(
         role="execute",
-        messages=render("execute", is_reminded=is_reminded, problem=problem.problem, plan=plan),
+        messages=render(
+            "execute",
+            style=problem.style,
+            is_reminded=is_reminded,
+            problem=problem.problem,
+            plan=plan,
+        ),
         temperature=config.temperature,
         max_tokens=config.max_execute_tokens,
         problem_id=problem.id,

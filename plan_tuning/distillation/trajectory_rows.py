@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plan_tuning.config.checks import require, require_choice
-from plan_tuning.config.data import OWN_STYLES
+from plan_tuning.config.extensions import own_styles
 from plan_tuning.distillation.filters import ABSENT, UNSCORED
 from plan_tuning.distillation.synthesis import MISSING, OK, TRUNCATED
 from plan_tuning.records import Problem
@@ -84,7 +84,7 @@ class RowReading:
     def __post_init__(self) -> None:
         """Check the choices."""
         require_choice("--shape", self.shape, (AUTO, *SHAPES))
-        require_choice("--style", self.style, OWN_STYLES)
+        require_choice("--style", self.style, own_styles())
         named = list(self.columns_read.values())
         require(
             all(name.strip() for name in named) and len(set(named)) == len(named),

@@ -14,8 +14,9 @@ from plan_tuning.config.extensions import record
 from plan_tuning.evaluation.predictions import other_problems
 from plan_tuning.records import Prediction, Problem
 from plan_tuning.tasks.dataset_plans import dataset_plan
-from plan_tuning.tasks.microworld_text import execution_text, parse_plan, parse_problem, steps_of
-from plan_tuning.text.formats import MICROWORLD, boxed
+from plan_tuning.tasks.microworld_questions import execution_of
+from plan_tuning.tasks.microworld_text import parse_plan, parse_problem, steps_of
+from plan_tuning.text.formats import is_micro, stated
 from plan_tuning.text.plan_edits import shuffled, with_number_swapped, with_step_dropped
 
 GIVEN = ("teacher", "dataset", "true")  # plans that the student did not write
@@ -39,13 +40,14 @@ def reference_execution(problem: Problem) -> str:
     In the micro-world it is that of the true plan, without a mistake; elsewhere that of the data
     set's own plan, or its solution, in the form in which a student learns it.
     """
-    if problem.style == MICROWORLD and problem.true_plan:
+    if is_micro(problem.style) and problem.true_plan:
         story = parse_problem(problem.problem)
-        return execution_text(steps_of(story, parse_plan(problem.true_plan)))
+        return execution_of(story, steps_of(story, parse_plan(problem.true_plan)))
     given = dataset_plan(problem)
     if given is not None and given.execution:
         return given.execution
-    return boxed(problem.solution.strip(), problem.answer) if problem.solution.strip() else ""
+    solution = problem.solution.strip()
+    return stated(solution, problem.answer, problem.style) if solution else ""
 
 
 def own_plans(predictions: Sequence[Prediction]) -> dict[str, str]:

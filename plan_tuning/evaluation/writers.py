@@ -1,35 +1,41 @@
-"""Messages to texts: inference of a student here, of one behind a server, or of a large model.
+"""Messages to texts: students that are asked in tokens, by whichever engine.
 
-``solve`` asks a :class:`Writer` and does not know which it is.
+``solve`` asks a :class:`Writer` and does not know which it is; those that are asked in text are in
+:mod:`plan_tuning.evaluation.text_writers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
-
-import torch
 
 from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.extensions import record
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.job_record import Compute
-from plan_tuning.records import Completion, Message, Problem, Reply, Request
+from plan_tuning.records import Completion, Message, Problem
 from plan_tuning.students.flops import writing
-from plan_tuning.students.generation.static_decoding import is_static
+from plan_tuning.students.generation.in_process import InProcessEngine
+from plan_tuning.students.generation.protocol import (
+    Engine,
+    EngineLostError,
+    Key,
+    Sampling,
+    Vocabulary,
+)
 from plan_tuning.students.loading import Student
 from plan_tuning.students.memory import release_card_memory
-from plan_tuning.students.templates import DATE_STRING, prompt_ids, template_date
+from plan_tuning.students.templates import prompt_ids, template_date
 from plan_tuning.text import formats
-from plan_tuning.text.prompts import render
 from plan_tuning.text.thoughts import split_thoughts
 
-Messages = Sequence[Message]
-Key = tuple[str, int]  # problem id and sample
-AskAll = Callable[[Sequence[Request]], list[Reply]]
-"""From requests to replies, in their order; made by experiment's roles."""
+logger = logging.getLogger(__name__)
 
+Messages = Sequence[Message]
 Progress = Callable[[str, int, int, int], None]
 """Called with (phase, finished rows, all rows, generated tokens so far) after each batch."""
 
@@ -86,7 +92,7 @@ class Writer(Protocol):
         """Say what the answers hang on, beside the Spec."""
 
 
-class _StudentRequests:
+class StudentRequests:
     """Students are asked in the words that they were trained on."""
 
     computed = Compute()
@@ -106,23 +112,31 @@ class _StudentRequests:
         return formats.executor_messages(problem.problem, plan, style=problem.style)
 
 
-Engine = Callable[..., list[Completion]]
-"""From a student and prompts (token ids) to their completions, in the order of the prompts.
+Lend = Callable[[int], AbstractContextManager[Engine]]
+"""Opens an engine for a call whose longest row may have so many tokens, its prompt included."""
 
-Called with max_new_tokens, temperature, top_p, top_k, seed, batch_tokens and progress, and with
-what the engine's record needs: keys, stop_strings, decoding.
-"""
-
-Execute = Callable[[str, str], str]
-"""From a problem and a plan (empty: none is given) to a text that ends in a boxed answer."""
+Measure = Callable[[Iterable[int], Sequence[tuple[int, int]]], Compute]
+"""From the tokens of each prompt that is read, and those of each row's prompt and completion."""
 
 
-class LocalWriter(_StudentRequests):
-    """A student on this machine, run by the engine that the evaluation chooses."""
+class EngineWriter(StudentRequests):
+    """A student that is asked in tokens, whichever engine continues them.
 
-    def __init__(self, student: Student, evaluation: EvaluationConfig) -> None:
-        self.student = student
+    Args:
+        vocabulary: the student's.
+        lend: opens the engine for a call.
+        evaluation: how it writes.
+        measure: what its model computes.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, lend: Lend, evaluation: EvaluationConfig, measure: Measure
+    ) -> None:
+        self.vocabulary = vocabulary
         self.evaluation = evaluation
+        self._lend = lend
+        self._measure = measure
+        self._facts: Mapping[str, Any] = {}
 
     def write(
         self,
@@ -133,67 +147,77 @@ class LocalWriter(_StudentRequests):
         phase: str,
         progress: Progress | None,
     ) -> list[Written]:
-        """Answer everything that is asked, in its order."""
+        """Answer everything that is asked, in its order; a lost engine is opened again once."""
         evaluation = self.evaluation
         rendered: dict[str, list[int]] = {}
         prompts = []
         for messages in asked:  # the samples of a problem ask the same
             key = "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in messages)
             if key not in rendered:
-                rendered[key] = prompt_ids(self.student.tokenizer, messages)
+                rendered[key] = prompt_ids(self.vocabulary.tokenizer, messages)
             prompts.append(rendered[key])
+        if not prompts:
+            return []
 
         def tell(rows: int, tokens: int) -> None:
             if progress is not None:
                 progress(phase, rows, len(prompts), tokens)
 
-        engine = record("engine", evaluation.engine)
-        offered = {
-            "keys": [(f"{phase}/{name}", sample) for name, sample in keys],
-            "stop_strings": evaluation.stop_strings(phase),
-            "decoding": evaluation.decoding,
-        }
-        generate: Engine = engine.load()
-        completions = generate(
-            self.student,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            temperature=evaluation.temperature,
-            top_p=evaluation.top_p,
-            top_k=evaluation.top_k,
-            seed=evaluation.seed,
-            batch_tokens=evaluation.batch_tokens,
-            progress=tell,
-            **{name: offered[name] for name in engine.needs},
-        )
-        if len(completions) != len(prompts):
-            raise SolveError(
-                f"engine={engine.name} returned {len(completions)} completions of {len(prompts)}"
-            )
+        def ask() -> list[Completion]:
+            with self._lend(max(map(len, prompts)) + max_new_tokens) as engine:
+                self._facts = engine.facts()
+                return engine.generate(
+                    prompts,
+                    keys=[(f"{phase}/{name}", sample) for name, sample in keys],
+                    sampling=Sampling(
+                        max_new_tokens,
+                        evaluation.temperature,
+                        evaluation.top_p,
+                        evaluation.top_k,
+                        evaluation.seed,
+                        tuple(evaluation.stop_strings(phase)),
+                    ),
+                    progress=tell,
+                )
+
+        try:
+            completions = ask()
+        except EngineLostError as error:
+            logger.warning("%s; it is opened again and asked once more", error)
+            completions = ask()
         sizes = [(len(p), len(c.token_ids)) for p, c in zip(prompts, completions, strict=True)]
         read = [len(prompt) for prompt in rendered.values()]  # once for all samples
-        self.computed += writing(self.student.causal_lm, read, sizes)
+        self.computed += self._measure(read, sizes)
         return [Written(c.text, c.finish_reason, len(c.token_ids)) for c in completions]
 
     def facts(self) -> dict[str, Any]:
-        """Name a date in prompts, and what rounding hangs on where it is coarse.
-
-        The kernels of half precision depend on the shape of a batch, so that other batches may
-        choose other tokens.
-        """
-        date = template_date(self.student.tokenizer)
+        """Name a date in prompts, and what the engine's answers hang on."""
+        date = template_date(self.vocabulary.tokenizer)
         found: dict[str, Any] = {} if date is None else {"template_date": date}
-        dtype = next(p.dtype for p in self.student.model.parameters() if p.is_floating_point())
-        if dtype == torch.float32:
-            return found
-        chosen = self.evaluation.decoding
-        return found | {
-            "decoding": {
-                "precision": str(dtype).removeprefix("torch."),
-                "batch_tokens": self.evaluation.batch_tokens,
-                "decoding": "static" if is_static(self.student, chosen) else "dynamic",
-            }
-        }
+        return found | dict(self._facts)
+
+
+class LocalWriter(EngineWriter):
+    """A student on this machine, run by the engine that the evaluation chooses."""
+
+    def __init__(self, student: Student, evaluation: EvaluationConfig) -> None:
+        self.student = student
+        self.engine = InProcessEngine(
+            student,
+            record("engine", evaluation.engine),
+            batch_tokens=evaluation.batch_tokens,
+            decoding=evaluation.decoding,
+        )
+        super().__init__(
+            Vocabulary(student.tokenizer, student.end_ids),
+            lambda _: self.engine,
+            evaluation,
+            partial(writing, student.causal_lm),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Name a date in prompts, and what rounding hangs on."""
+        return super().facts() | dict(self.engine.facts())
 
 
 class AdapterOffWriter(LocalWriter):
@@ -215,7 +239,7 @@ class AdapterOffWriter(LocalWriter):
             )
 
 
-class WaitingWriter(_StudentRequests):
+class WaitingWriter(StudentRequests):
     """A student that waits in the machine's memory and is on the card while it writes.
 
     Args:
@@ -253,148 +277,3 @@ class WaitingWriter(_StudentRequests):
         finally:
             model.to("cpu")
             release_card_memory()
-
-
-class ServedWriter(_StudentRequests):
-    """A student behind an OpenAI-compatible server; the server applies the chat template.
-
-    What vLLM and SGLang would fill in by themselves is said in every request: the thinking switch
-    of the template, which training has off, the date that it may write, which training has fixed
-    (one that asks a clock gets the server's), and settings of the student's generation config.
-    """
-
-    def __init__(self, ask_all: AskAll, evaluation: EvaluationConfig) -> None:
-        self._ask_all = ask_all
-        self._evaluation = evaluation
-
-    def write(
-        self,
-        keys: Sequence[Key],
-        asked: Sequence[Messages],
-        *,
-        max_new_tokens: int,
-        phase: str,
-        progress: Progress | None,
-    ) -> list[Written]:
-        """Answer everything that is asked, in its order.
-
-        Raises:
-            SolveError: an answer is missing.
-        """
-        evaluation = self._evaluation
-        is_sampled = evaluation.temperature > 0
-        extra = self._extra(phase)
-        requests = [
-            Request(
-                role="execute" if _holds_plan(messages) else "solve",
-                messages=tuple(messages),
-                temperature=evaluation.temperature,
-                max_tokens=max_new_tokens,
-                top_p=evaluation.top_p,
-                sample_index=sample,
-                seed=evaluation.seed + sample if is_sampled else None,
-                problem_id=name,
-                extra=extra,
-            )
-            for (name, sample), messages in zip(keys, asked, strict=True)
-        ]
-        replies = self._ask_all(requests)
-        if len(replies) != len(requests):
-            raise SolveError(f"{len(requests)} requests got {len(replies)} replies")
-        failed = sum(reply.status == "failed" for reply in replies)
-        if failed:
-            # A missing answer is no wrong answer: as one it would lower the accuracy.
-            raise SolveError(
-                f"{failed} of {len(replies)} calls failed to the end: run the same command again; "
-                "every answer that arrived is stored"
-            )
-        tokens = sum(reply.completion_tokens for reply in replies)
-        read = sum(reply.prompt_tokens for reply in replies)
-        self.computed += Compute(0, tokens, read, flops=None)  # of weights that are not here
-        if progress is not None:
-            progress(phase, len(replies), len(replies), tokens)
-        return [
-            Written(
-                reply.thoughts + reply.text,
-                "length" if reply.finish_reason == "length" else "stop",
-                reply.completion_tokens,
-            )
-            for reply in replies
-        ]
-
-    def facts(self) -> dict[str, Any]:
-        """Name the date that was sent; what a template made of it, the server alone knows."""
-        return {"sent_date_string": DATE_STRING}
-
-    def _extra(self, phase: str) -> dict[str, Any]:
-        """Name the fields that decode a served student as this project's own engine does."""
-        stop = self._evaluation.stop_strings(phase)
-        return {
-            "chat_template_kwargs": {"enable_thinking": False, "date_string": DATE_STRING},
-            "top_p": self._evaluation.top_p,
-            "top_k": self._evaluation.top_k or -1,  # the servers' word for all tokens
-            "repetition_penalty": 1.0,
-            **({"stop": stop, "include_stop_str_in_output": True} if stop else {}),
-        }
-
-
-def _holds_plan(messages: Messages) -> bool:
-    """Whether a request hands a plan over."""
-    return "</plan>" in messages[-1]["content"]
-
-
-class TeacherWriter(ServedWriter):
-    """A large model, asked in the words of distillation and decoded as its provider does."""
-
-    def facts(self) -> dict[str, Any]:
-        """Say nothing: it is not told any date."""
-        return {}
-
-    def _extra(self, phase: str) -> dict[str, Any]:
-        """Send nothing that only servers of students know."""
-        return {}
-
-    def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
-        """Ask for an answer without any plan."""
-        return render("solve", problem=problem.problem)
-
-    def execution_request(self, problem: Problem, plan: str) -> Messages:
-        """Ask for a plan to be executed."""
-        return render("execute", problem=problem.problem, plan=plan)
-
-
-class FunctionWriter(_StudentRequests):
-    """An executor from outside: one function of the texts of a problem and of a plan."""
-
-    def __init__(self, execute: Execute) -> None:
-        self._execute = execute
-        self._meant: dict[str, tuple[str, str]] = {}  # by what is asked: problem and plan
-
-    def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
-        """Ask for an answer without any plan."""
-        return self._note(super().request(problem, method, prompt), problem, "")
-
-    def execution_request(self, problem: Problem, plan: str) -> Messages:
-        """Ask for a plan to be executed."""
-        return self._note(super().execution_request(problem, plan), problem, plan)
-
-    def _note(self, messages: Messages, problem: Problem, plan: str) -> Messages:
-        self._meant[messages[-1]["content"]] = (problem.problem, plan)
-        return messages
-
-    def write(
-        self,
-        keys: Sequence[Key],
-        asked: Sequence[Messages],
-        *,
-        max_new_tokens: int,
-        phase: str,
-        progress: Progress | None,
-    ) -> list[Written]:
-        """Answer everything that is asked, in its order; tokens are not counted."""
-        meant = (self._meant[messages[-1]["content"]] for messages in asked)
-        written = [Written(self._execute(*texts), "stop", 0) for texts in meant]
-        self.computed += Compute(flops=None)
-        if progress is not None:
-            progress(phase, len(written), len(written), 0)
-        return written

@@ -20,6 +20,7 @@ _MAX_JOIN = 100  # characters between two boxes or formulas that are one answer
 _MAX_ANNOUNCED = 3000  # characters read behind "the answer is"
 NUMERIC_STYLES = frozenset({"gsm8k", "aime", "microworld"})
 BOX_RULE = "boxed"
+FENCE_RULE = "fence"  # of programs
 
 FOUND = "found"
 NONE = "none"
@@ -28,7 +29,7 @@ SEVERAL = "several"
 
 # Rules that a completion which ran into its length limit may still be graded by: the commitment is
 # complete even if the text after it is not.
-COMMITTED_RULES = frozenset({BOX_RULE, "answer_tag", "hashes"})
+COMMITTED_RULES = frozenset({BOX_RULE, FENCE_RULE, "answer_tag", "hashes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def extract(text: str, *, style: str = "math", require_box: bool = False) -> Ext
     >>> extract("She pays $42.", style="gsm8k").rule
     'last_number'
     """
-    body = _committed_part(text[-MAX_CHARACTERS:])
+    body = committed_part(text[-MAX_CHARACTERS:])
     if body is None:
         return Extraction("", "", TRUNCATED)
     boxed = _boxed(body)
@@ -138,7 +139,7 @@ def _committed(found: Extraction, style: str) -> Extraction:
     return found
 
 
-def _committed_part(text: str) -> str | None:
+def committed_part(text: str) -> str | None:
     """Cut thoughts, the plan and what follows the end; None where thoughts or plan are open."""
     start = 0
     for stop in _STOP_TOKEN.finditer(text):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from plan_tuning.config.grading import GradingConfig
+from plan_tuning.config.grading import grading_from
 from plan_tuning.grading.arithmetic import evaluate, is_plain
 from plan_tuning.grading.guards import is_safe
 from plan_tuning.grading.normalisation import MAX_DEPTH, MAX_LENGTH, depth, normalise
@@ -93,7 +93,7 @@ def request_fields(gold: str, answer: str, criteria: Criteria) -> dict[str, Any]
 def compare_fields(fields: Mapping[str, Any], symbolic: Symbolic) -> bool:
     """Run a comparison that :func:`request_fields` wrote, to its end."""
     criteria = dict(fields["criteria"])
-    criteria["config"] = GradingConfig(**criteria["config"])
+    criteria["config"] = grading_from(criteria["config"])
     return bool(compare(fields["gold"], fields["answer"], Criteria(**criteria), symbolic))
 
 

@@ -2,7 +2,8 @@
 
 The Answer Verifier of the distillation, the reward of GRPO and every benchmark ask this class, so
 that their figures mean the same. Nearly all answers are decided in the calling process by text
-work; what needs algebra goes to a pool of workers that can be killed.
+work; what needs algebra goes to a pool of workers that can be killed, and an answer that is a
+program to the sandbox, with its tests.
 """
 
 from __future__ import annotations
@@ -14,20 +15,25 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
+from typing import Any
 
+from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.answer_rules import AnswerRules, rules_of
 from plan_tuning.grading.answers import (
     BOX_RULE,
     COMMITTED_RULES,
+    FENCE_RULE,
     NONE,
     TRUNCATED,
     Extraction,
-    extract,
 )
-from plan_tuning.grading.equivalence import compare, gold_defect, request_fields
-from plan_tuning.grading.pool import WorkerPool
+from plan_tuning.grading.equivalence import request_fields
+from plan_tuning.grading.pool import comparing_pool
+from plan_tuning.grading.sandbox.runner import KEY as RUN_CODE
+from plan_tuning.grading.sandbox.runner import TIMEOUT, Sandbox, SandboxError
 from plan_tuning.grading.scalars import Criteria
 from plan_tuning.records import Problem, Verdict
 
@@ -36,6 +42,7 @@ logger = logging.getLogger(__name__)
 GRADER_VERSION = 2
 """Raised by hand whenever a verdict may change; see :mod:`plan_tuning.tasks.regrading`."""
 
+_STRICT_RULES = (BOX_RULE, FENCE_RULE)
 _OUT_OF_LENGTH = "length"  # the finish reason of a completion that was cut off
 
 
@@ -46,7 +53,7 @@ class Grade:
     verdict: Verdict
     answer: str  # as extracted; empty where there is none
     rule: str  # extraction rule
-    is_strict: bool  # right by a boxed answer
+    is_strict: bool  # right by a boxed answer, or by a program in a fence
 
     @property
     def is_correct(self) -> bool:
@@ -62,7 +69,10 @@ class Grader:
 
     def __init__(self, config: GradingConfig | None = None) -> None:
         self.config = config or GradingConfig()
-        self.pool = WorkerPool(self.config.num_workers, self.config.wall_s, self.config.memory_mb)
+        num_workers = self.config.num_workers
+        self.pool = comparing_pool(num_workers, self.config.wall_s, self.config.memory_mb)
+        self.sandbox = Sandbox(self.config.sandbox, num_workers)
+        self._has_run = False
         self._owner = os.getpid()
         self._threads = self._new_threads()
         self._lock = threading.Lock()
@@ -83,7 +93,12 @@ class Grader:
     def close(self) -> None:
         """Stop the workers; calling it twice does no harm."""
         self.pool.close()
+        self.sandbox.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def facts(self) -> dict[str, Any]:
+        """Say, for the manifest of what is graded, in which sandbox programs were run, if any."""
+        return {"sandbox": asdict(self.sandbox.isolation())} if self._has_run else {}
 
     def grade(
         self,
@@ -104,7 +119,7 @@ class Grader:
         """
         found, decided = self._decide(completion, problem, finish_reason, require_box)
         if decided is None:
-            decided = self._by_algebra(found.answer, problem)
+            decided = self._settled(found.answer, problem)
         return _grade(found, decided)
 
     def grade_many(
@@ -132,7 +147,7 @@ class Grader:
             for (text, problem), reason in zip(items, reasons, strict=True)
         ]
         waiting = {
-            index: self._executor().submit(self._by_algebra, found.answer, items[index][1])
+            index: self._executor().submit(self._settled, found.answer, items[index][1])
             for index, (found, decided) in enumerate(decisions)
             if decided is None
         }
@@ -153,7 +168,7 @@ class Grader:
         found, decided = self._decide(completion, problem, finish_reason, require_box)
         if decided is None:
             decided = await asyncio.get_running_loop().run_in_executor(
-                self._executor(), self._by_algebra, found.answer, problem
+                self._executor(), self._settled, found.answer, problem
             )
         return _grade(found, decided)
 
@@ -164,7 +179,7 @@ class Grader:
             if key not in self._defects:
                 if len(self._defects) > self.config.cache_size:
                     self._defects.clear()
-                self._defects[key] = gold_defect(gold, problem.style)
+                self._defects[key] = rules_of(problem.style).gold_defect(gold, problem.style)
             if self._defects[key] is not None:
                 return self._defects[key]
         return None
@@ -181,8 +196,11 @@ class Grader:
     def _decide(
         self, completion: str, problem: Problem, finish_reason: str, require_box: bool
     ) -> tuple[Extraction, Verdict | None]:
-        """Extract and compare by text work; the verdict is None where algebra is needed."""
-        found = extract(completion, style=problem.style, require_box=require_box)
+        """Extract and compare by text work; the verdict is None where that does not decide."""
+        rules = rules_of(problem.style)
+        if rules.is_run:
+            self._check_may_run(problem)
+        found = rules.extract(completion, style=problem.style, require_box=require_box)
         if self.check_gold(problem) is not None:
             return found, Verdict.BAD_GOLD
         if found.status == TRUNCATED:
@@ -191,14 +209,59 @@ class Grader:
             return found, Verdict.TRUNCATED
         if found.status == NONE:
             return found, Verdict.NO_ANSWER
+        if rules.is_run:
+            has_tests = bool(rules.tests(problem).test.strip())
+            return found, None if has_tests else Verdict.BAD_GOLD
         criteria = Criteria.of(problem, self.config)
         undecided = False
         for gold in (problem.answer, *problem.accepted_answers):
-            result = compare(gold, found.answer, criteria)
+            result = rules.compare(gold, found.answer, criteria)
             if result:
                 return found, Verdict.CORRECT
             undecided = undecided or result is None
         return found, None if undecided else Verdict.WRONG
+
+    def _check_may_run(self, problem: Problem) -> None:
+        if not self.config.run_code:
+            raise ConfigError(
+                RUN_CODE,
+                False,
+                f"true for problems of the style {problem.style}, whose answers are programs: they "
+                "are graded by running them, in the sandbox",
+                f"{RUN_CODE}=true",
+            )
+
+    def _settled(self, answer: str, problem: Problem) -> Verdict:
+        """Decide what text work did not."""
+        rules = rules_of(problem.style)
+        if rules.is_run:
+            return self._by_tests(answer, problem, rules)
+        return self._by_algebra(answer, problem)
+
+    def _by_tests(self, answer: str, problem: Problem, rules: AnswerRules) -> Verdict:
+        """Run a program with the problem's tests, unless that is remembered."""
+        program, tests = rules.program(answer, problem), rules.tests(problem)
+        key = ("program", program, tests)
+        with self._lock:
+            verdict = self._verdicts.get(key)
+        if verdict is not None:
+            return verdict
+        self._has_run = True
+        try:
+            failure = self.sandbox.failure(program, tests)
+        except SandboxError as error:
+            logger.warning("grading %s: the sandbox failed (%s)", problem.id or "?", error)
+            return Verdict.ERROR
+        verdict = Verdict.CORRECT if failure is None else Verdict.WRONG
+        verdict = Verdict.TIMEOUT if failure == TIMEOUT else verdict
+        self._remember(key, verdict)
+        return verdict
+
+    def _remember(self, key: tuple[object, ...], verdict: Verdict) -> None:
+        with self._lock:
+            self._verdicts[key] = verdict
+            while len(self._verdicts) > self.config.cache_size:
+                self._verdicts.popitem(last=False)
 
     def _by_algebra(self, answer: str, problem: Problem) -> Verdict:
         """Have a worker compare, unless the same comparison is remembered."""
@@ -217,10 +280,7 @@ class Grader:
                 verdict = self._verdicts.get(key)
             if verdict is None:
                 verdict = self._ask(gold, answer, criteria, problem.id)
-                with self._lock:
-                    self._verdicts[key] = verdict
-                    while len(self._verdicts) > self.config.cache_size:
-                        self._verdicts.popitem(last=False)
+                self._remember(key, verdict)
             if verdict is Verdict.CORRECT:
                 return verdict
             if verdict is not Verdict.WRONG:
@@ -237,5 +297,5 @@ class Grader:
 
 
 def _grade(found: Extraction, verdict: Verdict) -> Grade:
-    is_strict = verdict is Verdict.CORRECT and found.rule == BOX_RULE
+    is_strict = verdict is Verdict.CORRECT and found.rule in _STRICT_RULES
     return Grade(verdict, found.answer, found.rule, is_strict)

@@ -16,11 +16,16 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
+Start = Callable[[], tuple[list[str], Mapping[str, str]]]
+"""The command of a worker, and its environment; asked for each worker anew."""
+
+PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 _WORKER = "plan_tuning.grading.worker"
 _FATAL = ("timeout", "crash", "memory")  # after these a worker is not used again
 _START_S = 120.0  # imports take half a second, on a loaded machine many times that
@@ -31,13 +36,21 @@ class WorkerError(RuntimeError):
 
 
 class WorkerPool:
-    """At most ``num_workers`` processes, each serving one request at a time."""
+    """At most ``num_workers`` processes, each serving one request at a time.
 
-    def __init__(self, num_workers: int, wall_s: float, memory_mb: int) -> None:
+    Args:
+        num_workers: of them.
+        wall_s: seconds until a request is ended by force.
+        start: how a worker is started, which says ``ready`` in its first line.
+        advice: what to look at where none starts.
+    """
+
+    def __init__(self, num_workers: int, wall_s: float, start: Start, advice: str) -> None:
         self.num_workers = num_workers
         self.wall_s = wall_s
-        self.memory_mb = memory_mb
         self.num_killed = 0  # requests that were ended by force, for the logs and the tests
+        self.told: Mapping[str, Any] = {}  # by the worker that started last
+        self._start, self._advice = start, advice
         self._reset()
 
     def _reset(self) -> None:
@@ -95,7 +108,7 @@ class WorkerPool:
                 return self._idle.pop()
             self._num_alive += 1
         try:
-            worker = _Worker(self.memory_mb, self.wall_s)
+            worker = _Worker(*self._start(), self._advice)
         except BaseException:
             with self._condition:
                 self._num_alive -= 1
@@ -103,6 +116,7 @@ class WorkerPool:
             raise
         with self._condition:
             self._all.add(worker)
+            self.told = worker.told
         return worker
 
     def _release(self, worker: _Worker, *, keep: bool) -> None:
@@ -118,6 +132,32 @@ class WorkerPool:
             self._condition.notify()
 
 
+def comparing_pool(num_workers: int, wall_s: float, memory_mb: int) -> WorkerPool:
+    """Make the pool that compares answers by algebra.
+
+    Args:
+        num_workers: of it.
+        wall_s: seconds that one comparison may take.
+        memory_mb: address space of a worker in MiB.
+    """
+    advice = (
+        f"check that math-verify is installed for {sys.executable}, and that grading.memory_mb is "
+        "large enough"
+    )
+
+    def start() -> tuple[list[str], Mapping[str, str]]:
+        search_path = [PACKAGE_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(search_path),
+            "OMP_NUM_THREADS": "1",
+        }
+        asked = [str(memory_mb), str(wall_s), str(os.getpid())]
+        return [sys.executable, "-m", _WORKER, *asked], environment
+
+    return WorkerPool(num_workers, wall_s, start, advice)
+
+
 def _stop(workers: set[_Worker], owner: int) -> None:
     if os.getpid() != owner:
         return
@@ -129,16 +169,9 @@ def _stop(workers: set[_Worker], owner: int) -> None:
 class _Worker:
     """One process with its two pipes."""
 
-    def __init__(self, memory_mb: int, wall_s: float) -> None:
-        package_root = str(Path(__file__).resolve().parents[2])
-        search_path = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(search_path),
-            "OMP_NUM_THREADS": "1",
-        }
+    def __init__(self, command: list[str], environment: Mapping[str, str], advice: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER, str(memory_mb), str(wall_s), str(os.getpid())],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -147,16 +180,15 @@ class _Worker:
         )
         self._buffer = b""
         try:
-            ready = self._read(_START_S)
+            self.told = self._read(_START_S)
         except BaseException:
             self.kill()
             raise
-        if not ready.get("ready"):
+        if not self.told.get("ready"):
             self.kill()
             raise WorkerError(
-                f"a grading worker did not start ({ready.get('failure')}, exit code "
-                f"{self.process.returncode}): check that math-verify is installed for "
-                f"{sys.executable}, and that grading.memory_mb is large enough"
+                f"a grading worker did not start ({self.told.get('failure')}, exit code "
+                f"{self.process.returncode}): {advice}"
             )
 
     def ask(self, request: dict[str, Any], wall_s: float) -> dict[str, Any]:

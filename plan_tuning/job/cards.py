@@ -114,6 +114,22 @@ def _asked(torch: Any, devices: int) -> float:
     )
 
 
+def share_of_card(needed: float) -> float:
+    """The share of the card at hand that so many bytes are, and at most what is free for tensors.
+
+    Args:
+        needed: bytes.
+
+    Returns:
+        Above 0, below 1, rounded down to a thousandth.
+    """
+    import torch
+
+    total = torch.cuda.mem_get_info()[1]
+    usable = USABLE * (free_bytes(1) or total)
+    return max(1, int(1000 * min(needed, usable) / total)) / 1000
+
+
 def _listed(visible: str | None) -> list[float]:
     """Free bytes of the visible cards, as the driver's tool lists them, without loading torch."""
     tool = shutil.which("nvidia-smi")

@@ -6,6 +6,7 @@ sweep lists its jobs without a network, a key or a store.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from plan_tuning.config.data import DataConfig, MicroworldDataConfig
 from plan_tuning.config.evaluation import PLAN_CONDITIONS
 from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.reward import HASHED
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import (
@@ -24,6 +26,8 @@ from plan_tuning.distillation.estimate import (
 )
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.inputs import count_benchmark, count_problems, source_parts
+from plan_tuning.job.stage_memory import PROMPT_TOKENS
+from plan_tuning.students.shapes import shape_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Expense:
 
 def teacher_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str:
     """Say how many teacher calls a sweep needs at the most, and what they may cost."""
-    listed = list(jobs)
+    listed = [one for config, graph in jobs for one in graph.jobs(config)]
     expenses = [
         expense
         for expense in (
@@ -166,14 +170,80 @@ def _judgements(jobs: Iterable[tuple[Config, JobGraph]]) -> Expense:
         if student is None or student.is_available or not config.uses_judge:
             continue
         if isinstance(method, GRPOConfig):
-            judged = config.reward.plan
-            prompts = method.total_steps(_count_golden(config, graph)) * method.prompts_per_step
-            completions = prompts * (1 + method.max_redraws) * method.group_size
-            replies = judged.votes * (2 if judged.swap else 1) if config.reward.judges_plans else 0
-            replies += len(config.reward.asking)  # one each, as far as is known
-            needs[student.fingerprint] = (completions * replies, config.judge)
+            golden, judged = _count_golden(config, graph), config.reward.plan
+            steps = method.total_steps(golden)
+            replies = len(config.reward.asking)  # one each, as far as is known
+            shared = 0
+            if config.reward.judges_plans and judged.kind == "verifier":
+                replies += 1
+                shared = min(golden, steps * _prompts(method))  # the constraints of each problem
+            elif config.reward.judges_plans:
+                replies += judged.votes * (2 if judged.swap else 1)
+            calls = steps * _prompts(method) * method.group_size * replies + shared
+            needs[student.fingerprint] = (calls, config.judge)
     estimates = tuple(count_judgements(calls, judge) for calls, judge in needs.values())
     return Expense("judgements of plans", estimates)
+
+
+def _prompts(method: GRPOConfig) -> int:
+    """How many problems a step asks about at the most."""
+    return method.prompts_per_step * (1 + method.max_redraws)
+
+
+def reward_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str:
+    """Say what frozen models do for the rewards of GRPO, a step and in all; empty for none.
+
+    Calls of a large model are the teacher line's. Each student counts once.
+    """
+    said: dict[str, int] = {}
+    for config, graph in jobs:
+        method, student, plan = config.method, graph.student, config.reward.plan
+        is_left = student is not None and not student.is_available and "train" in config.stages
+        if not isinstance(method, GRPOConfig) or not is_left or not plan.weight:
+            continue
+        golden = _count_golden(config, graph)
+        plans = _prompts(method) * method.group_size
+        steps = method.total_steps(golden)
+        problems = min(golden, steps * _prompts(method))
+        line = _frozen_work(config, plans, steps, problems, method.max_new_tokens)
+        if line:
+            said[line] = said.get(line, 0) + 1
+    parts = [line + (f" ({count} students)" if count > 1 else "") for line, count in said.items()]
+    return "Frozen models for rewards: " + "; ".join(parts) + "." if parts else ""
+
+
+def _frozen_work(config: Config, plans: int, steps: int, problems: int, longest: int) -> str:
+    """What one plan reward has frozen models do.
+
+    Args:
+        config: the job.
+        plans: of a step, at the most.
+        steps: of the training.
+        problems: that are met.
+        longest: tokens of a completion, as long as which a plan and an execution are taken to be.
+    """
+    plan = config.reward.plan
+    if plan.kind in ("executability", "uplift"):
+        each, alone = plan.samples, plan.samples * problems if plan.kind == "uplift" else 0
+        most = PROMPT_TOKENS + plan.max_execution_tokens
+        what = f"executions of up to {plan.max_execution_tokens} tokens"
+    elif plan.kind == "likelihood":
+        each, alone, most = 1, problems, PROMPT_TOKENS + longest
+        what = "forward passes of a plan and an execution"
+    elif "encoder" in plan.needs:
+        by = "hashed n-grams, no model" if plan.encoder == HASHED else plan.encoder
+        return f"{plan.kind} encodes the steps of {plans:,} plans a step ({by})"
+    else:
+        return ""
+    total = plans * each * steps + alone
+    found = shape_of(config.model)
+    flops = math.nan if found is None else 2.0 * found[0].parameters * total * most
+    cost = "" if found is None else f", at most {flops:.2g} operations"
+    once = f", {alone:,} of them once a problem without a plan" if alone else ""
+    return (
+        f"{plan.kind} has {plans * each:,} {what} a step by {plan.executor}, "
+        f"{total:,} in all{once}{cost}"
+    )
 
 
 def _count_golden(config: Config, graph: JobGraph) -> int:

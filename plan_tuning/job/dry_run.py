@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from plan_tuning.config.checks import ConfigError, Finding
+from plan_tuning.config.extensions import record
+from plan_tuning.config.grpo import GRPOConfig
+from plan_tuning.config.job_parts import is_tested, starts_server
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.distillation.estimate import dry_run, render_estimate
-from plan_tuning.job.costs import teacher_line, value_line
+from plan_tuning.job.costs import reward_line, teacher_line, value_line
 from plan_tuning.job.data_findings import data_findings, is_trained, makes_corpus
 from plan_tuning.job.disk import Job, disk_findings, is_dequantised
 from plan_tuning.job.graph import JobGraph, resolved
@@ -51,15 +55,18 @@ def print_job(config: Config, graph: JobGraph) -> int:
     with _silent():
         found = findings([(config, graph)])
         is_readable = not any(finding.kind == "error" for finding in data_findings(config, graph))
-        if makes_corpus(graph) and config.uses_teacher and config.teacher.is_asked and is_readable:
-            problems = load_problems(config)
-            estimate = dry_run(problems, config.teacher, config.distillation, config.paths.calls)
-            console.print(render_estimate(estimate, config.teacher))
+        for job, stages in graph.jobs(config):
+            if makes_corpus(stages) and job.uses_teacher and job.teacher.is_asked and is_readable:
+                problems = load_problems(job)
+                estimate = dry_run(problems, job.teacher, job.distillation, job.paths.calls)
+                console.print(render_estimate(estimate, job.teacher))
     if values := value_line([(config, graph)]):
         console.print(values, soft_wrap=True, highlight=False)
+    if line := reward_line([(config, graph)]):
+        console.print(line, soft_wrap=True, highlight=False)
     if config.uses_judge:
         console.print(teacher_line([(config, graph)]), soft_wrap=True)
-    for line in memory_lines(config, graph):
+    for line in (one for job in graph.jobs(config) for one in memory_lines(*job)):
         console.print(line, soft_wrap=True, highlight=False)
     if line := power_line({"": [config]}):
         console.print(line, highlight=False, soft_wrap=True)
@@ -79,9 +86,10 @@ def check_data(config: Config, graph: JobGraph) -> None:
         DataError: a file cannot be read, or holds nothing that the method learns.
     """
     with _silent():
-        for finding in data_findings(config, graph):
-            if finding.kind == "error":
-                raise DataError(finding.text)
+        for job, stages in graph.jobs(config):
+            for finding in data_findings(job, stages):
+                if finding.kind == "error":
+                    raise DataError(finding.text)
 
 
 def _print(found: Sequence[Finding]) -> int:
@@ -103,7 +111,7 @@ def _silent() -> Iterator[None]:
 
 def findings(jobs: Iterable[Job]) -> list[Finding]:
     """Check the data, the teachers, the servers and the disk of jobs; each finding once."""
-    listed = list(jobs)
+    listed = [one for config, graph in jobs for one in graph.jobs(config)]
     found: dict[Finding, None] = {}
     for config, graph in listed:
         for check in (data_findings, _test_problems, _model, _teachers, memory_findings):
@@ -151,13 +159,32 @@ def _teachers(config: Config, graph: JobGraph) -> Iterator[Finding]:
     is_asked = config.method.has_two_calls and config.executor.name == "teacher"
     if is_asked and graph.predictions and not graph.is_done:
         yield from _teacher("executor.teacher", config.executor_teacher)
-    server = config.evaluation.server
-    if config.evaluation.engine == "server" and server.api_base and not graph.is_done:
+    server, needs = config.evaluation.server, record("engine", config.evaluation.engine).needs
+    starts_one = "folder" in needs and is_tested(config) and not graph.is_done
+    if starts_one or (starts_server(config) and is_trained(graph)):
+        yield _program(config.evaluation.vllm.command[0])
+    method = config.method
+    if isinstance(method, GRPOConfig) and method.engine == "server" and is_trained(graph):
+        own = method.server
+        if own.model:  # else it is asked for its only one
+            secret = read_key(own.api_key_env, is_required=False)
+            yield check_server("method.server.api_base", str(own.api_base), own.model, secret)
+    if "server" in needs and server.api_base and not graph.is_done:
         key = "evaluation.server"
         if server.api_key_env and not os.environ.get(server.api_key_env, "").strip():
             yield Finding("note", f"{key}.api_key_env={server.api_key_env} is not set")
         secret = read_key(server.api_key_env, is_required=False)
         yield check_server(f"{key}.api_base", server.api_base, server.model, secret)
+
+
+def _program(name: str) -> Finding:
+    """Look for the program that serves a student; a node of a cluster may have another one."""
+    from plan_tuning.students.generation.vllm_server import missing_program
+
+    found = shutil.which(name)
+    if found is None:
+        return Finding("error", missing_program(name))
+    return Finding("ok", f"evaluation.vllm.command: {found} (not started)")
 
 
 def _teacher(role: str, teacher: TeacherConfig) -> Iterator[Finding]:

@@ -17,21 +17,23 @@ from typing import Any
 
 from plan_tuning.artifacts import (
     file_fingerprint,
+    folder_of,
     hashed_values,
     is_complete,
     read_manifest,
 )
 from plan_tuning.config.checks import ConfigError, require
 from plan_tuning.config.data import MicroworldDataConfig
-from plan_tuning.config.extensions import TWO_CALLS, extension_spec, names
+from plan_tuning.config.extensions import OWN_ENGINE, TWO_CALLS, extension_spec, record
+from plan_tuning.config.job_parts import benchmark_task, runs_programs
 from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
-from plan_tuning.job.train_spec import holdout_spec, model_spec
+from plan_tuning.job.train_spec import grading_of, holdout_spec, model_spec
 from plan_tuning.tasks.benchmarks import source_spec
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world
-from plan_tuning.text.prompts import prompt_fingerprint
+from plan_tuning.text.prompts import prompt_fingerprint, words_fingerprint
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,22 @@ def check_swap(config: Config) -> None:
     )
 
 
+def check_programs(config: Config) -> None:
+    """Refuse problems whose answers are programs where none may be run.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    if runs_programs(config) and not config.evaluation.grading.run_code:
+        raise ConfigError(
+            "evaluation.grading.run_code",
+            False,
+            "true for problems whose answers are programs: they are graded by running them, in a "
+            "sandbox (README: Other kinds of problems)",
+            "evaluation.grading.run_code=true",
+        )
+
+
 def check_method(folder: Path, config: Config, words: str) -> None:
     """Refuse to ask a student otherwise than it was trained, as far as its manifest tells.
 
@@ -116,6 +134,18 @@ def check_method(folder: Path, config: Config, words: str) -> None:
             f"the student in {folder} was trained with {trained} and is asked in that way",
             f"method={trained} {words}",
         )
+
+
+def given_student(given: str, config: Config) -> str:
+    """Find a finished student that is merged, by its fingerprint or its folder.
+
+    Raises:
+        ConfigError: it was trained with another method.
+    """
+    folder = folder_of(config.paths.artifacts, "students", given)
+    path = folder if "/" not in given and is_complete(folder) else Path(given)
+    check_method(path, config, f"merge={config.merge.name} 'merge.students=[…]'")
+    return str(path)
 
 
 def world_of(config: Config) -> MicroworldConfig:
@@ -173,6 +203,7 @@ def question_spec(entry: str, config: Config) -> dict[str, Any]:
         source = {**cut_from, "holdout": holdout_spec(data)}
     else:
         source = source_spec(benchmark, "test", path, None, config.data.form)
+    tasks = [benchmark_task(config, benchmark)]
     spec: dict[str, Any] = {
         "benchmark": benchmark,
         "source": source,
@@ -180,10 +211,12 @@ def question_spec(entry: str, config: Config) -> dict[str, Any]:
         "max_new_tokens": evaluation.max_new_tokens,
         "temperature": evaluation.temperature,
         "num_samples": evaluation.num_samples,
-        "grading": hashed_values(evaluation.grading),
+        "grading": hashed_values(grading_of(evaluation.grading, tasks)),
         "prompt": config.prompt.name,
         "prompts": prompt_fingerprint("student"),
     }
+    if words := words_fingerprint(tasks):
+        spec["task_prompts"] = words
     if evaluation.temperature > 0:
         spec |= {
             "top_p": evaluation.top_p,
@@ -288,11 +321,15 @@ def report_fingerprint(config: Config) -> str:
 def _engine_spec(config: Config) -> dict[str, Any]:
     """The engine, where it is not this project's own."""
     evaluation = config.evaluation
-    if evaluation.engine == "server":
-        return {"engine": "server", "served_model": evaluation.server.model}
-    if evaluation.engine == names("engine")[0]:  # this project's own
+    name, needs = evaluation.engine, record("engine", evaluation.engine).needs
+    if name == OWN_ENGINE:
         return {}
-    return {"engine": evaluation.engine, **_named_spec("engine", evaluation.engine)}
+    spec: dict[str, Any] = {"engine": name, **_named_spec("engine", name)}
+    if "server" in needs:
+        spec["served_model"] = evaluation.server.model
+    if "folder" in needs and (options := evaluation.vllm.spec()):
+        spec["vllm_options"] = options
+    return spec
 
 
 def _named_spec(kind: str, name: str) -> dict[str, Any]:

@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plan_tuning.config.extensions import OWN_ENGINE, record
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import read_trajectories
 from plan_tuning.job.inputs import load_benchmark
 from plan_tuning.job.models import Models
 from plan_tuning.job.result import (
+    DECONTAMINATED,
     PLAN_VALUES_FILE,
     PREDICTIONS_FILE,
+    Outcome,
     read_predictions,
     write_predictions,
 )
@@ -106,7 +109,36 @@ def _answer(
     computed = sum((w.computed for w in taking_part.values()), Compute(seconds=seconds))
     facts = {"metrics": to_json(summarize(predictions)), "problems": len(problems)}
     facts["compute"] = to_json(computed)
-    return {**facts, **asked.facts(), **VERSIONS}
+    graded = models.grader.facts()
+    return {**facts, **asked.facts(), **models.identity_facts(asked), **graded, **VERSIONS}
+
+
+def note_clean(outcome: Outcome, benchmark: str, path: Path, report: Path, folder: Path) -> None:
+    """Report a benchmark once more, without the problems that the training set holds.
+
+    Args:
+        outcome: of the job; gets the figures, where any problem is left.
+        benchmark: its name.
+        path: of its predictions.
+        report: of contamination.
+        folder: of the job, which gets the predictions that count.
+    """
+    from plan_tuning.evaluation.accuracy import summarize
+    from plan_tuning.tasks.contamination import contaminated_ids, covers
+
+    report = report.expanduser()
+    if benchmark not in covers(report):
+        logger.info("%s is not in %s: reported as it is", benchmark, report)
+        return
+    ids = contaminated_ids(report, benchmark)
+    clean = [row for row in read_predictions(path) if row.problem_id not in ids]
+    if not clean:
+        logger.warning("%s: every problem is contaminated, nothing is left", benchmark)
+        return
+    name = benchmark + DECONTAMINATED
+    outcome.predictions[name] = folder / f"{name}.jsonl"
+    write_predictions(outcome.predictions[name], clean)
+    outcome.metrics[name] = summarize(clean)
 
 
 def value_call(
@@ -207,20 +239,25 @@ def _log_probs(student: Student) -> LogProbs:
 def _greedy(
     config: Config, student: Student, progress: Progress | None, prompts: Sequence[list[int]]
 ) -> list[Completion]:
-    """Complete prompts greedily, as answers are written."""
-    from plan_tuning.students.generation.native_engine import generate
+    """Complete prompts greedily, as answers are written by this project's own engine."""
+    from plan_tuning.students.generation.in_process import InProcessEngine
+    from plan_tuning.students.generation.protocol import Sampling
+
+    evaluation = config.evaluation
+    engine = InProcessEngine(
+        student,
+        record("engine", OWN_ENGINE),
+        batch_tokens=evaluation.batch_tokens,
+        decoding=evaluation.decoding,
+    )
 
     def tell(rows: int, tokens: int) -> None:
         if progress is not None:
             progress("following edits", rows, len(prompts), tokens)
 
-    return generate(
-        student,
+    return engine.generate(
         prompts,
         keys=[("edit", place) for place in range(len(prompts))],
-        max_new_tokens=config.evaluation.max_new_tokens,
-        stop_strings=config.evaluation.stop,
-        batch_tokens=config.evaluation.batch_tokens,
-        decoding=config.evaluation.decoding,
+        sampling=Sampling(evaluation.max_new_tokens, stop_strings=tuple(evaluation.stop)),
         progress=tell,
     )

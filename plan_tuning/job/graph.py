@@ -1,41 +1,44 @@
 """The graph of a job: its stages, their fingerprints, and which of them are there.
 
 Nothing here builds anything or imports a heavy library, so that a sweep can list its jobs, drop
-those that mean the same and find what is already done before a single job starts. What a stage's
-fingerprint is the hash of, :mod:`plan_tuning.job.train_spec` and :mod:`plan_tuning.job.eval_spec`
-say.
+those that mean the same and find what is done before a job starts. What a fingerprint is the hash
+of, :mod:`plan_tuning.job.train_spec` and :mod:`plan_tuning.job.eval_spec` say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import (
-    fingerprint_of,
-    folder_fingerprint,
     folder_of,
     is_complete,
-    read_manifest,
 )
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.effects import effective
 from plan_tuning.config.evaluation import DISTILLED_HERE
 from plan_tuning.config.extensions import extension_spec, record
 from plan_tuning.config.grpo import GRPOConfig
-from plan_tuning.config.job_parts import needs_student, values_given_plans, values_plans
+from plan_tuning.config.job_parts import (
+    benchmark_task,
+    needs_student,
+    values_given_plans,
+    values_plans,
+)
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import merged_students, source_config
 from plan_tuning.job.equal_compute import matched_steps
 from plan_tuning.job.eval_spec import (
     Party,
     answer_spec,
     check_method,
+    check_programs,
     check_swap,
     execution_spec,
     executor_party,
+    given_student,
     model_party,
     question_spec,
     report_fingerprint,
@@ -44,6 +47,7 @@ from plan_tuning.job.eval_spec import (
     value_spec,
 )
 from plan_tuning.job.given_corpus import check_use
+from plan_tuning.job.stages import Stage, addressed, given_stage
 from plan_tuning.job.train_spec import (
     base_spec,
     check_own_name,
@@ -55,32 +59,6 @@ from plan_tuning.job.train_spec import (
     start_config,
     student_spec,
 )
-
-# Bumped by hand when a stage's code changes what it writes for the same Spec.
-STAGE_VERSIONS = {"bases": 1, "corpora": 1, "students": 1, "predictions": 1, "plan_values": 1}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a job: its artifact, and whether it is already there."""
-
-    kind: str  # bases, corpora, students, predictions, plan_values
-    fingerprint: str
-    spec: Mapping[str, Any]
-    upstream: Mapping[str, str]  # role -> fingerprint
-    folder: Path
-    label: str = ""  # benchmark of a prediction
-    is_external: bool = False  # given by path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the artifact is complete on disk."""
-        return is_complete(self.folder)
-
-    @property
-    def is_available(self) -> bool:
-        """Whether there is nothing to build: complete, or given by the user as it is."""
-        return self.is_external or self.is_done
 
 
 @dataclass(frozen=True)
@@ -101,12 +79,18 @@ class JobGraph:
     value_corpora: tuple[Stage, ...] = ()
     executor_base: Stage | None = None  # of executor=model
     start: Stage | None = None  # what training begins from, where that is not the base
-    merged: tuple[Stage, ...] = ()  # finished students that the student is made of
+    merged: tuple[Stage, ...] = ()  # students that the student is made of
+    sources: Jobs = ()  # the jobs of those that are trained for it
+
+    def jobs(self, config: Config) -> Jobs:
+        """The job itself, and those of single sources of its data."""
+        return ((config, self), *self.sources)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order in which they are built."""
-        head = (self.base, self.corpus, self.start, self.student, self.executor_base)
+        made = [stage for _, graph in self.sources for stage in graph.stages if stage != self.base]
+        head = (self.base, self.corpus, self.start, *made, self.student, self.executor_base)
         tail = (*self.plan_corpora, *self.predictions, *self.executor_predictions)
         values = (*self.value_corpora, *self.plan_values)
         return (*(stage for stage in head if stage is not None), *tail, *values)
@@ -124,6 +108,9 @@ class JobGraph:
         return all(stage.is_done for stage in (last if self.predictions else self.stages))
 
 
+Jobs = tuple[tuple[Config, JobGraph], ...]
+
+
 def job_graph(config: Config) -> JobGraph:
     """Compute every stage's fingerprint from the configuration alone.
 
@@ -131,30 +118,32 @@ def job_graph(config: Config) -> JobGraph:
         ConfigError: a path that the configuration names does not exist.
     """
     check_own_name(config.data)
+    check_programs(config)
     is_evaluated = "evaluate" in config.stages
     if is_evaluated:
         check_swap(config)
-    config = effective(resolved(config))
+    given = resolved(config)
+    config = effective(given)
     if set(config.stages) == {"distill"}:
         return JobGraph(None, _corpus_stage(config), None)
     takes_part = not is_evaluated or needs_student(config)
     base = _base_stage(config.model, config)
     corpus = start = student = None
-    merged: tuple[Stage, ...] = ()
+    merged, sources = _merged(given)
     if takes_part and config.student.path is not None:
-        student = _external("students", config.student.path, "student.path")
+        student = given_stage("students", config.student.path, "student.path")
         check_method(student.folder, config, f"student.path={config.student.path}")
-    elif takes_part and config.merge.is_merged:
-        merged = tuple(_merged_stage(entry, config) for entry in config.merge.students)
+    elif takes_part and merged:
         found = [stage.fingerprint for stage in merged]
         roles = {f"student {place}": name for place, name in enumerate(found, start=1)}
-        student = _stage(config, "students", merge_spec(config, found), roles)
+        spec = merge_spec(given, found, None if base is None else base.fingerprint)
+        student = addressed(config, "students", spec, roles)
     elif takes_part:
         corpus = _corpus_stage(config) if config.method.needs_corpus else None
         if config.method.is_trained:
             start = _start_stage(config, base, corpus)
             student = _student_stage(config, base, corpus, start)
-    graph = JobGraph(base, corpus, student, start=start, merged=merged)
+    graph = JobGraph(base, corpus, student, start=start, merged=merged, sources=sources)
     return _valued(_evaluated(graph, config), config) if is_evaluated else graph
 
 
@@ -172,52 +161,17 @@ def resolved(config: Config) -> Config:
     return replace(config, method=replace(config.method, continued_steps=steps))
 
 
-def _stage(
-    config: Config,
-    kind: str,
-    spec: Mapping[str, Any],
-    upstream: Mapping[str, str] | None = None,
-    label: str = "",
-) -> Stage:
-    """Address the stage that ``spec`` determines."""
-    fingerprint = fingerprint_of(spec, stage=kind, version=STAGE_VERSIONS[kind])
-    folder = folder_of(config.paths.artifacts, kind, fingerprint)
-    return Stage(kind, fingerprint, spec, upstream or {}, folder, label)
-
-
-def _external(kind: str, path: str, key: str) -> Stage:
-    """Take an artifact from elsewhere as it is.
-
-    Args:
-        kind: of the artifact.
-        path: its folder.
-        key: the configuration key that names it.
-
-    Raises:
-        ConfigError: there is no such folder.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(
-            key, path, "an existing folder", f"{key}=multirun_outputs/artifacts/{kind}/…"
-        )
-    fingerprint = (
-        read_manifest(folder)["fingerprint"] if is_complete(folder) else folder_fingerprint(folder)
-    )
-    return Stage(kind, fingerprint, {"path": fingerprint}, {}, folder, is_external=True)
-
-
 def _base_stage(model: ModelConfig, config: Config) -> Stage | None:
     """The base that is made here; None for weights from elsewhere."""
     if not is_made_here(model):
         return None
-    return _stage(config, "bases", base_spec(model, config))
+    return addressed(config, "bases", base_spec(model, config))
 
 
 def _corpus_stage(config: Config) -> Stage:
     if config.corpus.path is None:
-        return _stage(config, "corpora", distillation_spec(problems_spec(config.data), config))
-    given = _external("corpora", config.corpus.path, "corpus.path")
+        return addressed(config, "corpora", distillation_spec(problems_spec(config.data), config))
+    given = given_stage("corpora", config.corpus.path, "corpus.path")
     check_use(given.folder, config)
     return given
 
@@ -227,7 +181,7 @@ def _start_stage(config: Config, base: Stage | None, corpus: Stage | None) -> St
     if not has_start(config):
         return None
     if isinstance(config.method, GRPOConfig) and config.start.path is not None:
-        return _external("students", config.start.path, "start.path")
+        return given_stage("students", config.start.path, "start.path")
     plain = effective(start_config(config))
     return _student_stage(plain, base, corpus if plain.method.needs_corpus else None, None)
 
@@ -243,16 +197,21 @@ def _student_stage(
         start=upstream.get("start"),
         corpus=upstream.get("corpus"),
     )
-    return _stage(config, "students", spec, upstream)
+    return addressed(config, "students", spec, upstream)
 
 
-def _merged_stage(entry: str, config: Config) -> Stage:
-    """A finished student that is merged, by its fingerprint or its folder."""
-    folder = folder_of(config.paths.artifacts, "students", entry)
-    path = folder if "/" not in entry and is_complete(folder) else Path(entry)
-    given = _external("students", str(path), "merge.students")
-    check_method(given.folder, config, f"merge={config.merge.name} 'merge.students=[…]'")
-    return given
+def _merged(config: Config) -> tuple[tuple[Stage, ...], Jobs]:
+    """The students that are merged, and the jobs of those that single sources train."""
+    stages, jobs = [], []
+    for student in merged_students(config):
+        if student.given:
+            path = given_student(student.given, config)
+            stages.append(given_stage("students", path, "merge.students"))
+        else:
+            job = source_config(config, student.source)
+            jobs.append((job, job_graph(job)))
+            stages += [stage for stage in (jobs[-1][1].student,) if stage is not None]
+    return tuple(stages), tuple(jobs)
 
 
 def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
@@ -274,7 +233,7 @@ def _evaluated(graph: JobGraph, config: Config) -> JobGraph:
 
     def answers(party: Party, protocol: str) -> tuple[Stage, ...]:
         return tuple(
-            _stage(
+            addressed(
                 config,
                 "predictions",
                 answer_spec(question, config, party, protocol=protocol),
@@ -331,7 +290,7 @@ def _valued(graph: JobGraph, config: Config) -> JobGraph:
     for place, answered in enumerate(graph.predictions):
         corpus = corpora[place].fingerprint if corpora else None
         spec, upstream = value_spec(questions[place], config, answered.fingerprint, corpus)
-        values.append(_stage(config, "plan_values", spec, upstream, answered.label))
+        values.append(addressed(config, "plan_values", spec, upstream, answered.label))
     return replace(graph, plan_values=tuple(values), value_corpora=corpora)
 
 
@@ -364,7 +323,7 @@ def _execution_stage(
         **({} if plan_corpus is None else {"plan_corpus": plan_corpus}),
     }
     spec = execution_spec(question, config, planner, executor, plan_corpus)
-    return _stage(config, "predictions", spec, upstream, question["benchmark"])
+    return addressed(config, "predictions", spec, upstream, question["benchmark"])
 
 
 def _test_corpus_stage(
@@ -377,7 +336,8 @@ def _test_corpus_stage(
     if given is not None:
         folder = folder_of(config.paths.artifacts, "corpora", given)
         path = folder if "/" not in given and is_complete(folder) else given
-        return _external("corpora", str(path), key)
+        return given_stage("corpora", str(path), key)
     problems = {key: question[key] for key in ("benchmark", "source", "limit")}
-    spec = distillation_spec({**problems, "split": "test"}, config)
-    return _stage(config, "corpora", spec, label=question["benchmark"])
+    tasks = [benchmark_task(config, question["benchmark"])]
+    spec = distillation_spec({**problems, "split": "test"}, config, tasks)
+    return addressed(config, "corpora", spec, label=question["benchmark"])

@@ -131,7 +131,7 @@ def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> lis
     Args:
         entry: the benchmark.
         config: the job.
-        is_tagged: as the student sees the problems, with the tag of a mixture's source.
+        is_tagged: as the student sees the problems: as those of a mixture's source, with its tag.
 
     Raises:
         DataError: the data cannot be read.
@@ -143,11 +143,12 @@ def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> lis
         _, problems = _cut(config.data)
     else:
         problems = load(name, split="test", path=path, form=config.data.form)
-    tag = domain_tag(name, config) if is_tagged else ""
-    return [
-        replace(problem, problem=tagged(problem.problem, tag))
-        for problem in problems[: config.evaluation.limit]
-    ]
+    problems = problems[: config.evaluation.limit]
+    if not is_tagged:
+        return problems
+    tag, data = domain_tag(name, config), config.data
+    source = data.source_of(name) if isinstance(data, MixtureDataConfig) else ""
+    return [replace(p, problem=tagged(p.problem, tag), source=source or p.source) for p in problems]
 
 
 def training_problems(config: Config, corpus: Path | None) -> list[Problem] | None:

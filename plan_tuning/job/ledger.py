@@ -19,11 +19,13 @@ from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.job.cards import has_bfloat16
+from plan_tuning.job.decoding_memory import decoding, served
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.stage_memory import (
     DECODED,
     MICRO,
     MOST,
+    PROMPT_TOKENS,
     ROLLOUTS,
     Causes,
     Phase,
@@ -36,7 +38,6 @@ from plan_tuning.students.footprint import (
     HALF,
     Rows,
     Training,
-    cache_bytes,
     cast_bytes,
     end_bytes,
     frozen_cast_bytes,
@@ -44,15 +45,11 @@ from plan_tuning.students.footprint import (
     head_gradient_bytes,
     input_bytes,
     outer_bytes,
-    read_bytes,
     token_bytes,
     trained_parameters,
     weight_bytes,
 )
 from plan_tuning.students.shapes import Shape, is_published_rounded, shape_of
-
-PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
-_READ_AT_ONCE = 16_384  # tokens of prompts that the native engine reads in one pass
 
 
 def job_memory(config: Config, graph: JobGraph) -> list[StageMemory]:
@@ -151,8 +148,10 @@ def _training(
     else:
         rows = Rows(PROMPT_TOKENS + grpo.max_new_tokens, PROMPT_TOKENS)
         step = grpo.prompts_per_step * grpo.group_size * rows.length
-        needed = {MICRO: rows.length, ROLLOUTS: rows.length}
+        needed = {MICRO: rows.length} | ({} if grpo.engine == "server" else {ROLLOUTS: rows.length})
         tested = grpo.val_problems
+    uses_frozen = grpo is not None and config.reward.uses_frozen
+    frozen = shape.parameters * _inference_width(config) if uses_frozen else 0
     answer = PROMPT_TOKENS + config.evaluation.max_new_tokens
     if tested:
         needed[DECODED] = answer
@@ -160,10 +159,21 @@ def _training(
 
     def phases(sizes: Sizes) -> list[Phase]:
         lasting = _lasting(shape, training, trainer, grpo)
+        width = HALF if training.is_bf16 else FLOAT
+        if grpo is not None and grpo.engine == "vllm":
+            server = served(shape, width, sizes[ROLLOUTS], training.device)
+            lasting = {**lasting, "server of rollouts": sum(server.values())}
+        if frozen:
+            lasting["frozen executor"] = frozen
         passes = _passes(shape, training, lasting, rows, sizes[MICRO])
-        if grpo is not None:
-            drawn = _decoding(shape, HALF if training.is_bf16 else FLOAT, sizes[ROLLOUTS], rows)
+        if grpo is not None and not grpo.is_served:
+            drawn = decoding(shape, width, sizes[ROLLOUTS], rows)
             passes.append(Phase("rollouts", {**lasting, **drawn}))
+        if grpo is not None and frozen:  # while the policy waits
+            tokens = sizes[ROLLOUTS]
+            carried = PROMPT_TOKENS + config.reward.plan.max_execution_tokens
+            read = decoding(shape, _inference_width(config), tokens, Rows(carried))
+            passes.append(Phase("plans carried out", {**lasting, **read}))
         if tested:
             passes.append(_validation(lasting, shape, training, sizes[DECODED], answer, executor))
         return passes
@@ -171,7 +181,8 @@ def _training(
     return StageMemory(
         name, _label(config.model, source), phases, needed,
         _given(needed, ceilings, trainer, grpo, job.evaluation), ceilings,
-        _host_of_training(shape, training, trainer, executor, reads_rounded=reads_rounded),
+        _host_of_training(shape, training, trainer, executor, reads_rounded=reads_rounded)
+        + frozen * trainer.devices,
     )  # fmt: skip
 
 
@@ -224,7 +235,7 @@ def _copy_bytes(shape: Shape, training: Training, grpo: GRPOConfig) -> float:
         width = HALF if grpo.sampler_dtype == "bfloat16" else FLOAT
     if training.is_full:
         return 0 if width == FLOAT else shape.parameters * width
-    if training.adapter == "qlora" or not grpo.merged_sampler:
+    if training.adapter == "qlora" or not grpo.merged_sampler or grpo.is_served:
         return 0
     matrices = shape.layers * shape.linear_weights
     is_common = (width == HALF) == training.rounds_base
@@ -264,17 +275,6 @@ def _passes(
     return widest
 
 
-def _decoding(shape: Shape, width: int, tokens: int, rows: Rows) -> Causes:
-    """Keys and values of ``tokens`` tokens, the reading of prompts, and logits of all rows.
-
-    Rows are as many as have a prompt and as much again to say.
-    """
-    count = max(1, tokens // max(2 * PROMPT_TOKENS, 1)) if tokens > rows.length else 1
-    read = min(tokens, _READ_AT_ONCE) * read_bytes(shape, width)
-    logits = count * shape.vocabulary * (width + 2 * FLOAT)
-    return {"KV cache": cache_bytes(shape, width) * tokens, "reading and logits": read + logits}
-
-
 def _validation(
     lasting: Causes,
     shape: Shape,
@@ -286,7 +286,7 @@ def _validation(
     """Held-out problems are solved with the weights that are trained, under autocast."""
     width = HALF if training.is_bf16 else FLOAT
     there = {**lasting, "casts": cast_bytes(shape, training)}
-    there |= _decoding(shape, width, tokens, Rows(answer))
+    there |= decoding(shape, width, tokens, Rows(answer))
     if executor is not None:  # comes from the machine's memory and goes back
         there["validation's executor"] = executor.parameters * width
     return Phase("validation", there)
@@ -332,6 +332,11 @@ def _host_of_training(
     return readers * (shape.parameters * width + waiting)
 
 
+def _inference_width(config: Config) -> int:
+    """Bytes of a weight of a model that is loaded for inference."""
+    return HALF if config.trainer.accelerator != "cpu" and has_bfloat16() else FLOAT
+
+
 def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     """The memory of an evaluation: the student, unless it is served, and m2's executor beside it.
 
@@ -352,15 +357,19 @@ def _evaluation(config: Config, graph: JobGraph) -> StageMemory | None:
     loaded = {phase: one for phase, one in named.items() if one is not None}
     if not loaded:
         return None
-    width = HALF if config.trainer.accelerator != "cpu" and has_bfloat16() else FLOAT
+    width = _inference_width(config)
     answer = PROMPT_TOKENS + evaluation.max_new_tokens
 
     def phases(sizes: Sizes) -> list[Phase]:
+        if "folder" in record("engine", evaluation.engine).needs:  # it holds one model at a time
+            tokens = sizes[DECODED]
+            device = "cpu" if config.trainer.accelerator == "cpu" else "cuda"
+            return [Phase(name, served(one, width, tokens, device)) for name, one in loaded.items()]
         causes: Causes = {} if local is None else {"weights": local.parameters * width}
         if executor is not None:
             causes["executor"] = executor.parameters * width
         return [
-            Phase(phase, causes | _decoding(one, width, sizes[DECODED], Rows(answer)))
+            Phase(phase, causes | decoding(one, width, sizes[DECODED], Rows(answer)))
             for phase, one in loaded.items()
         ]
 

@@ -82,7 +82,7 @@ def memory_line(jobs: Iterable[tuple[Config, JobGraph]]) -> str | None:
     """
     as_given = least = _Widest(0.0, "")
     cards: dict[str, int] = {}  # jobs that do not fit, by card
-    for config, graph in jobs:
+    for config, graph in (one for given, of in jobs for one in of.jobs(given)):
         if config.trainer.accelerator == "cpu":
             continue
         card = planned_card(config.trainer)

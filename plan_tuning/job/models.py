@@ -8,108 +8,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.extensions import record
+from plan_tuning.config.extensions import PLAIN, record
+from plan_tuning.config.grpo import UNTRAINED
+from plan_tuning.config.job_parts import asked_as_start
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.run import Config
 from plan_tuning.config.teacher import TeacherConfig
-from plan_tuning.config.training import TrainerConfig
 from plan_tuning.distillation.corpus import OnUsage
-from plan_tuning.job.graph import JobGraph, Stage, job_graph
-from plan_tuning.job.memory_report import check_memory
+from plan_tuning.job.graph import JobGraph, job_graph
+from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.job.stages import Stage
 from plan_tuning.records import Reply, Request
 
 if TYPE_CHECKING:
-    from plan_tuning.evaluation.writers import AskAll, Writer
+    from plan_tuning.evaluation.identity import Identity
+    from plan_tuning.evaluation.text_writers import AskAll
+    from plan_tuning.evaluation.writers import Writer
     from plan_tuning.grading.grader import Grader
+    from plan_tuning.students.generation.protocol import Engine
     from plan_tuning.students.loading import Student
 
 logger = logging.getLogger(__name__)
-
-
-def check_machine(config: Config, graph: JobGraph) -> str:
-    """Refuse a job whose training or evaluation this machine cannot do.
-
-    Returns:
-        Where the job computes: ``cuda`` or ``cpu``, also where nothing is left to compute.
-
-    Raises:
-        ConfigError: CUDA, or what 4-bit weights or a GGUF file need, is asked for and absent, or
-            the card is too small.
-    """
-    student = graph.student
-    is_trained = "train" in config.stages and student is not None and not student.is_available
-    is_tested = "evaluate" in config.stages and not all(
-        stage.is_done
-        for stage in (*graph.predictions, *graph.executor_predictions, *graph.plan_values)
-    )
-    if not is_trained and not is_tested:
-        return "cpu"
-    from plan_tuning.students.gguf import check_reader
-
-    for base, model in (
-        (graph.base, config.model),
-        (graph.executor_base, config.executor.model),
-    ):
-        if base is not None and model is not None and model.path and not base.is_available:
-            check_reader(model.path)
-    device = device_of(config.trainer)
-    if is_trained and config.adapter.name == "qlora":
-        from plan_tuning.students.loading import check_four_bits, check_quantisable
-
-        if config.start.path is not None:
-            check_quantisable(Path(config.start.path).expanduser())
-        check_four_bits()
-    if device == "cuda":
-        check_memory(config, graph)
-    return device
-
-
-def device_of(trainer: TrainerConfig) -> str:
-    """Say where a job computes: ``cuda`` or ``cpu``.
-
-    Raises:
-        ConfigError: CUDA is asked for and absent.
-    """
-    if trainer.accelerator == "cpu":
-        return "cpu"
-    say_what_loads()
-    import torch
-
-    has_cuda = torch.cuda.is_available()
-    if trainer.accelerator == "cuda" and not has_cuda:
-        raise ConfigError(
-            "trainer.accelerator",
-            "cuda",
-            "this machine has no CUDA device",
-            "trainer=cpu_small",
-        )
-    return "cuda" if has_cuda else "cpu"
-
-
-@cache
-def say_what_loads() -> None:
-    """Say once what a fresh process is silent about."""
-    if "pytorch_lightning" not in sys.modules:
-        logger.info("loading torch, transformers and Lightning: 10 to 20 s, once a process")
-
-
-def prepare_torch(trainer: TrainerConfig) -> None:
-    """Choose the process's threads, before anything is computed."""
-    import torch
-
-    if trainer.threads:
-        # On small models more threads than one are far slower beside another busy process.
-        torch.set_num_threads(trainer.threads)
-    # Tiny weights drift into denormal numbers, which a CPU handles many times slower.
-    torch.set_flush_denormal(True)
 
 
 class Models:
@@ -121,6 +47,8 @@ class Models:
         build_base: makes an untrained model of ours where it is absent, and names it otherwise.
         on_usage: told what large models were paid.
         resources: closes what has to be closed.
+        folder: of the job, where a server that it starts writes its log.
+        keeps_server: a server stays for the next job of this process.
     """
 
     def __init__(
@@ -131,40 +59,78 @@ class Models:
         build_base: Callable[[Stage | None, ModelConfig], str | Path],
         on_usage: OnUsage,
         resources: ExitStack,
+        folder: Path | None = None,
+        keeps_server: bool = False,
     ) -> None:
         self.config = config
         self.graph = graph
         self._build_base = build_base
         self._on_usage = on_usage
         self._resources = resources
+        self._folder = folder or Path()
+        self._keeps_server = keeps_server
 
     @cached_property
     def base(self) -> str | Path:
         """The untrained model: a folder of ours, or the path or hub id that the user gave."""
         return self._build_base(self.graph.base, self.config.model)
 
+    @property
+    def _answering(self) -> tuple[str | Path, ModelConfig]:
+        """The weights under test: trained by this job, given by path, or untrained."""
+        stage = self.graph.student
+        return self.base if stage is None else stage.folder, self.config.model
+
     @cached_property
     def student(self) -> Student:
-        """The model under test: trained by this job, given by path, or untrained."""
-        stage = self.graph.student
-        return self._load(self.base if stage is None else stage.folder, self.config.model)
+        """The model under test, loaded here."""
+        return self._load(*self._answering)
 
     @cached_property
     def tested(self) -> Writer:
         """Who answers the test problems: the student, here or behind a server."""
         evaluation = self.config.evaluation
-        if "server" in record("engine", evaluation.engine).needs:
-            from plan_tuning.evaluation.writers import ServedWriter
+        if self.graph.student is not None and self.config.merge.is_routed:
+            from plan_tuning.evaluation.routed_writer import RoutedWriter
 
-            return ServedWriter(self._ask_server(), evaluation)
+            return RoutedWriter(self.graph.student.folder, self._routed)
+        needs = record("engine", evaluation.engine).needs
+        if "server" in needs:
+            return self._behind_server()
+        if "folder" in needs:
+            return self._served(*self._answering, self.identity)
         from plan_tuning.evaluation.writers import LocalWriter
 
         return LocalWriter(self.student, evaluation)
 
+    def _routed(self, adapter: Path) -> Writer:
+        """Who writes with an adapter that a router has chosen."""
+        from plan_tuning.evaluation.writers import LocalWriter
+
+        config = self.config
+        if "folder" in record("engine", config.evaluation.engine).needs:
+            return self._served(adapter, config.model)
+        return LocalWriter(self._load(adapter, config.model), config.evaluation)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Who a server should answer as: the student under test."""
+        from plan_tuning.job.served_student import identity_of
+
+        stage = self.graph.student or self.graph.base
+        return identity_of(self._answering[0], stage, self.config.evaluation.max_probe_gap)
+
+    def identity_facts(self, asked: Writer) -> dict[str, Any]:
+        """Say whether the student was verified, where it is behind a server; of others nothing."""
+        needs = set(record("engine", self.config.evaluation.engine).needs)
+        is_behind = asked is self.tested and bool({"server", "folder"} & needs)
+        return self.identity.facts() if is_behind else {}
+
     @cached_property
     def executor(self) -> Writer:
-        """Who executes M2's plans."""
-        from plan_tuning.evaluation.writers import FunctionWriter, LocalWriter, TeacherWriter
+        """Who executes M2's plans; beside a server of others, models of ours are here."""
+        from plan_tuning.evaluation.text_writers import FunctionWriter, TeacherWriter
+        from plan_tuning.evaluation.writers import LocalWriter
 
         config = self.config
         extension = record("executor", config.executor.name)
@@ -174,6 +140,8 @@ class Models:
             return self.tested
         if "ask" in extension.needs:
             return TeacherWriter(self._ask_all(config.executor_teacher), config.evaluation)
+        if "folder" in record("engine", config.evaluation.engine).needs:
+            return self._served(*self._executing_model())
         if "base" in extension.needs and self.graph.student is None:
             return LocalWriter(self.student, config.evaluation)  # the one that is tested
         return LocalWriter(self._load(*self._executing_model()), config.evaluation)
@@ -211,18 +179,36 @@ class Models:
         """
         from plan_tuning.evaluation.writers import LocalWriter
 
-        is_own = "student" in record("executor", self.config.executor.name).needs
-        if not self.config.method.has_two_calls or is_own:
+        self.end_server()  # its weights would lie beside these
+        extension = record("executor", self.config.executor.name)
+        if not self.config.method.has_two_calls or "student" in extension.needs:
             return self.student
-        executor = self.executor
-        if not isinstance(executor, LocalWriter):
+        if extension.is_outside or "ask" in extension.needs:
             raise ConfigError(
                 "executor",
                 self.config.executor.name,
                 "it tells no log-probabilities, by which plans are valued",
                 "executor=base",
             )
-        return executor.student
+        executor = self.executor
+        if isinstance(executor, LocalWriter):
+            return executor.student
+        return self._load(*self._executing_model())
+
+    def frozen(self, begun: str | Path) -> tuple[Student, str]:
+        """Load the model that carries plans out for a reward, and say how it is asked.
+
+        Args:
+            begun: what the policy begins from: with executor=start it stays as that.
+        """
+        if self.config.reward.plan.executor == UNTRAINED:
+            return self._load(self.base, self.config.model), PLAIN
+        return self._load(begun, self.config.model), asked_as_start(self.config)
+
+    def build_frozen(self) -> None:
+        """Make that model's weights where they are ours and absent; nothing is loaded."""
+        if self.config.reward.plan.executor == UNTRAINED:
+            _ = self.base
 
     def build_executor(self) -> None:
         """Make the executor's weights where they are ours and absent; nothing is loaded."""
@@ -245,6 +231,47 @@ class Models:
         prepare_torch(self.config.trainer)
         device = device_of(self.config.trainer)
         return load_for_inference(where, model, device=device, waits=waits)
+
+    def _served(
+        self, where: str | Path, model: ModelConfig, identity: Identity | None = None
+    ) -> Writer:
+        """Weights that answer from a server of the job's own; they are not loaded here."""
+        from plan_tuning.evaluation.writers import EngineWriter
+        from plan_tuning.job.serving import HOST, LOG_FILE, Wanted, weights_of
+        from plan_tuning.students.flops import writing
+        from plan_tuning.students.outline import load_outline
+
+        config = self.config
+        weights, outline = weights_of(where), load_outline(where, model)
+        device, log = device_of(config.trainer), self._folder / LOG_FILE
+        if not self._keeps_server:
+            self._resources.callback(HOST.close)
+
+        @contextmanager
+        def lend(tokens: int) -> Iterator[Engine]:
+            wanted = Wanted(weights, outline.vocabulary, config, model, device, tokens, log)
+            with HOST.lend(wanted) as engine:
+                if identity is not None:
+                    identity.check(engine.client)
+                yield engine
+
+        measure = partial(writing, outline.causal_lm)
+        return EngineWriter(outline.vocabulary, lend, config.evaluation, measure)
+
+    def end_server(self) -> None:
+        """End a server that an earlier question or job left running: its card is needed."""
+        from plan_tuning.job.serving import HOST
+
+        HOST.close()
+
+    def _behind_server(self) -> Writer:
+        """The student behind a server that is there already, asked in tokens where it has them."""
+        from plan_tuning.evaluation.text_writers import ServedWriter
+        from plan_tuning.job.served_student import token_writer
+
+        evaluation = self.config.evaluation
+        writer = token_writer(evaluation, *self._answering, self.identity)
+        return writer or ServedWriter(self._ask_server(), evaluation)
 
     def _ask_server(self) -> AskAll:
         """Ask the server of ``evaluation.server``; its answers belong to this student alone."""

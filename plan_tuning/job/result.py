@@ -60,6 +60,7 @@ class JobContext:
     sweep_name: str | None  # None: a job outside a sweep
     overrides: tuple[str, ...] = ()
     choices: Mapping[str, Any] = field(default_factory=dict)
+    shares_process: bool = False  # the sweep's other jobs run in this process, one after another
 
 
 @dataclass

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 MICRO = "trainer.micro_batch_tokens"
 ROLLOUTS = "method.generation_batch_tokens"
 DECODED = "evaluation.batch_tokens"
+PROMPT_TOKENS = 256  # of a problem with its instructions, where nobody has counted
 _GRANULE = 256  # tokens that found sizes are multiples of
 SHORT_ROW = 256  # tokens of a supervised row below which nothing is promised
 MOST = 2**19  # tokens beyond which a card is busy enough

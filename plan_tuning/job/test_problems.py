@@ -111,7 +111,7 @@ def _folder_of(model: ModelConfig | None) -> list[Path]:
 def _training_questions(config: Config, graph: JobGraph) -> tuple[str, ...]:
     """What is learned in this job, as far as it lies on this disk."""
     is_given = config.student.path is not None or bool(graph.merged)
-    if graph.student is None or is_given:
+    if graph.student is None or (is_given and not graph.sources):
         return ()
     if graph.corpus is not None and graph.corpus.is_available:
         return _questions(graph.corpus.folder)

@@ -16,17 +16,23 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import merged_students, source_config
 from plan_tuning.distillation.corpus import OnUsage
+from plan_tuning.job.cards import share_of_card
 from plan_tuning.job.compute import facts_of_start
-from plan_tuning.job.graph import Stage
+from plan_tuning.job.decoding_memory import served
 from plan_tuning.job.inputs import load_problems
-from plan_tuning.job.models import Models, prepare_torch, rank_models
+from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.job.models import Models, rank_models
 from plan_tuning.job.pass_sizes import remembered, sizes_of
 from plan_tuning.job.result import CURVES_FILE
+from plan_tuning.job.stages import Stage
 from plan_tuning.job.test_problems import FACT, facts_of_students, facts_of_training
 from plan_tuning.job.train_spec import filter_spec, has_start
 from plan_tuning.records import Ask, Problem
 from plan_tuning.students import gguf
+from plan_tuning.students.footprint import FLOAT, HALF
+from plan_tuning.students.shapes import shape_of
 from plan_tuning.tasks.published_tests import name_test_problems
 from plan_tuning.tasks.regrading import VERSIONS
 from plan_tuning.tracking.tracker import Tracker
@@ -37,8 +43,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_PLAIN_SHARE = 0.4  # of a card, for a server of a model whose shape nobody knows
+
 Facts = Mapping[str, Any]
 """Of a training, for the manifest of its student."""
+MakeStudent = Callable[[Path], Facts]
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,8 @@ def _train_in_ranks(train: Callable[..., Facts], training: Training, folder: Pat
     config, process = training.config, training.process
     if process is not None and _validates(config) and _has_own_executor(config):
         process.models.build_executor()  # which every rank then loads
+    if process is not None and _is_grpo(training) and config.reward.uses_frozen:
+        process.models.build_frozen()
     sent = replace(training, start=training.begin(), process=None)
     curves = folder / CURVES_FILE
     facts = train_in_ranks(partial(train, sent, folder), config.trainer, curves)
@@ -145,18 +156,47 @@ def make_base(config: Config, model: ModelConfig, folder: Path) -> Facts:
     return make_tiny(folder, model.family, model.seed)
 
 
-def merge_call(config: Config, students: Sequence[Stage]) -> Callable[[Path], Facts]:
-    """Make the one call that merges finished students into a folder."""
+def merge_call(
+    config: Config, students: Sequence[Stage], base: Callable[[], Path | str]
+) -> MakeStudent:
+    """Make the one call that merges finished students into a folder.
+
+    Args:
+        config: the job.
+        students: those that are merged.
+        base: names the folder or hub id of what they began from.
+    """
 
     def merge(folder: Path) -> Facts:
-        from plan_tuning.students.merging import merge_students
+        from plan_tuning.students import adapter_merging, merging
+        from plan_tuning.students.loading import is_adapter
 
-        combine = record("merge", config.merge.name).load()
+        chosen, extension = config.merge, record("merge", config.merge.name)
         folders = [student.folder for student in students]
-        facts = merge_students(folder, folders, config.merge.shares, combine)
+        shares = chosen.shares_of(len(folders))
+        rule = extension.load()
+        if "problems" in extension.needs:
+            named = [student.source for student in merged_students(config)]
+            known = _problem_texts(config, named) if chosen.router == "nearest" else {}
+            facts = rule(folder, dict(zip(named, folders, strict=True)), chosen, known)
+        elif all(map(is_adapter, folders)) and not extension.is_outside:
+            is_sum = chosen.name in ("linear", "task_arithmetic")
+            entries = None if is_sum else rule
+            facts = adapter_merging.merge_adapters(folder, folders, shares, chosen, entries)
+        elif "base" in extension.needs:
+            weights = merging.weights_folder(base(), config.model.revision)
+            facts = merging.merge_differences(folder, folders, weights, shares, chosen, rule)
+        else:
+            facts = merging.merge_students(folder, folders, shares, rule)
         return {**facts, **facts_of_students(folders)}
 
     return merge
+
+
+def _problem_texts(config: Config, sources: Sequence[str]) -> dict[str, list[str]]:
+    """The training problems of each source, as a student is asked them."""
+    jobs = {source: source_config(config, source) for source in sources}
+    return {source: [p.problem for p in load_problems(job)] for source, job in jobs.items()}
 
 
 def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = None) -> Facts:
@@ -209,7 +249,6 @@ def train_with_rewards(
     Raises:
         ArtifactError: there is no corpus.
     """
-    from plan_tuning.grading.grader import Grader
     from plan_tuning.training.grpo.data import planned_problems
     from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 
@@ -227,19 +266,33 @@ def train_with_rewards(
         prompt=config.prompt,
         evaluation=config.evaluation,
         seed=config.seed,
+        server_share=_server_share(config),
     )
     open_ask = partial(open_judge, training) if config.reward.uses_judge else None
     run = training.run(folder, loggers)
     with ExitStack() as resources:
-        grader = (
-            resources.enter_context(Grader(config.evaluation.grading))
-            if process is None
-            else process.models.grader
-        )
-        facts = train_grpo(run, settings, training.begin(), problems, grader, open_ask)
+        models = rank_models(config, resources) if process is None else process.models
+        begun = training.begin()
+        frozen = partial(models.frozen, begun) if config.reward.uses_frozen else None
+        facts = train_grpo(run, settings, begun, problems, models.grader, open_ask, frozen)
     seen = facts_of_training(config, training.corpus, training.start)
-    begun = facts_of_start(training.start if has_start(config) else None)
-    return {**facts, "selection": selection, **seen, **VERSIONS, **begun}
+    had = facts_of_start(training.start if has_start(config) else None)
+    graded = models.grader.facts()
+    return {**facts, "selection": selection, **seen, **VERSIONS, **graded, **had}
+
+
+def _server_share(config: Config) -> float | None:
+    """Say how much of the card a server of rollouts gets: what the ledger counts it with."""
+    method, found = config.method, shape_of(config.model)
+    if not isinstance(method, GRPOConfig) or method.engine != "vllm":
+        return None
+    if device_of(config.trainer) == "cpu":
+        return None
+    if found is None:
+        return _PLAIN_SHARE
+    width = HALF if config.trainer.precision == "bf16" else FLOAT
+    held = served(found[0], width, int(method.generation_batch_tokens), "cuda")
+    return share_of_card(sum(held.values()))
 
 
 def _is_grpo(training: Training) -> bool:

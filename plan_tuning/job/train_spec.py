@@ -27,20 +27,22 @@ from plan_tuning.artifacts import (
 )
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.data import DataConfig, MicroworldDataConfig, OwnDataConfig
-from plan_tuning.config.extensions import extension_spec, find
+from plan_tuning.config.extensions import extension_spec, find, record
 from plan_tuning.config.filter import FilterConfig
+from plan_tuning.config.grading import GradingConfig, SandboxConfig
 from plan_tuning.config.grpo import UNTRAINED, GRPOConfig
 from plan_tuning.config.merge import MergeConfig
 from plan_tuning.config.mixture import MixtureDataConfig
 from plan_tuning.config.model import MicroModelConfig, ModelConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.run import Config
+from plan_tuning.config.sources import merged_students
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.distillation.corpus import corpus_spec
 from plan_tuning.students import gguf
 from plan_tuning.tasks.benchmarks import source_spec
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX
-from plan_tuning.text.prompts import prompt_fingerprint
+from plan_tuning.text.prompts import prompt_fingerprint, words_fingerprint
 
 # What of the micro-world its base depends on.
 VOCABULARY_KEYS = ("num_names", "max_value", "max_operand")
@@ -104,9 +106,26 @@ def check_own_name(data: DataConfig) -> None:
         )
 
 
-def distillation_spec(problems: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """What determines a corpus of ``problems``, of the training set or of a test set."""
-    return corpus_spec(problems, config.teacher, config.distillation, config.evaluation.grading)
+def distillation_spec(
+    problems: Mapping[str, Any], config: Config, tasks: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What determines a corpus of ``problems``, of the training set or of a test set.
+
+    Args:
+        problems: what determines them.
+        config: the job.
+        tasks: that they are of; None: those of the training set.
+    """
+    asked = config.data.tasks if tasks is None else tasks
+    grading = grading_of(config.evaluation.grading, asked)
+    return corpus_spec(problems, config.teacher, config.distillation, grading, asked)
+
+
+def grading_of(grading: GradingConfig, tasks: Sequence[str]) -> GradingConfig:
+    """What of the grading has an effect: how programs are run has none on other answers."""
+    if any("run_code" in record("task", name).needs for name in tasks):
+        return grading
+    return replace(grading, run_code=False, sandbox=SandboxConfig())
 
 
 def is_made_here(model: ModelConfig) -> bool:
@@ -129,6 +148,8 @@ def base_spec(model: ModelConfig, config: Config) -> dict[str, Any]:
     if isinstance(model, MicroModelConfig):
         spec["vocabulary"] = {key: getattr(model.world, key) for key in VOCABULARY_KEYS}
         spec["base"] = hashed_values(model.base)
+        if model.domains:
+            spec["domains"] = True
         if config.debug.max_steps is not None:
             spec["debug_max_steps"] = config.debug.max_steps
     return spec
@@ -177,6 +198,8 @@ def student_spec(
         "prompts": prompt_fingerprint("student"),
         "seed": config.seed,
     }
+    if words := words_fingerprint(config.data.tasks):
+        spec["task_prompts"] = words
     if start is not None:
         spec["start"] = start
     if isinstance(config.method, GRPOConfig):
@@ -192,16 +215,40 @@ def student_spec(
     return spec
 
 
-def merge_spec(config: Config, students: Sequence[str]) -> dict[str, Any]:
-    """What determines a merged student.
+def merge_spec(config: Config, students: Sequence[str], base: str | None) -> dict[str, Any]:
+    """What determines a student that others are merged to.
 
     Args:
         config: the job.
         students: fingerprints of those that are merged.
+        base: fingerprint of the base, where it is made here.
     """
     merge = config.merge
-    spec = {"merge": merge.name, "students": list(students), "weights": merge.shares}
+    spec: dict[str, Any] = {"merge": merge.name, "students": list(students)}
+    if merge.is_routed:
+        return spec | _router_spec(config)
+    spec["weights"] = merge.shares_of(len(students))
+    needs = record("merge", merge.name).needs
+    if "base" in needs:
+        spec |= {key: getattr(merge, key) for key in ("scale", "density", "seed") if key in needs}
+        spec["model"] = model_spec(config.model, base)
+        if merge.name == "task_arithmetic":  # as they are
+            spec["weights"] = merge.weights or [1.0] * len(students)
+    if merge.rank is not None:
+        spec["rank"] = merge.rank
     return spec | extension_spec("merge", merge.name, merge, MergeConfig)
+
+
+def _router_spec(config: Config) -> dict[str, Any]:
+    """What a router chooses by, beside the adapters themselves."""
+    merge = config.merge
+    sources = [student.source for student in merged_students(config)]
+    spec: dict[str, Any] = {"sources": sources, "router": merge.router}
+    if merge.router == "oracle":
+        return spec
+    encoder = None if merge.encoder is None else folder_fingerprint(Path(merge.encoder))
+    known = {"neighbours": merge.neighbours, "encoder": encoder}
+    return spec | known | {"problems": problems_spec(config.data)}
 
 
 def has_start(config: Config) -> bool:
@@ -283,7 +330,7 @@ def _selection_spec(config: Config) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "val_problems": config.trainer.val_problems,
         "max_new_tokens": evaluation.max_new_tokens,
-        "grading": hashed_values(evaluation.grading),
+        "grading": hashed_values(grading_of(evaluation.grading, config.data.tasks)),
         **({"stop": list(evaluation.stop)} if evaluation.stop else {}),
     }
     if not config.method.has_two_calls:
@@ -314,14 +361,21 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     reward = replace(config.reward, name=RewardConfig().name, judge=None, extra=extra)
     if not reward.plan.weight:
         reward = replace(reward, plan=PlanRewardConfig(weight=0.0))
+    elif reward.plan.is_served:  # the name counts by which it is served, the address does not
+        served = f"served: {reward.plan.encoder_model}"
+        reward = replace(reward, plan=replace(reward.plan, encoder=served, encoder_model=""))
     spec: dict[str, Any] = {
         "method": {k: v for k, v in hashed_values(method).items() if k not in _OF_THE_START},
         "reward": hashed_values(reward),
         "optimizer": {key: getattr(config.trainer, key) for key in _OF_THE_TRAINER},
     }
+    if method.engine == "vllm" and (options := config.evaluation.vllm.spec()):
+        spec["vllm_options"] = options
     if config.reward.uses_judge:
         spec["judge"] = config.judge.spec()
-    if config.reward.judges_plans:
+    if config.reward.judges_plans and reward.plan.kind == "verifier":
+        spec["verifier_prompts"] = [prompt_fingerprint(n) for n in ("constraints", "verify")]
+    elif config.reward.judges_plans:
         spec["judge_prompt"] = prompt_fingerprint("judge")
     brought = [("reward", name) for name in extra]
     brought += [("plan_similarity", reward.plan.kind)] if reward.plan.weight else []
@@ -329,7 +383,7 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     if found := {name: one["extension"] for name, one in extensions.items() if one}:
         spec["extensions"] = found
     if config.reward.answer_weight or extra:  # a reward from outside sees the verdict
-        spec["grading"] = hashed_values(config.evaluation.grading)
+        spec["grading"] = hashed_values(grading_of(config.evaluation.grading, config.data.tasks))
     return spec
 
 

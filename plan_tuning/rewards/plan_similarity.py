@@ -16,6 +16,7 @@ import numpy as np
 
 from plan_tuning.config.reward import PlanRewardConfig
 from plan_tuning.records import Request
+from plan_tuning.rewards.plan_cases import Means, PlanCase, PlanRewardError
 from plan_tuning.text.plans import leaks, repetition, steps
 from plan_tuning.text.prompts import render
 
@@ -94,6 +95,27 @@ def embedding_similarity(
     found = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
     cosine = np.clip(found[: len(first)] @ found[len(first) :].T, 0.0, 1.0)  # (n, m)
     return _ordered_f1(len(first), len(second), lambda i, j: float(cosine[i, j]))
+
+
+async def by_steps(
+    cases: Sequence[PlanCase], config: PlanRewardConfig, means: Means
+) -> list[float | None]:
+    """Reward plans by :func:`step_similarity`, which is in [0, 1] as it stands."""
+    return [step_similarity(c.teacher_plan, c.plan, metric=config.metric) for c in cases]
+
+
+async def by_embeddings(
+    cases: Sequence[PlanCase], config: PlanRewardConfig, means: Means
+) -> list[float | None]:
+    """Reward plans by :func:`embedding_similarity`: in [0, 1], negative cosines count as 0.
+
+    Raises:
+        PlanRewardError: nobody handed an encoder over.
+    """
+    embed = means.embed
+    if embed is None:
+        raise PlanRewardError("plans are compared by embeddings: nobody handed an encoder over")
+    return [embedding_similarity(c.teacher_plan, c.plan, embed) for c in cases]
 
 
 def _units_of_both(reference: str, candidate: str) -> tuple[list[list[str]], list[list[str]]]:
@@ -188,6 +210,7 @@ def judge_requests(
     config: PlanRewardConfig,
     *,
     problem_id: str = "",
+    style: str = "math",
     is_reminded: bool = False,
 ) -> list[Request]:
     """Ask how alike two plans are; the mean of the replies is the reward.
@@ -200,6 +223,7 @@ def judge_requests(
         candidate: the student's plan.
         config: votes, orders and sampling of the judge.
         problem_id: for logs.
+        style: of the problem, in whose task's words it is asked.
         is_reminded: the retry after a reply that could not be read.
     """
     pair = (_TAG.sub(" ", reference).strip(), _TAG.sub(" ", candidate).strip())
@@ -208,7 +232,12 @@ def judge_requests(
         Request(
             role=ROLE,
             messages=render(
-                ROLE, is_reminded=is_reminded, problem=problem, reference=first, candidate=second
+                ROLE,
+                style=style,
+                is_reminded=is_reminded,
+                problem=problem,
+                reference=first,
+                candidate=second,
             ),
             temperature=config.temperature,
             max_tokens=config.max_reply_tokens,

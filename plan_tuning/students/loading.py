@@ -386,8 +386,9 @@ def base_of_adapter(folder: Path) -> tuple[str, str | None]:
     recorded = str(settings["base_model_name_or_path"])
     if not Path(recorded).is_absolute() or Path(recorded).is_dir():
         return recorded, settings.get("revision")
-    around = folder.resolve().parent.parent
-    places = [around / kind / Path(recorded).name for kind in ("bases", "students")]
+    around = folder.resolve().parents  # an adapter of a routed student lies two folders deeper
+    kinds = ("bases", "students")
+    places = [around[n] / kind / Path(recorded).name for n in (1, 3) for kind in kinds]
     for moved in places:
         if moved.is_dir():
             return str(moved), None

@@ -11,7 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from plan_tuning.students.loading import ADAPTER_FILE, StudentError
+from plan_tuning.config.merge import MergeConfig
+from plan_tuning.students.loading import StudentError, is_adapter
+from plan_tuning.students.merge_rules import Rule
 
 Combine = Callable[[Sequence[torch.Tensor], Sequence[float]], torch.Tensor]
 """From one weight of every student (float64, of one shape) and their shares to the merged one."""
@@ -53,6 +55,61 @@ def merge_students(
     Raises:
         StudentError: one is an adapter, has no weights here, or does not fit the first one.
     """
+    return _merge(folder, students, lambda name, tensors: combine(tensors, shares))
+
+
+def merge_differences(
+    folder: Path,
+    students: Sequence[Path],
+    base: Path,
+    shares: Sequence[float],
+    knobs: MergeConfig,
+    rule: Rule,
+) -> dict[str, Any]:
+    """Write the base plus the merged differences of the students to it, as above.
+
+    Args:
+        folder: receives it.
+        students: folders of whole weights.
+        base: folder of the weights that all of them began from.
+        shares: of the students, summing to 1.
+        knobs: what the rule reads.
+        rule: from the differences (float64) of one weight to the merged one.
+
+    Returns:
+        Facts: how many students and parameters.
+
+    Raises:
+        StudentError: as above, or the base lacks a weight of theirs.
+    """
+    known = _files_of(base)
+
+    def combine(name: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        if name not in known:
+            raise StudentError(f"{base} has no weight {name}: it is not the base of {students[0]}")
+        own = _read(known[name], name).double()
+        if own.shape != tensors[0].shape:
+            raise StudentError(f"{name} has another shape in {base} than in {students[0]}")
+        return own + rule([tensor - own for tensor in tensors], shares, knobs, name)
+
+    return _merge(folder, students, combine)
+
+
+def weights_folder(source: Path | str, revision: str | None) -> Path:
+    """The folder of a model's weights: a hub id is looked up in the cache, or fetched."""
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    patterns = [_WEIGHTS, "*.json"]
+    return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
+
+
+def _merge(
+    folder: Path,
+    students: Sequence[Path],
+    combine: Callable[[str, Sequence[torch.Tensor]], torch.Tensor],
+) -> dict[str, Any]:
     files = [_files_of(student) for student in students]
     _check_fit(students, files)
     first = files[0]
@@ -61,7 +118,7 @@ def merge_students(
         merged = {}
         for name in [name for name, of in first.items() if of == file]:
             tensors = [_read(found[name], name) for found in files]
-            merged[name] = _combined(name, tensors, shares, combine)
+            merged[name] = _combined(name, tensors, combine)
             count += merged[name].numel()
         save_file(merged, folder / file.name, metadata={"format": "pt"})
     for pattern in _COPIED:
@@ -76,9 +133,10 @@ def _files_of(student: Path) -> dict[str, Path]:
     Raises:
         StudentError: the folder holds an adapter, or no weights.
     """
-    if (student / ADAPTER_FILE).is_file():
+    if is_adapter(student):
         raise StudentError(
-            f"{student} is an adapter, whose factors cannot be averaged: train it again with "
+            f"{student} is an adapter, whose factors cannot be combined in this way, or beside "
+            "whole weights: merge adapters alone (merge=linear), or train it again with "
             "adapter.export=merged, which writes whole weights, and merge those"
         )
     found: dict[str, Path] = {}
@@ -114,7 +172,9 @@ def _read(file: Path, name: str) -> torch.Tensor:
 
 
 def _combined(
-    name: str, tensors: Sequence[torch.Tensor], shares: Sequence[float], combine: Combine
+    name: str,
+    tensors: Sequence[torch.Tensor],
+    combine: Callable[[str, Sequence[torch.Tensor]], torch.Tensor],
 ) -> torch.Tensor:
     first = tensors[0]
     if any(tensor.shape != first.shape for tensor in tensors):
@@ -124,7 +184,7 @@ def _combined(
         if any(not torch.equal(tensor, first) for tensor in tensors):
             raise StudentError(f"{name} is no number that can be averaged, and differs")
         return first
-    merged = combine([tensor.double() for tensor in tensors], shares)
+    merged = combine(name, [tensor.double() for tensor in tensors])
     if merged.shape != first.shape:
         raise StudentError(f"the merge gives {name} the shape {tuple(merged.shape)}")
     return merged.to(first.dtype).contiguous()

@@ -70,10 +70,13 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def world_vocabulary(world: MicroworldConfig) -> list[str]:
-    """List the student's tokens for a world."""
+def world_vocabulary(world: MicroworldConfig, *, domains: bool = False) -> list[str]:
+    """List the student's tokens for a world, with those of all questions where it has domains."""
     return vocabulary(
-        num_names=world.num_names, max_value=world.max_value, max_operand=world.max_operand
+        num_names=world.num_names,
+        max_value=world.max_value,
+        max_operand=world.max_operand,
+        domains=domains,
     )
 
 

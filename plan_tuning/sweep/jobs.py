@@ -16,8 +16,10 @@ from rich.table import Table
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.effects import IdleWord, idle_line, idle_words, key_of
+from plan_tuning.config.extensions import record
+from plan_tuning.config.job_parts import is_tested, needs_student
 from plan_tuning.config.run import Config
-from plan_tuning.job.costs import teacher_line, value_line
+from plan_tuning.job.costs import reward_line, teacher_line, value_line
 from plan_tuning.job.graph import JobGraph
 from plan_tuning.job.memory_report import memory_line
 from plan_tuning.job.result import check_overwritten, read_result
@@ -46,6 +48,7 @@ _LABEL = 48  # characters of a job's label at the most
 _FOLDERS = re.compile(r"[^=,\s\[\]]*/")  # of a path; its last part tells enough
 _NOT_SHOWN = re.compile(r"[^A-Za-z0-9_.,=+@ -]+")  # what Hydra's grammar would want quoted
 _PIPED_WIDTH = 80  # columns, where nobody's terminal says
+_SHOWN = 3  # jobs that an error names
 _STAGES = ("base", "corpus", "start", "student")
 
 
@@ -109,6 +112,41 @@ def check_overwriting(jobs: Sequence[Job], folder: Path) -> None:
         check_overwritten(folder / job.name, job.graph.fingerprint)
 
 
+def check_servers(jobs: Sequence[Job]) -> None:
+    """Refuse to ask one server in the name of several students: it has the weights of one.
+
+    Several settings of one student are fine, and so is what is answered already.
+
+    Raises:
+        ConfigError: jobs of different students ask the same name at the same address.
+    """
+    asking: dict[tuple[str | None, str], dict[str, Job]] = {}
+    for job in jobs:
+        evaluation = job.config.evaluation
+        is_served = "server" in record("engine", evaluation.engine).needs
+        if not is_served or not is_tested(job.config) or not needs_student(job.config):
+            continue
+        if all(stage.is_done for stage in job.graph.predictions):
+            continue
+        stage = job.graph.student or job.graph.base
+        student = str(job.config.model.path) if stage is None else stage.fingerprint
+        server = evaluation.server
+        asking.setdefault((server.api_base, server.model), {}).setdefault(student, job)
+    for (address, name), students in asking.items():
+        if len(students) > 1:
+            shown = "; ".join(
+                " ".join(shown_words(job)) for job in list(students.values())[:_SHOWN]
+            )
+            raise ConfigError(
+                "evaluation.server.model",
+                name,
+                f"one name at {address} has the weights of one student, and {len(students)} are to "
+                f"be asked by it ({shown}{'; …' if len(students) > _SHOWN else ''})",
+                "evaluation.engine=vllm, which serves each student by itself; or a job a student "
+                "with 'stages=[evaluate]' and evaluation.server.model=NAME of its own",
+            )
+
+
 def job_table(jobs: Sequence[Job], title: str) -> Table:
     """Tabulate a sweep's jobs: what each one builds, shares with another one, or finds done."""
     shown = [name for name in _STAGES if name != "start" or any(job.graph.start for job in jobs)]
@@ -122,9 +160,9 @@ def job_table(jobs: Sequence[Job], title: str) -> Table:
         table.add_column("plan values", no_wrap=True)
     claimed: set[str] = set()
     for job in jobs:
-        stages = (job.graph.base, job.graph.corpus, job.graph.start, job.graph.student)
-        by_name = dict(zip(_STAGES, stages, strict=True))
-        cells = [_state([by_name[name]], claimed) for name in shown]
+        graphs = [*(graph for _, graph in job.graph.sources), job.graph]
+        by_name = {name: [getattr(graph, name) for graph in graphs] for name in _STAGES}
+        cells = [_state(by_name[name], claimed) for name in shown]
         cells.append(_state(job.graph.predictions, claimed))
         cells += [_state(job.graph.plan_values, claimed)] if has_values else []
         table.add_row(" ".join(word for word in shown_words(job) if word not in common), *cells)
@@ -191,6 +229,8 @@ def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
     console.print(teacher_line((job.config, job.graph) for job in jobs), soft_wrap=True)
     if line := memory_line((job.config, job.graph) for job in jobs):
         console.print(line, soft_wrap=True, highlight=False)
+    if rewards := reward_line((job.config, job.graph) for job in jobs):
+        console.print(rewards, soft_wrap=True, highlight=False)
     if values := value_line((job.config, job.graph) for job in jobs):
         console.print(values, soft_wrap=True, highlight=False)
     if line := power_line(rows_of(jobs), folder):
@@ -224,7 +264,7 @@ def print_sync_command(folder: Path) -> None:
 
 
 def _state(stages: Sequence[Any], claimed: set[str]) -> str:
-    present = [stage for stage in stages if stage is not None]
+    present = list({stage.fingerprint: stage for stage in stages if stage is not None}.values())
     if not present:
         return "-"
     new = [stage for stage in present if not stage.is_done and stage.fingerprint not in claimed]

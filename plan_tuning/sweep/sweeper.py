@@ -32,6 +32,7 @@ from plan_tuning.sweep.jobs import (
     Job,
     check_names,
     check_overwriting,
+    check_servers,
     check_swept,
     labels,
     print_jobs,
@@ -255,6 +256,7 @@ class AblationSweeper(Sweeper):  # type: ignore[misc]
         try:
             check_names(kept)
             check_overwriting(kept, Path(self.config.hydra.sweep.dir))
+            check_servers(kept)
             check_registration(kept)
             check_outputs(kept[0].config)
         except ValueError as error:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import file_fingerprint, hashed_values
 from plan_tuning.config.data import RowForm
-from plan_tuning.config.extensions import extension_spec, find, records
-from plan_tuning.grading.equivalence import gold_defect
+from plan_tuning.config.extensions import DEFAULT_TASK, extension_spec, find, records, task_of
+from plan_tuning.grading.answer_rules import problem_defect
 from plan_tuning.records import Problem
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.published_sets import Benchmark, HubSource
@@ -135,7 +135,8 @@ def read(
             )
         seen_ids[problem.id] = number
         text = (_squeezed(problem.problem), problem.answer)
-        reason = gold_defect(problem.answer, problem.style)
+        problem = _of_its_task(problem, benchmark)
+        reason = problem_defect(problem)
         if reason is None and text in seen_texts:
             reason = "repeats an earlier row"
         seen_texts.add(text)
@@ -172,6 +173,7 @@ def source_spec(
     spec |= extension_spec("data", name)
     if find("data", name) is None:
         spec["form"] = hashed_values(form or RowForm())
+        spec |= extension_spec("task", task_of((form or RowForm()).style).name)
     if path is not None:
         return spec | {"digest": file_fingerprint(file_of(name, split, Path(path)))}
     source = _source_of(benchmark, split, revision)
@@ -195,6 +197,25 @@ def benchmark_named(name: str) -> Benchmark:
         )
     loaded = found.load()
     return loaded if isinstance(loaded, Benchmark) else Benchmark(name, loaded, {}, {})
+
+
+def _of_its_task(problem: Problem, benchmark: Benchmark) -> Problem:
+    """Add what the task knows of a problem.
+
+    Raises:
+        DataError: the record of the set does not say that its problems are of that task.
+    """
+    task = task_of(problem.style)
+    found = find("data", benchmark.name)
+    if found is not None and task.name != (found.task or DEFAULT_TASK):
+        raise DataError(
+            f"the reader of {benchmark.name} makes problems of the style {problem.style}, and its "
+            f'record does not say so: Extension("data", "{benchmark.name}", task="{task.name}")'
+        )
+    difficulty = task.load().difficulty
+    if problem.difficulty or difficulty is None:
+        return problem
+    return replace(problem, difficulty=difficulty(problem))
 
 
 def rationale_advice(method: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from plan_tuning.records import Problem
 from plan_tuning.tasks.socratic import numbered
-from plan_tuning.text.formats import boxed
+from plan_tuning.text.formats import stated
 
 # Bump when the same problems get other plans or executions: their corpora are others then.
 VERSION = 1
@@ -45,7 +45,7 @@ def dataset_plan(problem: Problem) -> DatasetPlan | None:
     execution = metadata.get("execution")
     if not isinstance(execution, str) or not execution.strip():
         rationale = problem.solution.strip()
-        execution = boxed(rationale, problem.answer) if rationale else ""
+        execution = stated(rationale, problem.answer, problem.style) if rationale else ""
     annotated = metadata.get("annotated_execution")
     return DatasetPlan(
         plan.strip(), execution.strip(), annotated if isinstance(annotated, str) else ""

@@ -18,12 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from plan_tuning.artifacts import write_atomic
+from plan_tuning.config.extensions import own_styles
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem, Verdict
 from plan_tuning.tasks.json_rows import DataError, json_lines
 
-STYLES = ("gsm8k", "math", "olympiadbench", "aime", "strategyqa", "microworld")
+STYLES = (*own_styles(), "microworld")
 _CHUNK = 512  # rows between two steps of the progress bar
 
 
@@ -42,6 +43,13 @@ def grade(
     require_box: Annotated[
         bool, typer.Option("--require-box", help="Accept boxed answers only.")
     ] = False,
+    run_code: Annotated[
+        bool,
+        typer.Option(
+            "--run-code",
+            help="Run predictions of --style code in the sandbox; rows hold test and entry_point.",
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(help="Worker processes for symbolic comparison.")] = 2,
     wall_s: Annotated[float, typer.Option(help="Seconds that one comparison may take.")] = 5.0,
     as_json: Annotated[
@@ -52,7 +60,7 @@ def grade(
     errors = Console(stderr=True)
     try:
         rows = _read_rows(file)
-        config = GradingConfig(num_workers=workers, wall_s=wall_s)
+        config = GradingConfig(num_workers=workers, wall_s=wall_s, run_code=run_code)
         items = [
             _item(file, number, row, prediction_key, gold_key, style, style_key)
             for number, row in rows
@@ -166,6 +174,7 @@ def _item(
             style=chosen,
             is_multiple_answer=bool(row.get("is_multiple_answer", False)),
             unit=str(row.get("unit") or ""),
+            metadata={key: row[key] for key in ("setup", "test", "entry_point") if key in row},
         ),
     )
 

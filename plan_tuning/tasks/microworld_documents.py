@@ -11,8 +11,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
-from plan_tuning.config.microworld import MicroworldConfig
+from plan_tuning.config.microworld import QUESTIONS, MicroworldConfig
 from plan_tuning.tasks.microworld_problems import draw_relation, draw_story
+from plan_tuning.tasks.microworld_questions import asked, execution_of
 from plan_tuning.tasks.microworld_text import (
     EXECUTE_REQUEST,
     ITEMS,
@@ -23,7 +24,6 @@ from plan_tuning.tasks.microworld_text import (
     Story,
     Template,
     equation_text,
-    execution_text,
     facts_text,
     needed_chain,
     plan_text,
@@ -115,31 +115,48 @@ def story_document(rng: random.Random, world: MicroworldConfig) -> Document:
     return [*document, ("<eos>", True)]
 
 
-def guided_document(rng: random.Random, world: MicroworldConfig, *, max_depth: int) -> Document:
+def guided_document(
+    rng: random.Random, world: MicroworldConfig, *, max_depth: int, question: str = "number"
+) -> Document:
     """Give a problem and its plan, and show the execution: in plain text or as a chat."""
     story = _story(rng, world, max_depth=max_depth, distractors=(0, 2))
+    story = asked(story, question, max_value=world.max_value)
     chain = needed_chain(story)
     template = _template(rng)
     plan = f"<plan> {plan_text(chain)} </plan>"
-    if rng.random() < 0.5:
+    # What is asked for stands in the question alone, which plain text leaves out.
+    if rng.random() < 0.5 or question != "number":
         given = (
             f"<bos> <user> <input> {problem_text(story, template)} </input> {plan} "
             f"{EXECUTE_REQUEST} <assistant>"
         )
     else:
         given = f"<bos> {facts_text(story, template)} {plan}"
-    execution = execution_text(steps_of(story, chain))
+    execution = execution_of(story, steps_of(story, chain))
     return [(given, False), (f"<output> {execution} </output> <eos>", True)]
 
 
-def document_makers(*, guided_max_depth: int) -> Mapping[str, DocumentMaker]:
-    """Name the kinds of documents; each is a probe of the finished base as well."""
+def document_makers(*, guided_max_depth: int, domains: bool = False) -> Mapping[str, DocumentMaker]:
+    """Name the kinds of documents; each is a probe of the finished base as well.
+
+    Args:
+        guided_max_depth: of the deepest given plan.
+        domains: executions of all questions, not of that for a number alone.
+    """
+
+    def guided(question: str) -> DocumentMaker:
+        return lambda rng, world: guided_document(
+            rng, world, max_depth=guided_max_depth, question=question
+        )
+
+    others = QUESTIONS[1:] if domains else ()
     return {
         "lookup": lookup_document,
         "number": number_document,
         "arithmetic": arithmetic_document,
         "story": story_document,
-        "guided": lambda rng, world: guided_document(rng, world, max_depth=guided_max_depth),
+        "guided": guided("number"),
+        **{f"guided_{question}": guided(question) for question in others},
     }
 
 
@@ -152,6 +169,13 @@ MIXTURE_SHARES: Mapping[str, float] = {
     "story": 0.05,
 }
 """What the two phases of the base's training read."""
+DOMAIN_SHARES: Mapping[str, float] = {
+    **MIXTURE_SHARES,
+    "guided": 0.20,
+    "guided_yes_no": 0.10,
+    "guided_program": 0.10,
+}
+"""The second phase of a base that knows all questions."""
 
 
 def draw_document(

@@ -21,8 +21,14 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from plan_tuning.config.microworld import FAMILIES, MicroworldConfig
+from plan_tuning.config.microworld import FAMILIES, MICRO_STYLES, QUESTIONS, MicroworldConfig
 from plan_tuning.records import Problem
+from plan_tuning.tasks.microworld_questions import (
+    answer_of,
+    asked,
+    rationale_of,
+    tests_text,
+)
 from plan_tuning.tasks.microworld_text import (
     ITEMS,
     NAMES,
@@ -33,10 +39,11 @@ from plan_tuning.tasks.microworld_text import (
     Fact,
     Story,
     apply,
+    items_of,
     needed_chain,
+    needs_cue,
     plan_text,
     problem_text,
-    rationale_text,
     steps_of,
 )
 
@@ -57,7 +64,7 @@ class MicroworldSplitError(ValueError):
 
 
 def benchmark_world(name: str, world: MicroworldConfig) -> tuple[MicroworldConfig, str]:
-    """Find world and split of a benchmark called ``microworld[_FAMILY][_KIND]``.
+    """Find world and split of a benchmark called ``microworld[_QUESTION][_FAMILY][_KIND]``.
 
     >>> benchmark_world("microworld_b_depth", MicroworldConfig())[1]
     'test_depth'
@@ -66,6 +73,12 @@ def benchmark_world(name: str, world: MicroworldConfig) -> tuple[MicroworldConfi
         MicroworldSplitError: there is no such test set.
     """
     kind = name.removeprefix(MICRO_PREFIX)
+    for question in QUESTIONS[1:]:  # the first one is asked where none is named
+        if f"{kind}_".startswith(f"_{question}_"):
+            world, kind = replace(world, question=question), kind.removeprefix(f"_{question}")
+            break
+    else:
+        world = replace(world, question=QUESTIONS[0])
     for family in FAMILIES:
         if f"{kind}_".startswith(f"_{family}_"):
             world, kind = replace(world, family=family), kind.removeprefix(f"_{family}")
@@ -73,7 +86,8 @@ def benchmark_world(name: str, world: MicroworldConfig) -> tuple[MicroworldConfi
         known = ", ".join(MICRO_PREFIX + split.removeprefix("test") for split in TEST_SPLITS)
         raise MicroworldSplitError(
             f"evaluation.benchmarks: {name!r} is none of the micro-world's test sets {known} "
-            f"(of one family: {MICRO_PREFIX}_{FAMILIES[0]}_depth). "
+            f"(of one family: {MICRO_PREFIX}_{FAMILIES[0]}_depth; of another question: "
+            f"{', '.join(f'{MICRO_PREFIX}_{question}' for question in QUESTIONS[1:])}). "
             f"Try for example: 'evaluation.benchmarks=[{MICRO_PREFIX}]'"
         )
     return world, f"test{kind}"
@@ -148,15 +162,16 @@ def _stories(config: MicroworldConfig, split: str, seed: int) -> Iterator[Story]
     rng = random.Random(f"microworld/{config.family}/{split}/{seed}")
     depths, distractors = _ranges(config, split)
     while True:
-        yield draw_story(
+        story = draw_story(
             rng,
             depth=rng.randint(*depths),
             distractors=rng.randint(*distractors),
-            items=ITEMS[config.family],
+            items=items_of(config.family),
             num_names=config.num_names,
             max_value=config.max_value,
             max_operand=config.max_operand,
         )
+        yield replace(story, has_cue=needs_cue(story.item, config.family))
 
 
 def generate_problems(
@@ -204,22 +219,25 @@ def generate_problems(
         template = STANDARD_TEMPLATE
         if split == "test_templates":
             template = wordings.choice(UNSEEN_TEMPLATES)
+        story = asked(story, config.question, max_value=config.max_value)
         chain = needed_chain(story)
         steps = steps_of(story, chain)
+        style = MICRO_STYLES[config.question]
         problems.append(
             Problem(
-                id=f"microworld-{config.family}-{split}-{seed}-{len(problems)}",
+                id=f"{style}-{config.family}-{split}-{seed}-{len(problems)}",
                 problem=problem_text(story, template),
-                answer=str(steps[-1].value),
-                solution=rationale_text(steps),
-                source="microworld",
-                style="microworld",
+                answer=answer_of(story, steps),
+                solution=rationale_of(story, steps),
+                source=style,
+                style=style,
                 difficulty=str(len(chain) - 1),
                 true_plan=plan_text(chain),
                 metadata={
                     "family": config.family,
                     "distractors": len(story.facts) - len(chain),
                     "canonical": key,
+                    **(tests_text(story, key) if config.question == "program" else {}),
                 },
             )
         )

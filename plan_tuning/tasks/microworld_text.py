@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # fmt: off
 NAMES = (
@@ -33,11 +33,19 @@ ITEMS: Mapping[str, tuple[str, ...]] = {
     "a": ("apples", "books", "coins", "cards"),
     "b": ("eggs", "shells", "stamps", "pens"),
 }
-"""The nouns tell which family a problem belongs to, and so what its words mean."""
+"""The nouns tell which of these two families a problem belongs to, and so what its words mean.
+
+Families c and d have all nouns, and a cue before some questions that turns round what the noun says
+of the words' meaning: they mean the opposite in c, what they say in d, and neither noun nor cue
+alone tells which.
+"""
+CUE = "Then"  # before the question
+SWAPPED = ("b", "c")  # families in which "more" and "fewer" mean each other's opposite
+CONFLICTING = ("c", "d")
 
 OPERATIONS = ("more", "fewer", "times")
 _WORDS = {"more": "more-than", "fewer": "fewer-than", "times": "times"}
-_SIGNS = {"more": "+", "fewer": "-", "times": "*"}
+SIGNS = {"more": "+", "fewer": "-", "times": "*"}
 _INVERSE = {"more": "fewer", "fewer": "more", "times": "times"}
 TIMES_OPERANDS = (2, 3)
 
@@ -82,11 +90,18 @@ class Template:
     known: str = "are"
     relation: str = "is"
     question: str = "How-many {item} are {target}'s ?"
+    claim: str = "Yes-or-no : {least} {item} are {target}'s ?"
 
 
 STANDARD_TEMPLATE = Template()
 UNSEEN_TEMPLATES = (
-    Template("Also", "were", "was", "How-many {item} were {target}'s ?"),
+    Template(
+        "Also",
+        "were",
+        "was",
+        "How-many {item} were {target}'s ?",
+        "Yes-or-no : {least} {item} were {target}'s ?",
+    ),
     Template("Then", "are", "is", "Say : How-many {item} are {target}'s ?"),
 )
 """Wordings of the base's documents that no training problem uses."""
@@ -99,14 +114,41 @@ class Story:
     facts: tuple[Fact, ...]
     item: str
     target: str
+    question: str = "number"  # what is asked: see tasks/microworld_questions.py
+    least: int = 0  # that a yes-or-no question asks for
+    has_cue: bool = False  # before the question
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether "more" and "fewer" mean each other's opposite, by the noun and the cue.
+
+        Raises:
+            MicroworldTextError: no family uses the noun.
+        """
+        return (family_of(self.item) in SWAPPED) != self.has_cue
 
     def by_owner(self) -> dict[str, Fact]:
         """Index the facts by whose they are."""
         return {fact.owner: fact for fact in self.facts}
 
 
+def items_of(family: str) -> tuple[str, ...]:
+    """List the nouns of a family."""
+    every = tuple(item for items in ITEMS.values() for item in items)
+    return every if family in CONFLICTING else ITEMS[family]
+
+
+def needs_cue(item: str, family: str) -> bool:
+    """Whether a question about ``item`` has the cue in a family.
+
+    >>> [needs_cue(item, family) for item in ("coins", "pens") for family in "cd"]
+    [True, False, False, True]
+    """
+    return (family_of(item) in SWAPPED) != (family in SWAPPED)
+
+
 def family_of(item: str) -> str:
-    """Name the family that a noun belongs to.
+    """Name the family that a noun belongs to, of a and b.
 
     Raises:
         MicroworldTextError: no family uses the noun.
@@ -117,9 +159,9 @@ def family_of(item: str) -> str:
     raise MicroworldTextError(f"{item!r} is none of the micro-world's nouns")
 
 
-def _swap(operation: str, item: str) -> str:
-    """Turn a meaning into its word's operation or back; family b says one and means the other."""
-    return _INVERSE[operation] if family_of(item) == "b" else operation
+def _swap(operation: str, is_swapped: bool) -> str:
+    """Turn a meaning into its word's operation or back, where the words say the opposite."""
+    return _INVERSE[operation] if is_swapped else operation
 
 
 def apply(operation: str, operand: int, value: int) -> int:
@@ -131,27 +173,39 @@ def apply(operation: str, operand: int, value: int) -> int:
     return value * operand
 
 
-def fact_text(fact: Fact, item: str, template: Template = STANDARD_TEMPLATE) -> str:
+def fact_text(
+    fact: Fact, item: str, template: Template = STANDARD_TEMPLATE, *, is_swapped: bool = False
+) -> str:
     """Say one fact in one sentence.
 
     >>> fact_text(Fact("Eve", 2, "more", "Cara"), "coins")
     "2-more-than Cara is Eve's ."
+    >>> fact_text(Fact("Eve", 2, "more", "Cara"), "coins", is_swapped=True)
+    "2-fewer-than Cara is Eve's ."
     """
     opening = f"{template.opening} " if template.opening else ""
     if not fact.parent:
         return f"{opening}{fact.operand} {item} {template.known} {fact.owner}'s ."
-    word = _WORDS[_swap(fact.operation, item)]
+    word = _WORDS[_swap(fact.operation, is_swapped)]
     return f"{opening}{fact.operand}-{word} {fact.parent} {template.relation} {fact.owner}'s ."
 
 
 def facts_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
     """Tell the story without its question."""
-    return " ".join(fact_text(fact, story.item, template) for fact in story.facts)
+    is_swapped = story.is_swapped
+    return " ".join(
+        fact_text(fact, story.item, template, is_swapped=is_swapped) for fact in story.facts
+    )
 
 
 def problem_text(story: Story, template: Template = STANDARD_TEMPLATE) -> str:
     """Tell the story and ask the question."""
-    question = template.question.format(item=story.item, target=story.target)
+    form = template.claim if story.question == "yes_no" else template.question
+    question = form.format(item=story.item, target=story.target, least=story.least)
+    if story.question == "program":
+        question = f"{_PROGRAM} : {question}"
+    if story.has_cue:
+        question = f"{CUE} {question}"
     return f"{facts_text(story, template)} {question}"
 
 
@@ -159,7 +213,10 @@ _SENTENCE = re.compile(
     r"(\d+) (\w+) (?:are|were) (\w+)'s \."
     r"|(\d+)-(more|fewer|times)(?:-than)? (\w+) (?:is|was) (\w+)'s \."
 )
-_QUESTION = re.compile(r"How-many (\w+) (?:are|were) (\w+)'s \?")
+_QUESTION = re.compile(r"(?:How-many|Yes-or-no : (\d+)) (\w+) (?:are|were) (\w+)'s \?")
+_PROGRAM = "Program"
+DOMAIN_TOKENS = ("Yes-or-no", _PROGRAM, "yes", "no")
+"""What the questions other than that for a number add to the vocabulary."""
 
 
 @functools.lru_cache(maxsize=8192)
@@ -172,15 +229,21 @@ def parse_problem(text: str) -> Story:
     question = _QUESTION.search(text)
     if question is None:
         raise MicroworldTextError(f"no question of the micro-world in {text[:80]!r}")
-    item, target = question[1], question[2]
-    family_of(item)
+    item, target = question[2], question[3]
+    head = text[: question.start()].rstrip()
+    asked = "yes_no" if question[1] else "number"
+    if head.endswith((f"{_PROGRAM} :", f"{_PROGRAM} : Say :")):
+        asked = "program"
+    before = head.removesuffix("Say :").rstrip().removesuffix(f"{_PROGRAM} :").rstrip()
+    story = Story((), item, target, asked, int(question[1] or 0), before.endswith(f" {CUE}"))
+    is_swapped = story.is_swapped
     facts = tuple(
         Fact(match[3], int(match[1]))
         if match[1]
-        else Fact(match[7], int(match[4]), _swap(match[5], item), match[6])
+        else Fact(match[7], int(match[4]), _swap(match[5], is_swapped), match[6])
         for match in _SENTENCE.finditer(text)
     )
-    story = Story(facts, item, target)
+    story = replace(story, facts=facts)
     needed_chain(story)
     return story
 
@@ -253,10 +316,10 @@ def equation_text(step: Step) -> str:
     """Write a step's computation: ``+2 22 = 24``, or ``22`` where the number is known."""
     if not step.operation:
         return str(step.value)
-    return f"{_SIGNS[step.operation]}{step.operand} {step.base} = {step.value}"
+    return f"{SIGNS[step.operation]}{step.operand} {step.base} = {step.value}"
 
 
-def box(value: int) -> str:
+def box(value: int | str) -> str:
     """Write the final answer."""
     return f"\\boxed{{ {value} }}"
 
@@ -274,8 +337,17 @@ def rationale_text(steps: Iterable[Step]) -> str:
     return " ".join([*(f"{equation_text(step)} ." for step in steps), box(steps[-1].value)])
 
 
-def vocabulary(*, num_names: int, max_value: int, max_operand: int) -> list[str]:
-    """List every token of the micro student in the order of their ids, special tokens first."""
+def vocabulary(
+    *, num_names: int, max_value: int, max_operand: int, domains: bool = False
+) -> list[str]:
+    """List every token of the micro student in the order of their ids, special tokens first.
+
+    Args:
+        num_names: people.
+        max_value: largest number.
+        max_operand: largest n of "n-more-than".
+        domains: with the words of all questions, not of that for a number alone.
+    """
     names = NAMES[:num_names]
     operands = range(1, max_operand + 1)
     words = [
@@ -301,5 +373,6 @@ def vocabulary(*, num_names: int, max_value: int, max_operand: int) -> list[str]
         *(f"*{n}" for n in TIMES_OPERANDS),
         # Two words that differ, for whoever probes the chat template with single letters.
         *("a", "b"),
+        *(DOMAIN_TOKENS if domains else ()),
     ]
     return list(dict.fromkeys(words))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from plan_tuning.tasks.code import humaneval as humaneval_row
+from plan_tuning.tasks.code import mbpp as mbpp_row
 from plan_tuning.tasks.schemas import RowReader
 from plan_tuning.tasks.schemas import aime as aime_row
 from plan_tuning.tasks.schemas import gsm8k as gsm8k_row
@@ -138,4 +140,32 @@ STRATEGYQA = Benchmark(
         for split in ("train", "test")
     },
     {"train": 1603, "test": 687},
+)
+# Test problems alone: it has no training split.
+HUMANEVAL = Benchmark(
+    "humaneval",
+    humaneval_row,
+    {
+        "test": HubSource(
+            "openai/openai_humaneval",
+            "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
+            ("test",),
+            ("openai_humaneval",),
+        )
+    },
+    {"test": 164},
+)
+MBPP = Benchmark(
+    "mbpp",
+    mbpp_row,
+    {
+        split: HubSource(
+            "google-research-datasets/mbpp",
+            "4bb6404fdc6cacfda99d4ac4205087b89d32030c",
+            (split,),
+            ("full",),
+        )
+        for split in ("train", "test")
+    },
+    {"train": 374, "test": 500},
 )

@@ -7,7 +7,6 @@ once, beside the artifact's own files, which stay as they are.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from plan_tuning.artifacts import MANIFEST, read_manifest, write_atomic
-from plan_tuning.config.grading import GradingConfig
+from plan_tuning.config.grading import grading_from
+from plan_tuning.config.microworld import OTHER_QUESTIONS
 from plan_tuning.grading.grader import GRADER_VERSION, Grader
 from plan_tuning.records import Problem, Verdict
 from plan_tuning.text.thoughts import READING_VERSION, split_thoughts
@@ -87,9 +87,8 @@ def regrade(folder: Path, answers: Sequence[StoredAnswer]) -> Regrading:
     """
     logger.info("%s: %d answers are graded again, once, by a newer grader", folder, len(answers))
     grading = read_manifest(folder)["spec"].get("grading", {})
-    known = {f.name for f in dataclasses.fields(GradingConfig)}
     said = [split_thoughts(answer.text) for answer in answers]
-    with Grader(GradingConfig(**{k: v for k, v in grading.items() if k in known})) as grader:
+    with Grader(grading_from(grading)) as grader:
         grades = grader.grade_many(
             [(text.text, answer.problem) for text, answer in zip(said, answers, strict=True)],
             finish_reasons=[
@@ -126,6 +125,8 @@ def plain_problem(key: str, gold: str, source: str) -> Problem | None:
         source: name of the benchmark.
     """
     style = source.partition("_")[0].rstrip("0123456789")  # math500, microworld_depth
+    if source.startswith(OTHER_QUESTIONS):
+        return None
     if style not in _PLAIN_STYLES:
         return None
     return Problem(id=key, problem="", answer=gold, style=style)

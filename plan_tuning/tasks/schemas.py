@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from plan_tuning.config.data import RowForm
+from plan_tuning.config.extensions import task_of
 from plan_tuning.grading.answers import extract
 from plan_tuning.records import Problem
 from plan_tuning.tasks.socratic import SocraticError, read_socratic, without_annotations
@@ -205,7 +206,7 @@ def own(row: Row, default_id: str, source: str, *, form: RowForm) -> Problem:
     is_yes_or_no = form.style == "strategyqa"
     answer = _yes_or_no(row, keys.answer) if is_yes_or_no else _text(row, keys.answer)
     used = _KNOWN | set(vars(keys).values())
-    return Problem(
+    problem = Problem(
         id=_text(row, keys.id, required=False) or default_id,
         problem=_text(row, keys.problem),
         answer=answer,
@@ -215,6 +216,9 @@ def own(row: Row, default_id: str, source: str, *, form: RowForm) -> Problem:
         difficulty=_text(row, keys.difficulty, required=False),
         metadata={key: value for key, value in _rest(row).items() if key not in used},
     )
+    complete = task_of(form.style).load().read
+    completed: Problem = problem if complete is None else complete(row, problem)
+    return completed
 
 
 def _yes_or_no(row: Row, name: str) -> str:

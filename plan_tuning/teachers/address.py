@@ -1,4 +1,4 @@
-"""A server's address: whether it is this machine's own, and which one would work where it is wrong.
+"""A server's address: which one would work where it is wrong.
 
 An address that is one path or one letter off answers with a redirect, a 404, a web page or a broken
 handshake. None of these is cured by a retry, so the first of them ends the run, and its one line
@@ -9,12 +9,12 @@ is found to answer.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from plan_tuning.config.teacher import is_loopback
 from plan_tuning.teachers.failures import CallFailure, Fatal, redact
 
 if TYPE_CHECKING:
@@ -26,23 +26,6 @@ _MISSING = (404, 405, 501)
 _PREFIXES = ("/v1", "/api/v1", "/openai/v1", "/v1beta/openai", "")  # of the usual servers
 _PROBE_S = 0.7  # twice at most: a person waits for it
 _HANDSHAKE = ("WRONG_VERSION_NUMBER", "wrong version number", "record layer failure")
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's own, which no proxy can reach for us.
-
-    >>> is_loopback("http://localhost:8000/v1"), is_loopback("http://127.8.0.1"), is_loopback("")
-    (True, True, False)
-    """
-    host = (urlsplit(address).hostname or "").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        place = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(place, "ipv4_mapped", None)
-    return place.is_loopback or place.is_unspecified or (mapped is not None and mapped.is_loopback)
 
 
 async def misplaced(

@@ -10,9 +10,9 @@ import asyncio
 import json
 from typing import Any
 
-from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.config.teacher import TeacherConfig, is_loopback
 from plan_tuning.records import Reply, Request
-from plan_tuning.teachers.address import is_loopback, misplaced
+from plan_tuning.teachers.address import misplaced
 from plan_tuning.teachers.errors import read_key
 from plan_tuning.teachers.failures import CallFailure, Transient, scrub
 from plan_tuning.teachers.replies import read_response

@@ -13,9 +13,9 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from plan_tuning.config.teacher import TeacherConfig
+from plan_tuning.config.teacher import TeacherConfig, is_loopback
 from plan_tuning.records import Reply, Request
-from plan_tuning.teachers.address import is_loopback, misplaced
+from plan_tuning.teachers.address import misplaced
 from plan_tuning.teachers.errors import read_key
 from plan_tuning.teachers.failures import CallFailure, Rejected, Transient, classify, redact
 from plan_tuning.teachers.replies import finish_word, read_response

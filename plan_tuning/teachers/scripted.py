@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from plan_tuning.config.microworld import ScriptedTeacherConfig
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.records import Reply, Request
+from plan_tuning.tasks.microworld_questions import execution_of
 from plan_tuning.tasks.microworld_text import (
     MicroworldTextError,
     Step,
     Story,
     apply,
-    execution_text,
     needed_chain,
     parse_plan,
     parse_problem,
@@ -102,11 +102,11 @@ class ScriptedTeacher:
         if request.role == "plan":
             return plan_text(self.sample_plan(story, rng))
         if request.role == "solve":  # without a plan it follows its own
-            return execution_text(self.execute(story, self.sample_plan(story, rng), rng))
+            return execution_of(story, self.execute(story, self.sample_plan(story, rng), rng))
         plan = parse_plan(_tagged(text, "plan"))
         if request.role == "verify":
             return self.verify(story, plan, rng)
-        return execution_text(self.execute(story, plan, rng))
+        return execution_of(story, self.execute(story, plan, rng))
 
     def _draw_seed(self, request: Request, text: str) -> int:
         sample = request.sample_index if request.temperature > 0 else 0

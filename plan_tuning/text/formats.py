@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from plan_tuning.config.extensions import PLAIN, find, record, records
+from plan_tuning.config.extensions import PLAIN, find, record, records, task_of
 from plan_tuning.config.training import PROMPTS, PromptConfig
 from plan_tuning.records import Message, Segment, SegmentKind
+from plan_tuning.text.prompts import words_of
 
-MICROWORLD = "microworld"
+MICROWORLD = "microworld"  # begins the styles of the micro-world
 
 _BOX = re.compile(r"\\boxed\s*\{")
 _GSM8K_TAIL = re.compile(r"\n?####[^\n]*\s*\Z")
@@ -40,6 +41,11 @@ def _prompts() -> dict[str, Any]:
     return loaded
 
 
+def is_micro(style: str) -> bool:
+    """Whether problems are of the micro-world, whose students have a closed vocabulary."""
+    return style.partition("_")[0] == MICROWORLD
+
+
 def student_messages(
     problem_text: str, *, method: str, prompt: PromptConfig | str, style: str
 ) -> tuple[Message, ...]:
@@ -49,7 +55,7 @@ def student_messages(
         problem_text: the problem.
         method: what the student learned (experiments/METHOD.md section 3); selects the suffix.
         prompt: matched or paper, or the config that names it.
-        style: grading style; ``microworld`` has a closed vocabulary and suffixes of its own.
+        style: grading style; its task may have suffixes of its own, as the micro-world has.
 
     Raises:
         FormatError: the method or the prompt is unknown.
@@ -70,10 +76,11 @@ def student_messages(
             f"method={method} has no prompt: choose one of {', '.join(suffixes[name])}; the record "
             "of a method from outside says one of them by asked_as, or words of its own by suffix"
         )
-    elif style == MICROWORLD:
+    elif is_micro(style):
         suffix = _prompts()[MICROWORLD]["suffixes"].get(words, "")
     else:
-        suffix = suffixes[name][words]
+        own = words_of(style).get("student", {}).get("suffixes", {}).get(name, {})
+        suffix = own.get(words, suffixes[name][words])
     content = _prompts()["input"].replace("{problem}", problem_text.strip()) + suffix
     return ({"role": "user", "content": content},)
 
@@ -81,14 +88,15 @@ def student_messages(
 def executor_messages(problem_text: str, plan: str, *, style: str) -> tuple[Message, ...]:
     """Ask an executor to execute a plan: M2's second call (experiments/METHOD.md section 3)."""
     prompts = _prompts()
-    request = (prompts[MICROWORLD] if style == MICROWORLD else prompts)["execution_request"]
+    own = prompts[MICROWORLD] if is_micro(style) else words_of(style).get("student", {})
+    request = own.get("execution_request", prompts["execution_request"])
     before, after = prompts["execution_input"].split("{problem}")
     content = before + problem_text.strip() + after.replace("{plan}", plan.strip()) + request
     return ({"role": "user", "content": content},)
 
 
 def render_completion(
-    method: str, *, plan: str, execution: str, solution: str, answer: str
+    method: str, *, plan: str, execution: str, solution: str, answer: str, style: str = "math"
 ) -> tuple[Segment, ...]:
     r"""Write what a student of ``method`` learns to say.
 
@@ -98,7 +106,8 @@ def render_completion(
         plan: the selected plan.
         execution: the teacher's execution of it.
         solution: the human rationale.
-        answer: gold answer; boxed at the end of a rationale that has no box of its own.
+        answer: gold answer; stated at the end of a rationale that does not state it itself.
+        style: grading style of the problem, which says how answers are stated.
 
     Raises:
         FormatError: the method is not one that is trained, or the part it learns is empty.
@@ -113,24 +122,39 @@ def render_completion(
         raise FormatError(f"method={method} learns nothing from rows: choose one of {known}")
     parts = {"plan": plan, "execution": execution, "solution": solution}
     learned = {part: _require(parts[part], method, part) for part in extension.learns}
-    write = extension.load() if extension.is_outside else segments
-    written: tuple[Segment, ...] = tuple(write(learned, answer))
-    return written
+    if extension.is_outside:
+        written: tuple[Segment, ...] = tuple(extension.load()(learned, answer))
+        return written
+    return segments(learned, answer, style)
 
 
-def segments(learned: Mapping[str, str], answer: str) -> tuple[Segment, ...]:
+def stated(rationale: str, answer: str, style: str) -> str:
+    """End a rationale in its answer, in the way of its task: in a box, unless it has its own way.
+
+    Args:
+        rationale: kept as it is where it states its answer itself.
+        answer: gold answer.
+        style: grading style of the problem.
+    """
+    own = task_of(style).load().stated
+    text: str = boxed(rationale, answer) if own is None else own(rationale, answer)
+    return text
+
+
+def segments(learned: Mapping[str, str], answer: str, style: str = "math") -> tuple[Segment, ...]:
     """Write the parts of a training row in the paper's tags, in their order.
 
     Args:
         learned: plan, execution or solution: the text of each part that the method learns.
-        answer: gold answer, for a solution without a box of its own.
+        answer: gold answer, for a solution that does not state its own.
+        style: grading style of the problem.
     """
     found = []
     for place, (part, text) in enumerate(learned.items(), start=1):
         if part == "plan":
             found.append(_plan(text, tail="\n" if place < len(learned) else ""))
         else:
-            found.append(_output(boxed(text, answer) if part == "solution" else text))
+            found.append(_output(stated(text, answer, style) if part == "solution" else text))
     return tuple(found)
 
 
@@ -224,7 +248,7 @@ def conditioned(
     plan, asked = _TAGS.sub("", plan).strip(), record("method", method)
     is_requested = asked.calls == 2 or not asked.is_trained
     # Nobody taught an untrained model to write the tags.
-    tags = ("", "") if is_requested and style != MICROWORLD else _OUTPUT_TAGS
+    tags = ("", "") if is_requested and not is_micro(style) else _OUTPUT_TAGS
     if is_requested and plan:
         messages = executor_messages(problem_text, plan, style=style)
     else:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plan_tuning.text.formats import MICROWORLD
+from plan_tuning.text.formats import is_micro
 from plan_tuning.text.plans import marked_steps
 
 _DIGITS = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
@@ -37,7 +37,7 @@ def plan_steps(plan: str, style: str) -> list[str]:
     >>> plan_steps("Bob's Eve's ;", "microworld")
     ["Bob's", "Eve's"]
     """
-    if style == MICROWORLD:
+    if is_micro(style):
         return [word for word in plan.split() if word.endswith("'s")]
     return [text for _, text in marked_steps(plan)]
 
@@ -55,7 +55,7 @@ def shuffled(plan: str, problem_id: str, style: str) -> str | None:
     order = list(steps)
     while order == steps:
         rng.shuffle(order)
-    return _joined(plan, order, style)
+    return joined_steps(plan, order, style)
 
 
 def with_step_dropped(plan: str, problem_id: str, style: str) -> str | None:
@@ -70,8 +70,8 @@ def with_step_dropped(plan: str, problem_id: str, style: str) -> str | None:
     if len(steps) < 2:
         return None
     rng = random.Random(f"dropped/{problem_id}")
-    place = rng.randrange(len(steps) - (style == MICROWORLD))
-    return _joined(plan, [*steps[:place], *steps[place + 1 :]], style)
+    place = rng.randrange(len(steps) - is_micro(style))
+    return joined_steps(plan, [*steps[:place], *steps[place + 1 :]], style)
 
 
 def with_number_swapped(plan: str, problem_id: str, problem: str, style: str) -> NumberSwap | None:
@@ -94,7 +94,7 @@ def with_number_swapped(plan: str, problem_id: str, problem: str, style: str) ->
     taken = {number.replace(",", "") for number in _DIGITS.findall(f"{plan}\n{problem}")}
     new = _free_number(rng, len(old.partition(".")[0].replace(",", "")), taken)
     edited = [_NUMBER.sub(lambda found: new if found[0] == old else found[0], t) for t in steps]
-    return NumberSwap(_joined(plan, edited, style), old, new)
+    return NumberSwap(joined_steps(plan, edited, style), old, new)
 
 
 def has_number(text: str, number: str) -> bool:
@@ -115,9 +115,9 @@ def _free_number(rng: random.Random, digits: int, taken: set[str]) -> str:
         digits += 1
 
 
-def _joined(plan: str, steps: Sequence[str], style: str) -> str:
+def joined_steps(plan: str, steps: Sequence[str], style: str) -> str:
     """Write steps as the plan writes them, behind its marks in their order."""
-    if style == MICROWORLD:
+    if is_micro(style):
         return " ".join([*steps, _PLAN_END])
     marks = [mark for mark, _ in marked_steps(plan)]
     return "\n".join(f"{mark}{text}" for mark, text in zip(marks, steps, strict=False))

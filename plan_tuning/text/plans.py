@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ _ANSWER_PHRASE = re.compile(
 )
 _EQUATION = re.compile(r"[0-9)]\s*=\s*[-−$]?\s*[0-9]")
 _WORD = re.compile(r"[^\W_]+")
+_NAME = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _NUMERIC = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _MAX_DIGITS = 50  # nobody's answer is longer, and reading very long ones is refused by Python
@@ -164,8 +166,6 @@ def self_bleu(plans: Sequence[str], max_n: int = 4) -> float:
 
 
 def _bleu(candidate: list[str], references: list[list[str]], max_n: int) -> float:
-    import math
-
     if not candidate:
         return 0.0
     log_sum = 0.0
@@ -183,6 +183,45 @@ def _bleu(candidate: list[str], references: list[list[str]], max_n: int) -> floa
     closest = min((abs(len(r) - len(candidate)), len(r)) for r in references)[1]
     brevity = min(0.0, 1.0 - closest / len(candidate))
     return math.exp(brevity + log_sum / max_n)
+
+
+def strategy(plan: str, problem: str) -> tuple[str, ...]:
+    r"""Say how a plan goes about it: the first word of each step, a word of the problem's as ``·``.
+
+    A plan of one line is read word by word, so that of a plan of names its length is left.
+
+    >>> strategy("1. Find Ann's share.\n2. Halve it.", "Ann has 4.")
+    ('find', 'halve')
+    >>> strategy("Bob's Eve's ;", "4 pens are Eve's . 1-more-than Eve is Bob's .")
+    ('·', '·')
+    """
+    told = set(_words(problem))
+    lines = [words for step in steps(plan) if (words := _names(step))]
+    first = (
+        [words[0] for words in lines]
+        if len(lines) > 1
+        else [word for line in lines for word in line]
+    )
+    return tuple("·" if set(_words(word)) <= told else word for word in first)
+
+
+def strategy_entropy(plans: Sequence[tuple[str, str]]) -> float:
+    r"""Entropy of the strategies of several plans in bits; 0 where all go about it alike.
+
+    Args:
+        plans: each with its problem's text.
+
+    >>> strategy_entropy([("1. Add.\n2. Halve.", ""), ("1. Halve.\n2. Add.", "")])
+    1.0
+    """
+    counts = Counter(strategy(plan, problem) for plan, problem in plans)
+    total = counts.total()
+    return sum(count / total * math.log2(total / count) for count in counts.values())
+
+
+def _names(text: str) -> list[str]:
+    """Words with what stands behind their apostrophe."""
+    return _NAME.findall(text.lower())
 
 
 def _words(text: str) -> list[str]:

@@ -37,6 +37,7 @@ from plan_tuning.students.micro import (
     world_vocabulary,
 )
 from plan_tuning.tasks.microworld_documents import (
+    DOMAIN_SHARES,
     LOOKUP_SHARES,
     MIXTURE_SHARES,
     Document,
@@ -136,10 +137,12 @@ class _BaseTrainer:
         self.config = config
         self.progress = progress
         self.max_steps = max_steps
-        self.tokenizer = build_tokenizer(world_vocabulary(config.world))
+        self.tokenizer = build_tokenizer(world_vocabulary(config.world, domains=config.domains))
         self.vocabulary = self.tokenizer.get_vocab()
         self.model = build_model(config.base, self.tokenizer, seed=config.seed)
-        self.makers = document_makers(guided_max_depth=config.base.guided_max_depth)
+        self.makers = document_makers(
+            guided_max_depth=config.base.guided_max_depth, domains=config.domains
+        )
         self.optimizer = self._new_optimizer()
         self.steps = dict.fromkeys(_PHASES, 0)
         self.losses: dict[str, float] = {}
@@ -216,7 +219,8 @@ class _BaseTrainer:
         self, phase: str, first: int, last: int
     ) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
         """Yield (step, batch); a bucket's documents depend on seed, phase and bucket alone."""
-        shares = LOOKUP_SHARES if phase == "lookup" else MIXTURE_SHARES
+        mixture = DOMAIN_SHARES if self.config.domains else MIXTURE_SHARES
+        shares = LOOKUP_SHARES if phase == "lookup" else mixture
         size = self.config.base.batch_size
         for bucket in range(first // _BUCKET, math.ceil(last / _BUCKET)):
             rng = random.Random(f"base/{self.config.seed}/{phase}/{bucket}")
@@ -252,6 +256,7 @@ class _BaseTrainer:
             "base": asdict(self.config.base),
             "seed": self.config.seed,
             "vocabulary": [world.num_names, world.max_value, world.max_operand],
+            **({"domains": True} if self.config.domains else {}),
             "max_steps": self.max_steps,
         }
 
@@ -335,7 +340,7 @@ def probe_base(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, config: MicroModelConfig
 ) -> dict[str, float]:
     """Measure what the base knows: share of learnt tokens predicted right, by kind of document."""
-    makers = document_makers(guided_max_depth=config.base.guided_max_depth)
+    makers = document_makers(guided_max_depth=config.base.guided_max_depth, domains=config.domains)
     vocabulary = tokenizer.get_vocab()
     probes = {}
     for kind, make in makers.items():

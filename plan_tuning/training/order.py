@@ -6,8 +6,12 @@ A resumed run therefore needs nothing but its step to go on with the same data.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+
+Places = np.ndarray[tuple[int], np.dtype[np.integer[Any]]]
 
 _STEPS_APART = 1_000_003  # between seeds, in noise
 _RANKS_APART = 1_009  # between steps
@@ -49,7 +53,13 @@ def step_rows(
 
 
 def curriculum_rows(
-    *, seed: int, step: int, levels: Sequence[int], batch_size: int, total_rows: int
+    *,
+    seed: int,
+    step: int,
+    levels: Sequence[int],
+    batch_size: int,
+    total_rows: int,
+    replay: float = 0.0,
 ) -> list[int]:
     """Name the rows of an optimizer step when easier rows come first.
 
@@ -62,6 +72,8 @@ def curriculum_rows(
         levels: the level of every row.
         batch_size: rows of a step.
         total_rows: where the stream ends; the last step may be smaller.
+        replay: share of each window but the last that is kept back and comes evenly among the
+            later levels' rows; every level keeps its number of rows.
     """
     numbers = np.asarray(levels)
     members = [np.flatnonzero(numbers == level) for level in np.unique(numbers)]
@@ -69,9 +81,49 @@ def curriculum_rows(
     starts = np.round(shares * total_rows).astype(int)
     chosen = []
     for place in range(step * batch_size, min((step + 1) * batch_size, total_rows)):
-        level = int(np.searchsorted(starts, place, side="right")) - 1
+        level, nth = _place_of(place, starts.tolist(), replay)
         rows = members[level]
-        epoch, index = divmod(place - int(starts[level]), len(rows))
+        epoch, index = divmod(nth, len(rows))
         order = np.random.default_rng([seed, epoch, level]).permutation(len(rows))
         chosen.append(int(rows[order[index]]))
     return chosen
+
+
+def _place_of(place: int, starts: Sequence[int], replay: float) -> tuple[int, int]:
+    """Find whose row stands at a place of the stream, and which of that level's rows it is."""
+    if replay:
+        levels, nth = replayed(tuple(starts), replay)
+        return int(levels[place]), int(nth[place])
+    level = int(np.searchsorted(starts, place, side="right")) - 1
+    return level, place - starts[level]
+
+
+@lru_cache(maxsize=4)
+def replayed(starts: tuple[int, ...], replay: float) -> tuple[Places, Places]:
+    """Lay out a curriculum in which a share of each level's rows comes back later.
+
+    Args:
+        starts: where the levels' windows begin, and the end of the last one.
+        replay: share of each window but the last that is kept back.
+
+    Returns:
+        The level at each place, and which of its level's rows stands there, counted from 0.
+
+    >>> replayed((0, 4, 8), 0.5)[0].tolist()
+    [0, 0, 1, 0, 1, 1, 0, 1]
+    """
+    sizes = np.diff(starts)
+    kept = np.round(sizes * replay).astype(int)
+    kept[-1] = 0
+    ends = np.cumsum(sizes - kept)  # of the windows, without what is kept back
+    moments, levels, nth = [], [], []
+    for level, (size, back) in enumerate(zip(sizes, kept, strict=True)):
+        own = size - back
+        moments.append(ends[level] - own + np.arange(own) + 0.5)
+        moments.append(
+            ends[level] + (np.arange(back) + 0.5) / max(back, 1) * (ends[-1] - ends[level])
+        )
+        levels.append(np.full(size, level))
+        nth.append(np.arange(size))
+    order = np.argsort(np.concatenate(moments), kind="stable")
+    return np.concatenate(levels)[order], np.concatenate(nth)[order]

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.extensions import OWN_ENGINE
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.evaluation.predictions import solve
 from plan_tuning.evaluation.writers import AdapterOffWriter, Writer
@@ -28,7 +29,7 @@ def greedy(evaluation: EvaluationConfig) -> EvaluationConfig:
     """Decode as a validation does: one greedy answer, by this process, with own plans."""
     return replace(
         evaluation, temperature=0.0, top_p=1.0, top_k=0, num_samples=1, plan="own",
-        plan_corpus=None, engine="native", progress=False,
+        plan_corpus=None, engine=OWN_ENGINE, progress=False,
     )  # fmt: skip
 
 

@@ -90,6 +90,35 @@ def test_micro_mixing_shares_calls_and_counts_rows_by_source(
     assert "GSM8K + MATH mixed" in text
 
 
+def test_micro_objective_rewards_end_in_a_table_of_what_each_reward_taught(
+    plan_tuning: Run, shared_outputs: Path
+) -> None:
+    ran = plan_tuning(
+        "experiment=micro_objective_rewards", *FAST, "method.val_problems=4",
+        "method.prompts_per_step=2", "evaluation.benchmarks=[microworld]",
+        f"paths.outputs={shared_outputs}",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert "uplift has 64 executions of up to 64 tokens a step by start" in ran.stdout
+    sweep = shared_outputs / "micro_objective_rewards"
+    rows = results(sweep)
+    kinds = {row["choices"]["reward"]: 0 for row in rows}
+    assert len(rows) == 6
+    assert set(kinds) == {"answer", "plan_and_answer"}
+    text = (sweep / "comparison.md").read_text()
+    for said in ("dead groups", "hacks, first → last", "held-out, end", "kind=likelihood"):
+        assert said in text
+    student = next(row for row in rows if row["choices"]["reward"] == "answer")
+    folder = shared_outputs / "artifacts" / "students" / student["fingerprints"]["student"]
+    onward = plan_tuning(
+        "method=grpo", "start=path", f"start.path={folder}", "reward=plan_and_answer",
+        "reward.plan.kind=executability", "reward.plan.max_execution_tokens=32", "method.steps=1",
+        "method.prompts_per_step=2", *FAST[:3], "stages=[distill,train]",
+        f"paths.outputs={shared_outputs}",
+    )  # fmt: skip
+    assert onward.returncode == 0, onward.stderr + onward.stdout
+
+
 def test_out_of_domain_trains_nothing_after_main(plan_tuning: Run, tmp_path: Path) -> None:
     words = (*FAST, "method=zero_shot,m1")
     first = plan_tuning("experiment=micro_main", *words)

@@ -291,6 +291,48 @@ def test_a_row_is_what_it_says(world: World, row: tuple[str, str, str, str]) -> 
     CHECKS[group](world, result)
 
 
+TASK = """
+from plan_tuning.config.extensions import Extension
+from plan_tuning.grading.answers import Extraction
+from plan_tuning.tasks.task import Task
+
+EXTENSION = Extension("task", "letters", attribute="TASK")
+
+def extract(text, *, style, require_box=False):
+    return Extraction(text[:1], "first", "found") if text else Extraction("", "", "none")
+
+TASK = Task(
+    words={"student": {"suffixes": {"matched": {"zero_shot": " Say a letter."}}}},
+    extract=extract,
+    compare=lambda gold, answer, criteria: gold == answer,
+    gold_defect=lambda answer, style: None,
+    difficulty=lambda problem: "a vowel" if problem.answer in "aeiou" else "another",
+)
+"""
+
+
+def test_a_task_comes_along_with_a_choice_of_data(world: World) -> None:
+    place = world.folder / "my_conf" / "data"
+    (place / "letters.py").write_text(TASK)
+    text = "{defaults: [jsonl, _self_], name: alphabet, style: letters, path: abc.jsonl,\n"
+    (place / "letters.yaml").write_text(f"{text} extension: letters.py}}")
+    rows = [{"problem": f"Which letter is number {n}?", "answer": chr(97 + n)} for n in range(9)]
+    (world.folder / "abc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("data=letters", "method=zero_shot", "model=tiny_qwen3", *FAST,
+             "evaluation.benchmarks=[alphabet=abc.jsonl]")  # fmt: skip
+    result = world.of(*words)
+    assert set(result["metrics"]["alphabet"]["by_difficulty"]) == {"a vowel", "another"}
+    found = world.predictions(result)
+    assert all(row["answer"] == row["text"][:1] for row in found)
+    (fingerprint,) = result["fingerprints"]["predictions"].values()
+    spec = world.manifest("predictions", fingerprint)["spec"]
+    assert spec["task_prompts"].startswith("letters:")
+    assert spec["source"]["extension"]["name"] == "letters"
+    (place / "letters.py").write_text(TASK + "# another thought\n")
+    edited = world.run(*words, "dry_run=true").stdout
+    assert fingerprint not in edited
+
+
 def test_help_lists_what_is_outside(world: World) -> None:
     listed = world.run("--help").stdout
     assert re.search(r"^reward: .*plan_and_answer, mine$", listed, re.M)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from plan_tuning.config.evaluation import EvaluationConfig
+from plan_tuning.config.evaluation import EvaluationConfig, VLLMConfig
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
@@ -69,10 +69,13 @@ def train(
     adapter: str = "full",
     reward: RewardConfig | None = None,
     open_ask: Any = None,
+    load_executor: Any = None,
     micro_batch_tokens: int = 400,
     precision: str = "fp32",
     base_dtype: str = "auto",
     export: str = "auto",
+    model: ModelConfig = MODEL,
+    vllm: VLLMConfig | None = None,
     **method: Any,
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {
@@ -89,7 +92,7 @@ def train(
         return grpo_fit.train_grpo(
             TrainingRun(folder, folder, [CurveFile(folder / "metrics.csv")]),
             grpo_fit.GRPOSettings(
-                model=MODEL,
+                model=model,
                 adapter=AdapterConfig(name=adapter, rank=4, base_dtype=base_dtype, export=export),
                 trainer=TrainerConfig(
                     precision=precision,
@@ -100,13 +103,14 @@ def train(
                 method=GRPOConfig(**(settings | method)),
                 reward=reward or RewardConfig(),
                 prompt=PromptConfig(),
-                evaluation=EvaluationConfig(max_new_tokens=12),
+                evaluation=EvaluationConfig(max_new_tokens=12, vllm=vllm or VLLMConfig()),
                 seed=1,
             ),
             start,
             PROBLEMS,
             grader,
             open_ask,
+            load_executor,
         )
 
 

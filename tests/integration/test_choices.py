@@ -33,8 +33,12 @@ def test_every_choice_composes(choice: str) -> None:
         extra = ["corpus.path=somewhere"]
     if choice == "start=path":
         extra = ["start.path=somewhere"]
-    if choice == "merge=linear":
+    if group == "merge" and name != "none":
         extra = ["merge.students=[one,other]"]
+    if choice == "merge=router":  # between students of sources
+        extra = ["data=microworld_mixed", "adapter=lora"]
+    if choice == "model=micro_domains":
+        extra = ["data=microworld_yes_no"]
     if choice == "model=path":
         extra = [*extra, "model.path=somewhere"]
     config = config_of(choice, *[item for item in extra if not item.startswith(f"{group}=")])

@@ -29,7 +29,10 @@ JOBS = [
     "method=grpo start=sft method.beta=0 method.scaling=none method.mini_batches=2"
     " method.loss=cispo filter=answer_only",
     "method=grpo start=base reward=plan reward.plan.kind=judge method.credit=plan_amplified",
+    "method=grpo start=m1 reward=plan_and_answer reward.plan.kind=uplift method.scheduler=constant",
+    "method=grpo start=sft reward=plan reward.plan.kind=roscoe reward.plan.encoder=hashed",
     "method=m1 data=microworld_mixed data.mixing.strategy=tempered distillation.execution=retained",
+    "method=m1 data=microworld_mixed merge=dare_ties adapter=lora",
     "method=m1 stages=[distill]",
     "method=m1 data=gsm8k model=qwen3_4b teacher=replay adapter=lora data.limit=9",
     "method=zero_shot data=math model=tiny_llama",
@@ -51,7 +54,9 @@ VALUES = (
     *("leave_one_out", "mean", "segment", "uniform", "mask", "keep", "dapo", "grpo"),
     *("normalise_then_sum", "sum_then_normalise", "released_code", "retained", "all", "same"),
     *("required", "paper", "matched", "merged", "server", "equal_tokens", "llama", "bfloat16"),
+    *("parlai", "base", "likelihood", "verifier"),
     *("float32", "test", "first", "random", "kept", "b", "a", "other", "static", "eager"),
+    *("module", "global", "oracle", "nearest", "linear", "ties"),
 )
 
 
@@ -80,6 +85,8 @@ def others(f: dataclasses.Field[Any], value: Any) -> Iterator[Any]:
         yield not value
     elif "list[int]" in kind:
         yield from ([1], [2, 3])
+    elif "list[float]" in kind:
+        yield from ([0.7, 0.3], [1.0, 3.0])
     elif "int" in kind:
         yield from ((value or 0) + 1, (value or 0) + 513, max((value or 0) - 1, 0))
     elif "float" in kind:
@@ -180,6 +187,12 @@ def test_epochs_under_fixed_steps_make_one_student(
         ("method=sft method.plan_weight=2", "method.plan_weight=2", "method=m1"),
         ("evaluation.top_p=0.5", "evaluation.top_p=0.5", "evaluation.temperature=0.7"),
         ("evaluation.server.model=x", "evaluation.server.model=x", "evaluation.engine=server"),
+        ("evaluation.vllm.timeout_s=9", "evaluation.vllm.timeout_s=9", "evaluation.engine=vllm"),
+        ("evaluation.max_probe_gap=1", "evaluation.max_probe_gap=1", "evaluation.engine=vllm"),
+        ("method=grpo method.sync_dir=x", "method.sync_dir=x", "method.engine=vllm"),
+        ("method=grpo method.server.model=x", "method.server.model=x", "method.engine=server"),
+        ("method=grpo adapter=lora method.engine=vllm method.decoding=static",
+         "method.decoding=static", "method.engine=native"),
         ("distillation.execute_threshold=1", "distillation.execute_threshold=1",
          "distillation.execution=retained"),
         ("trainer.val_problems=8", "trainer.val_problems=8", "trainer.val_fraction=0.05"),

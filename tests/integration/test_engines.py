@@ -18,13 +18,8 @@ from plan_tuning.config.microworld import MicroworldConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.evaluation.predictions import solve
-from plan_tuning.evaluation.writers import (
-    AskAll,
-    LocalWriter,
-    ServedWriter,
-    SolveError,
-    TeacherWriter,
-)
+from plan_tuning.evaluation.text_writers import AskAll, ServedWriter, TeacherWriter
+from plan_tuning.evaluation.writers import LocalWriter, SolveError
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Prediction, Problem, Reply, Request
 from plan_tuning.students.generation.native_engine import generate

@@ -28,8 +28,10 @@ JOBS = {
     "threshold": (16, 16, 119_568),
     "candidates": (13, 13, 186_825),
     "mixing": (13, 13, 311_568),
+    "mixing_mitigations": (14, 14, 311_568),
     "out_of_domain": (20, 20, 311_568),
     "scale": (27, 27, 119_568),
+    "domains": (12, 12, 151_200),
     # corpus, plans of the test set, and the teacher as executor: with 3 plans and without
     "executor_and_plan": (13, 13, 119_568 + 21_104 + 4 * 1_319),
     "micro_main": (14, 6, 20_000),
@@ -37,10 +39,14 @@ JOBS = {
     "micro_threshold": (24, 8, 20_000),
     "micro_candidates": (39, 13, 50_000),
     "micro_mixing": (15, 5, 40_000),
+    "micro_mixing_mitigations": (42, 14, 40_000),
     "micro_out_of_domain": (14, 6, 20_000),
+    "micro_domains": (18, 6, 36_000),
     "micro_scale": (30, 10, 20_000),
     # besides, a judgement of each completion of 12 students of an epoch: 234 steps x 32 x 8
     "rewards": (18, 18, 119_568 + 12 * 234 * 32 * 8),
+    "objective_rewards": (18, 18, 119_568 + 3 * 234 * 32 * 8),  # a judge in one arm, 3 seeds
+    "micro_objective_rewards": (18, 6, 20_000 + 30 * 16 * 8),
     "micro_grpo": (12, 4, 20_000),
     "micro_rewards": (27, 9, 20_000),
     "micro_executor_and_plan": (33, 15, 20_000 + 4 * 3_000 + 5 * 4 * 300),

@@ -15,7 +15,7 @@ from plan_tuning.artifacts import build
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.job.dry_run import findings
 from plan_tuning.job.graph import job_graph
-from plan_tuning.job.models import check_machine
+from plan_tuning.job.machine import check_machine
 from plan_tuning.job.train import make_base, training_provenance
 from plan_tuning.students import gguf
 from plan_tuning.students.loading import StudentError, load_student

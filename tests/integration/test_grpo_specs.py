@@ -8,7 +8,7 @@ import pytest
 from composition import config_of, graph
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.job.costs import teacher_line
+from plan_tuning.job.costs import reward_line, teacher_line
 from plan_tuning.job.graph import job_graph
 
 pytestmark = pytest.mark.integration
@@ -105,6 +105,47 @@ def test_the_list_of_jobs_counts_what_the_judge_may_be_asked() -> None:
     assert f"{2 * 3 * once:,} for judgements" in redrawn
     epoch = judgements("data.train_size=100", *JUDGED, "method.prompts_per_step=32")
     assert f"{2 * 4 * 32 * 8:,} for judgements" in epoch
+
+
+def test_the_verifier_is_asked_for_constraints_once_a_problem() -> None:
+    steps = ["method.steps=5", "method.prompts_per_step=4", "method.group_size=6"]
+    verified = judgements(*steps, "reward=plan_and_answer", "reward.plan.kind=verifier")
+    assert f"{2 * (5 * 4 * 6 + 5 * 4):,} for judgements of plans" in verified
+
+
+def test_the_list_of_jobs_counts_what_frozen_models_do() -> None:
+    def line(*overrides: str) -> str:
+        words = ["method=grpo", "method.steps=5", "method.prompts_per_step=4",
+                 "method.group_size=6", "reward=plan_and_answer", *overrides]  # fmt: skip
+        configs = [config_of(*words, "paths.outputs=nowhere", f"seed={seed}") for seed in (0, 1)]
+        return reward_line((config, job_graph(config)) for config in configs)
+
+    assert line() == ""
+    assert line("reward.plan.kind=judge") == ""
+    found = line("reward.plan.kind=uplift", "reward.plan.samples=3")
+    assert "72 executions of up to 512 tokens a step by start" in found
+    assert "420 in all, 60 of them once a problem without a plan" in found
+    assert "(2 students)" in found
+    assert "operations" in found
+    found = line("reward.plan.kind=executability", "reward.plan.executor=base")
+    assert "96 executions of up to 512 tokens a step by base, 480 in all, at most" in found
+    found = line("reward.plan.kind=likelihood")
+    assert "24 forward passes of a plan and an execution a step by start, 140 in all" in found
+    found = line("reward.plan.kind=roscoe", "reward.plan.encoder=hashed")
+    assert "roscoe encodes the steps of 24 plans a step (hashed n-grams, no model)" in found
+
+
+def test_a_server_of_embeddings_counts_by_the_name_it_serves_the_encoder_by() -> None:
+    words = ["reward=plan_and_answer", "reward.plan.kind=roscoe"]
+    served = [
+        key(*words, f"reward.plan.encoder=http://127.0.0.1:{port}/v1",
+            f"reward.plan.encoder_model={name}", *further)
+        for port, name, further in (
+            (1, "mpnet", []), (2, "mpnet", ["reward.plan.encoder_key_env=KEY"]), (1, "minilm", []),
+        )
+    ]  # fmt: skip
+    assert served[0] == served[1] != served[2]
+    assert key(*words, "reward.plan.encoder=hashed") not in served
 
 
 def test_the_judges_price_is_in_the_sum_of_the_list() -> None:

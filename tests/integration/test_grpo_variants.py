@@ -17,8 +17,10 @@ from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.grading.grader import Grader
-from plan_tuning.students.loading import load_student, without_bars
+from plan_tuning.rewards.plan_cases import Means
+from plan_tuning.students.loading import StudentError, load_student, without_bars
 from plan_tuning.students.sentence_encoder import load_encoder
+from plan_tuning.students.text_classifier import load_classifier
 from plan_tuning.students.tiny import build_tokenizer
 from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 from plan_tuning.training.grpo.reward import RewardWorker
@@ -146,6 +148,34 @@ def test_plans_are_rewarded_by_an_encoder(start: Path, encoder: Path, tmp_path: 
     assert {row["reward_correct"] for row in rows} == {0.0}, "reported without a weight"
     with (
         Grader() as grader,
-        RewardWorker(reward, grader, max_new_tokens=9, embed=load_encoder(encoder)) as worker,
+        RewardWorker(
+            reward, grader, max_new_tokens=9, means=Means(embed=load_encoder(encoder))
+        ) as worker,
     ):
         assert worker.weights == {"plan": 1.0}
+
+
+def test_a_classifier_s_probability_is_that_of_the_label_it_names(tmp_path: Path) -> None:
+    """ROSCOE's models of contradictions and grammar: random weights, whose softmax is compared."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    tokenizer = build_tokenizer("qwen3")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, pad_token_id=tokenizer.pad_token_id,
+        id2label={0: "entailment", 1: "neutral", 2: "contradiction"},
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    with without_bars():
+        model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    contradicts = load_classifier(tmp_path, "contradiction")
+    pairs = [("add both numbers", "take one away"), ("halve it", "add all that there is to it")]
+    with torch.no_grad():
+        logits = [model(**tokenizer(*pair, return_tensors="pt")).logits for pair in pairs]
+    alone = [float(one.softmax(-1)[0, 2]) for one in logits]
+    assert contradicts(pairs) == pytest.approx(alone, abs=1e-5)
+    assert len(contradicts([pairs[0]] * 40)) == 40
+    with pytest.raises(StudentError, match="one has to be called 'acceptable'"):
+        load_classifier(tmp_path, "acceptable")

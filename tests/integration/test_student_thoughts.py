@@ -13,7 +13,8 @@ from plan_tuning.config.evaluation import EvaluationConfig
 from plan_tuning.config.reward import PlanRewardConfig, RewardConfig
 from plan_tuning.config.teacher import TeacherConfig
 from plan_tuning.evaluation.predictions import solve
-from plan_tuning.evaluation.writers import ServedWriter, Written
+from plan_tuning.evaluation.text_writers import ServedWriter
+from plan_tuning.evaluation.writers import Written
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Completion, Prediction, Problem, Reply, Request, Verdict
 from plan_tuning.teachers.factory import open_caller

@@ -49,6 +49,21 @@ def test_causes_are_named_and_add_up() -> None:
     assert rounded.least.causes["reference"] == 2 * parameters
 
 
+def test_a_reward_s_frozen_executor_lies_beside_the_policy() -> None:
+    words = ("reward=plan_and_answer", "reward.plan.kind=uplift")
+    plain, frozen = stages_of(*GRPO)["train"], stages_of(*GRPO, *words)["train"]
+    assert "frozen executor" not in plain.least.causes
+    parameters = plain.least.causes["weights"] / 4
+    width = frozen.least.causes["frozen executor"] / parameters
+    assert width in (2, 4), "in half precision where the card computes in it"
+    assert frozen.host == plain.host + width * parameters
+    phases = {phase.name: phase for phase in frozen.phases(frozen.needed)}
+    carried = phases["plans carried out"]
+    assert carried.causes["KV cache"] == phases["rollouts"].causes["KV cache"]
+    assert "plans carried out" not in {phase.name for phase in plain.phases(plain.needed)}
+    assert stages_of(*GRPO, "reward=plan_and_answer")["train"].least.causes == plain.least.causes
+
+
 def test_a_base_beside_lora_in_float32_keeps_casts_until_the_backward_pass() -> None:
     kept = "trainer.gradient_checkpointing=false"
     rounded = stages_of(*LORA, kept)["train"].least

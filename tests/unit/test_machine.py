@@ -10,7 +10,7 @@ from composition import config_of
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.job.graph import job_graph
-from plan_tuning.job.models import check_machine
+from plan_tuning.job.machine import check_machine
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 

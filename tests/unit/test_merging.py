@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         (["one", "two"], [0.0, 0.0], "linear"),
         (["one", "two"], [-1.0, 2.0], "linear"),
         (["one", "two"], [], "none"),
-        (["one", "two"], [], "ties"),
+        (["one", "two"], [], "slerp"),
     ],
 )
 def test_a_merge_that_cannot_be_is_refused(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.microworld import MicroBaseConfig, MicroworldConfig
+from plan_tuning.config.microworld import QUESTIONS, MicroBaseConfig, MicroworldConfig
 from plan_tuning.tasks import microworld_problems as microworld
 from plan_tuning.tasks import microworld_text
 from plan_tuning.tasks.microworld_documents import document_makers
@@ -107,7 +107,7 @@ def test_text_that_is_no_problem_is_refused(text: str, reason: str) -> None:
         parse_problem(text)
 
 
-@pytest.mark.parametrize("family", ["a", "b"])
+@pytest.mark.parametrize("family", ["a", "b", "c", "d"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_problems_are_consistent(split: str, family: str) -> None:
     config = replace(SMALL, family=family)
@@ -124,7 +124,27 @@ def test_problems_are_consistent(split: str, family: str) -> None:
         assert depths[0] <= int(problem.difficulty) == len(chain) - 1 <= depths[1]
         assert all(1 <= step.value <= config.max_value for step in steps)
         assert (problem.source, problem.style) == ("microworld", "microworld")
-        assert story.item in microworld_text.ITEMS[family]
+        assert story.item in microworld_text.items_of(family)
+        assert story.is_swapped == (family in "bc")
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("split", ["test", "test_templates"])
+def test_conflicting_families_are_told_by_noun_and_cue_together(split: str, question: str) -> None:
+    """Whatever is asked: neither the noun nor the cue alone says what the words mean."""
+    seen: dict[tuple[bool, bool], set[str]] = {}
+    for family in microworld_text.CONFLICTING:
+        config = replace(SMALL, family=family, question=question)
+        for problem in load_microworld(config, split, seed=1):
+            story = parse_problem(problem.problem)
+            assert story.is_swapped == (family == "c")
+            assert story.question == question
+            assert problem.true_plan == plan_text(needed_chain(story))
+            is_b = story.item in microworld_text.ITEMS["b"]
+            seen.setdefault((is_b, story.has_cue), set()).add(family)
+    assert seen == {
+        (False, False): {"d"}, (False, True): {"c"}, (True, False): {"c"}, (True, True): {"d"}
+    }  # fmt: skip
 
 
 def test_every_text_consists_of_known_words() -> None:
@@ -214,7 +234,7 @@ def test_unknown_split_and_impossible_size_are_refused() -> None:
 @pytest.mark.parametrize(
     ("knobs", "named"),
     [
-        ({"family": "c"}, "data.family=c"),
+        ({"family": "z"}, "data.family=z"),
         ({"num_names": 30}, "data.num_names=30"),
         ({"max_value": 5}, "data.max_value=5"),
         ({"max_operand": 1}, "data.max_operand=1"),

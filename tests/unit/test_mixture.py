@@ -124,6 +124,33 @@ def test_a_curriculum_goes_through_its_levels_in_order(epochs: int) -> None:
     assert other != rows[:8]
 
 
+@pytest.mark.parametrize("replay", [0.1, 0.5])
+def test_replay_brings_a_share_of_a_level_back_and_takes_nothing_from_any(replay: float) -> None:
+    numbers = [0] * 40 + [1] * 20 + [2] * 40
+    total = 300
+    rows = [
+        row
+        for step in range(-(-total // 8))
+        for row in curriculum_rows(
+            seed=3, step=step, levels=numbers, batch_size=8, total_rows=total, replay=replay
+        )
+    ]
+    assert all(rows.count(row) == 3 for row in range(100)), "whole epochs of every level"
+    seen = [numbers[row] for row in rows]
+    first = seen.index(1)
+    assert first == round(120 * (1 - replay))
+    assert set(seen[:first]) == {0}
+    back = seen[first:].count(0)
+    assert back == round(120 * replay)
+    middle = seen[first : first + (total - first) // 2].count(0)
+    assert abs(middle - back / 2) <= 1, "evenly among what comes later"
+    plain = [
+        curriculum_rows(seed=3, step=2, levels=numbers, batch_size=8, total_rows=total, **words)
+        for words in ({}, {"replay": 0.0})
+    ]
+    assert plain[0] == plain[1]
+
+
 def test_tokens_are_words_and_signs() -> None:
     assert count_tokens("") == 0
     assert count_tokens("\\boxed{ 24 }") == 5

@@ -7,7 +7,9 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from plan_tuning import main  # noqa: F401 - registers schemas and experiments
 from plan_tuning.config.checks import ConfigError
+from plan_tuning.config.typed import composed
 from plan_tuning.sweep.overrides import _quoted, check_overrides, ordered
 
 WORDS = ("compare", "grade")
@@ -67,3 +69,12 @@ def test_the_message_pastes(words: list[str], pastes: str) -> None:
 )  # fmt: skip
 def test_what_works_is_left_alone(words: list[str]) -> None:
     check_overrides(words, WORDS)
+
+
+def test_a_command_that_is_no_job_composes_as_one_and_says_what_is_wrong() -> None:
+    config = composed(["reward.plan.samples=8", "seed=3"])
+    assert (config.reward.plan.samples, config.seed) == (8, 3)
+    with pytest.raises(ConfigError, match=r"there is no such key.*reward\.plan\.samples"):
+        composed(["reward.plan.sampls=8"])
+    with pytest.raises(ConfigError, match="overrides=seed is not allowed: KEY=VALUE"):
+        composed(["seed"])

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
 from plan_tuning.records import Completion, Problem
+from plan_tuning.students.generation.in_process import InProcessEngine
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import make_tiny
 from plan_tuning.training.grpo.data import PlannedProblem
@@ -48,7 +50,10 @@ def policy_of(student: Student, *, is_merged: bool, dtype: str = "auto") -> Poli
 
 def sampled(student: Student) -> list[tuple[int, ...]]:
     method = GRPOConfig(group_size=4, max_new_tokens=8)
-    found = sample_groups(student, [PLANNED], method=method, prompt=PromptConfig(), seed=1, step=0)
+    engine = InProcessEngine(student, record("engine", "native"), batch_tokens=16384)
+    found = sample_groups(
+        engine, student.tokenizer, [PLANNED], method=method, prompt=PromptConfig(), seed=1, step=0
+    )
     return [rollout.completion.token_ids for rollout in found]
 
 

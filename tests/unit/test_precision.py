@@ -13,7 +13,8 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig
 from plan_tuning.config.training import TrainerConfig
-from plan_tuning.job import models
+from plan_tuning.job.graph import job_graph
+from plan_tuning.job.machine import check_machine
 from plan_tuning.students.loading import has_bfloat16, inference_dtype
 from plan_tuning.training import lightning
 from plan_tuning.training.grpo.policy import sampler_dtype
@@ -88,7 +89,7 @@ def test_a_start_that_is_an_adapter_is_refused_before_anything_is_paid(tmp_path:
     words = (*CARD, "method=grpo", "start=path", f"start.path={tmp_path}", "adapter=qlora")
     config = config_of(*words, f"paths.outputs={tmp_path / 'outputs'}")
     with pytest.raises(ValueError, match=r"is an adapter.*merged weights.*adapter=lora"):
-        models.check_machine(config, models.job_graph(config))
+        check_machine(config, job_graph(config))
 
 
 def test_where_a_base_is_rounded() -> None:

@@ -282,6 +282,8 @@ def test_summary_leaves_out_what_cannot_be_computed() -> None:
         ({"kl_in": "reward", "kl_estimator": "k2"}, "method.kl_estimator"),
         ({"kl_in": "reward", "kl_weighting": "ratio"}, "method.kl_weighting"),
         ({"off_policy_bound": 0.0}, "method.off_policy_bound"),
+        ({"stop_flops": 1e9}, "method.stop_flops"),
+        ({"stop_flops": 0.0, "scheduler": "constant"}, "method.stop_flops"),
         ({"credit": "plan_amplified", "plan_amplification": 0.0}, "method.plan_amplification"),
     ],
 )

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from plan_tuning.config.extensions import record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Problem
+from plan_tuning.students.generation.in_process import InProcessEngine
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.tiny import build_tokenizer, make_tiny
 from plan_tuning.training.grpo import batch as batch_module
@@ -193,7 +195,13 @@ def sampled(
     settings = {"seed": 1, "step": 0} | changes
     stream = list(range(len(problems)))
     found = sample_groups(
-        student, problems, method=method, prompt=PromptConfig(), stream=stream, **settings
+        InProcessEngine(student, record("engine", "native"), batch_tokens=16384),
+        student.tokenizer,
+        problems,
+        method=method,
+        prompt=PromptConfig(),
+        stream=stream,
+        **settings,
     )
     return [rollout.completion.token_ids for rollout in found]
 

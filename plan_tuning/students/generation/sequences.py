@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from plan_tuning.students.generation.protocol import EngineError
 from plan_tuning.students.loading import Student
 
 
-class GenerationError(ValueError):
+class GenerationError(EngineError):
     """A prompt for which no completion can be generated."""
 
 

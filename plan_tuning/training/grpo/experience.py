@@ -196,4 +196,5 @@ def _row(
         "is_learned": one.is_live,
         "tokens": len(rollout),
         "finish": rollout.completion.finish_reason,
+        **({"weight_version": version} if (version := rollout.completion.weight_version) else {}),
     }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,16 @@ from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
+from plan_tuning.evaluation.frozen_executor import FrozenExecutor
+from plan_tuning.evaluation.reward_means import opened_means
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import to_json
+from plan_tuning.rewards.plan_cases import Means
 from plan_tuning.students.export import export_student
 from plan_tuning.students.flops import ModelSize
-from plan_tuning.students.loading import load_student
+from plan_tuning.students.generation.probe import FACT, PROMPT_TOKENS, probe_of
+from plan_tuning.students.generation.protocol import Vocabulary
+from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
     PassSizes,
@@ -34,9 +41,20 @@ from plan_tuning.training.checkpoints import (
     step_of,
 )
 from plan_tuning.training.grpo.data import PlannedProblem, hold_out
+from plan_tuning.training.grpo.executor_baselines import Baselines
 from plan_tuning.training.grpo.metrics import computed
 from plan_tuning.training.grpo.module import GRPOModule
 from plan_tuning.training.grpo.reward import OpenAsk, RewardWorker
+from plan_tuning.training.grpo.rollout import problem_prompt
+from plan_tuning.training.grpo.rollout_server import RolloutServer
+from plan_tuning.training.grpo.served_start import (
+    adapter_folder,
+    own_server,
+    rollout_serving,
+    running_server,
+    server_line,
+    whole_start,
+)
 from plan_tuning.training.grpo.summary import log_summary
 from plan_tuning.training.lightning import (
     Steps,
@@ -54,6 +72,17 @@ from plan_tuning.training.validation import AccuracyBySteps, HeldOutEvaluation
 logger = logging.getLogger(__name__)
 
 COMPLETIONS_FILE = "completions.jsonl"
+SERVER_LOG = "rollouts_vllm.log"
+_RESUMED_SERVED = (
+    "method.engine=%s: problems, weights and versions are those of a training that was never "
+    "interrupted; a server's rounding hangs on what it writes side by side, so its rollouts may "
+    "differ (method.engine=native repeats them bit by bit)"
+)
+BASELINES = "baselines"
+
+LoadExecutor = Callable[[], tuple[Student, str]]
+"""Loads the frozen model that carries plans out, and says in which method's words it is asked."""
+
 _EDGE = 5  # steps whose mean reward is reported as first and last
 
 
@@ -70,6 +99,8 @@ class GRPOSettings:
         prompt: suffixes of the prompt.
         evaluation: decoding of held-out problems.
         seed: of the order of problems, of the noise and of new adapter weights.
+        server_share: of the card's memory, for a server of rollouts that the training starts; None:
+            it computes on a CPU.
     """
 
     model: ModelConfig
@@ -80,6 +111,7 @@ class GRPOSettings:
     prompt: PromptConfig
     evaluation: EvaluationConfig
     seed: int
+    server_share: float | None = None
 
 
 def train_grpo(
@@ -89,6 +121,7 @@ def train_grpo(
     problems: Sequence[PlannedProblem],
     grader: Grader,
     open_ask: OpenAsk | None = None,
+    load_executor: LoadExecutor | None = None,
 ) -> dict[str, Any]:
     """Train a student from its start into the run's folder; continue an earlier attempt.
 
@@ -100,6 +133,8 @@ def train_grpo(
         problems: training problems with the teacher's plans.
         grader: reads answers.
         open_ask: opens the way to the judge; None where no large model is asked.
+        load_executor: loads the frozen model that carries plans out, and says in which method's
+            words it is asked; None where no reward needs one.
 
     Returns:
         Facts: steps, rewards, accuracy, tokens, seconds.
@@ -142,9 +177,15 @@ def train_grpo(
     callbacks.append(StepCheckpoints(run.checkpoints, method.checkpoint_every_n_steps))
     if run.pass_sizes:
         callbacks.append(PassSizes(run.pass_sizes))
-    embed = _encoder(reward) if reward.plan.weight > 0 and reward.plan.encoder else None
+    rollout_server = _rollout_server(run, settings, start, student, training)
+    executor = None if load_executor is None else _frozen(settings, *load_executor())
     with RewardWorker(
-        reward, grader, max_new_tokens=method.max_new_tokens, open_ask=open_ask, embed=embed
+        reward,
+        grader,
+        max_new_tokens=method.max_new_tokens,
+        open_ask=open_ask,
+        means=_means(settings, executor, run.folder),
+        executor=executor,
     ) as reward_worker:
         module = GRPOModule(
             student,
@@ -156,14 +197,22 @@ def train_grpo(
             seed=settings.seed,
             total_steps=method.total_steps(len(training)),
             log=log,
+            rollout_server=rollout_server,
         )
         with quiet():
             lightning = build_trainer(run, trainer, callbacks)
             if resumed is not None:
                 logger.info("training continues from %s", resumed)
-            with interruption.kept():
+                if method.is_served:
+                    logger.info(_RESUMED_SERVED, method.engine)
+            with interruption.kept(), rollout_server or nullcontext():
                 lightning.fit(module, Steps(module), ckpt_path=resumed)
         facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
+        if settings.adapter.name != "qlora":  # which is served upon other weights
+            with lightning.precision_plugin.forward_context():
+                facts[FACT] = probe_of(
+                    student, _probe_text(student, training[0], settings)
+                ).as_facts()
     if lightning.is_global_zero:
         export_student(
             student,
@@ -178,6 +227,59 @@ def train_grpo(
     del module, student, lightning
     gc.collect()
     return facts
+
+
+def _probe_text(student: Student, problem: PlannedProblem, settings: GRPOSettings) -> list[int]:
+    """Give the tokens of a prompt and of a plan's beginning, where the next ones are open."""
+    asked = problem_prompt(student.tokenizer, problem.problem, settings.method, settings.prompt)
+    plan = student.tokenizer(problem.teacher_plan, add_special_tokens=False)["input_ids"]
+    return asked + list(plan[:PROMPT_TOKENS])
+
+
+def _rollout_server(
+    run: TrainingRun,
+    settings: GRPOSettings,
+    start: Path | str,
+    student: Student,
+    problems: Sequence[PlannedProblem],
+) -> RolloutServer | None:
+    """Make the server of rollouts, or the way to it; None: they are written in this process."""
+    method, adapter, model = settings.method, settings.adapter, settings.model
+    if not method.is_served:
+        return None
+    name = f"grpo-{(run.provenance or {}).get('fingerprint', run.folder.name)}"
+    vocabulary = Vocabulary(student.tokenizer, student.end_ids)
+    weights = str(start)
+    if method.engine == "server":
+        open_server = running_server(method.server, vocabulary)
+    else:
+        vllm = settings.evaluation.vllm
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        weights = whole_start(start, model, run.checkpoints / "start", rank=rank)
+        longest = max(
+            len(problem_prompt(student.tokenizer, one.problem, method, settings.prompt))
+            for one in problems
+        )
+        serving = rollout_serving(
+            weights,
+            vllm,
+            model,
+            rank=adapter.rank,
+            row_tokens=longest + method.max_new_tokens,
+            cache_tokens=int(method.generation_batch_tokens),
+            share=settings.server_share,
+        )
+        open_server = own_server(serving, vllm, vocabulary, run.run_dir / SERVER_LOG)
+    size = sum(p.numel() * p.element_size() for p in student.model.parameters() if p.requires_grad)
+    return RolloutServer(
+        student,
+        open_server,
+        name=name,
+        folder=adapter_folder(method.sync_dir, name, size),
+        text=_probe_text(student, problems[0], settings),
+        line=server_line(weights, adapter.rank),
+        temperature=method.temperature,
+    )
 
 
 def _check(settings: GRPOSettings, problems: Sequence[PlannedProblem]) -> None:
@@ -203,10 +305,24 @@ def _check(settings: GRPOSettings, problems: Sequence[PlannedProblem]) -> None:
         )
 
 
-def _encoder(reward: RewardConfig) -> Callable[[Sequence[str]], Any]:
-    from plan_tuning.students.sentence_encoder import load_encoder
+def _frozen(settings: GRPOSettings, student: Student, asked_as: str) -> FrozenExecutor:
+    return FrozenExecutor(
+        student,
+        asked_as=asked_as,
+        config=settings.reward.plan,
+        seed=settings.seed,
+        batch_tokens=settings.method.generation_batch_tokens,
+    )
 
-    return load_encoder(Path(str(reward.plan.encoder)))
+
+def _means(settings: GRPOSettings, executor: FrozenExecutor | None, folder: Path) -> Means:
+    """Open what plan rewards are handed; a rank keeps its own baselines."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    means = Means(prompt=settings.prompt.name)
+    if executor is not None:
+        baselines = Baselines(folder / f"{BASELINES}.{rank}.jsonl")
+        means = replace(means, asked_as=executor.asked_as, baselines=baselines)
+    return opened_means(settings.reward.plan, means)
 
 
 def _computed(module: GRPOModule) -> dict[str, Any]:

@@ -276,6 +276,7 @@ def pass_loss(
         sums["off_policy"] = ~is_kept
     if importance is not None:
         sums["importance"] = importance
+        sums["importance_capped"] = importance >= method.importance_cap
     if method.has_reference:
         reference = gather_tokens(batch, [one.reference_log_probs for one in experience])
         if method.kl_in == "loss":

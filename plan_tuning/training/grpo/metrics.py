@@ -22,7 +22,7 @@ _PATIENCE, _MOSTLY_DEAD = 3, 0.8  # steps, share of dead groups that is worth a 
 _GAPS = ("ratio_gap", "sampler_gap", "reference_gap")  # |differences| of log-probabilities
 _SUMS = (
     *("tokens", "clip_low", "clip_high", "entropy", "kl_k1", "kl_k3", "importance", "off_policy"),
-    *("padded", "real", *_GAPS),
+    *("importance_capped", "padded", "real", *_GAPS),
 )
 _MAXIMA = ("ratio_max", "sampler_gap_max")
 
@@ -78,7 +78,7 @@ class PassStatistics:
         if method.has_reference:
             shown += ["kl_k1", "kl_k3"]
         if method.importance_cap is not None:
-            shown.append("importance")
+            shown += ["importance", "importance_capped"]
         if method.off_policy_bound is not None:
             shown.append("off_policy")
         return {
@@ -93,7 +93,7 @@ class PassStatistics:
 
 
 LOG_PROBS = "scoring"  # the word of the metrics: time/scoring, tokens/scoring
-ROLLOUT, TRAIN = "rollout", "train"
+ROLLOUT, TRAIN, SYNC, FROZEN = "rollout", "train", "sync", "frozen"
 
 
 class StepTimer:
@@ -129,17 +129,26 @@ class StepTimer:
 def computed(passes: Mapping[str, Passes], size: ModelSize, seconds: float) -> Compute:
     """Sum up a training: rollouts and log-probabilities are forward passes, updates are not.
 
+    What a reward's frozen executor writes and reads counts as forward passes too, its tokens do
+    not: they are no rollouts.
+
     Args:
         passes: by part of a step, of all steps.
-        size: of the policy; its sampler and its reference are taken to be as large.
+        size: of the policy; its sampler, its reference and the frozen executor are taken to be as
+            large.
         seconds: of all steps.
     """
-    written, scored, learned = (passes.get(k, Passes()) for k in (ROLLOUT, LOG_PROBS, TRAIN))
+    written, scored, learned, frozen = (
+        passes.get(name, Passes()) for name in (ROLLOUT, LOG_PROBS, TRAIN, FROZEN)
+    )
     return Compute(
         trained_tokens=learned.tokens,
         generated_tokens=written.projected,
         read_tokens=written.tokens - written.projected + scored.tokens,
-        flops=size.reading(written) + size.reading(scored) + size.training(learned),
+        flops=size.reading(written)
+        + size.reading(scored)
+        + size.training(learned)
+        + size.reading(frozen),
         seconds=round(seconds, 3),
     )
 
@@ -155,7 +164,9 @@ def peak_memory_gib(device: torch.device) -> float:
 def stop_reason(
     method: GRPOConfig, metrics: Mapping[str, float], rewards: Sequence[float]
 ) -> str | None:
-    """Say why training should end: KL, entropy or mean reward of five steps; None if it need not.
+    """Say why training should end: KL, entropy, mean reward of five steps, or its compute is spent.
+
+    None if it need not.
 
     Args:
         method: the bounds.
@@ -173,6 +184,8 @@ def stop_reason(
         and metrics["train/entropy"] < method.stop_entropy
     ):
         return "the entropy fell below method.stop_entropy"
+    if method.stop_flops is not None and metrics.get("train/flops", 0.0) >= method.stop_flops:
+        return "the operations reached method.stop_flops"
     drop = max(means) - means[-1] if means else 0.0
     if method.stop_reward_drop is not None and drop > method.stop_reward_drop:
         return "the reward fell by method.stop_reward_drop"

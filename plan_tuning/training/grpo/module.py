@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import astuple
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ import torch
 
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig, TrainerConfig
-from plan_tuning.students.flops import Passes
+from plan_tuning.rewards.hack_probes import probe_rates
+from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection
 from plan_tuning.training.checkpoints import keep_trained, require_trained
@@ -35,17 +37,21 @@ from plan_tuning.training.grpo.experience import (
     subtract_kl,
 )
 from plan_tuning.training.grpo.metrics import (
+    FROZEN,
     LOG_PROBS,
     ROLLOUT,
+    SYNC,
     PassStatistics,
     StepTimer,
+    computed,
     dead_group_warning,
     peak_memory_gib,
     stop_reason,
 )
 from plan_tuning.training.grpo.policy import Policy
-from plan_tuning.training.grpo.reward import RewardWorker
+from plan_tuning.training.grpo.reward import RewardWorker, plan_case
 from plan_tuning.training.grpo.rollout import sample_groups
+from plan_tuning.training.grpo.rollout_server import RolloutServer
 from plan_tuning.training.grpo.update import PolicyUpdate, StepState
 from plan_tuning.training.logs import CompletionLog
 from plan_tuning.training.optim import build_optimizer, learning_rate_factor
@@ -69,6 +75,7 @@ class GRPOModule(pl.LightningModule):
         seed: int,
         total_steps: int,
         log: CompletionLog,
+        rollout_server: RolloutServer | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -84,6 +91,7 @@ class GRPOModule(pl.LightningModule):
         self.seed = seed
         self.total_steps = total_steps
         self.log_of_completions = log
+        self.rollout_server = rollout_server
         self.finished_steps = 0
         self.tokens = 0
         # All that went through the model, by part of a step; None: a checkpoint did not say
@@ -123,6 +131,9 @@ class GRPOModule(pl.LightningModule):
             check_projection(self.student.causal_lm, torch.tensor([ids], device=self.device))
         self.model.train()
         self.ranks = Ranks(self.trainer)
+        if self.rollout_server is not None:
+            with self.trainer.precision_plugin.forward_context():
+                self.rollout_server.begin(self.ranks)
         self.policy_update = PolicyUpdate(
             self.policy,
             self.state,
@@ -138,8 +149,9 @@ class GRPOModule(pl.LightningModule):
         step = self.finished_steps
         torch.manual_seed(noise_seed(self.seed, step, self.global_rank))
         timer = StepTimer(self.device)
+        sync_gap = self._sync(step, timer)
         experience, drawn, redraws = self._sample(step, timer)
-        metrics = assign_advantages(experience, self.reward, self.method, self.ranks)
+        metrics = assign_advantages(experience, self.reward, self.method, self.ranks) | sync_gap
         metrics["redraws"] = float(redraws)
         self._fill_log_probs([one for one in experience if one.is_live], timer)
         if self._is_kl_reward:
@@ -171,6 +183,13 @@ class GRPOModule(pl.LightningModule):
             logger.warning(warning)
         if self.finished_steps >= self.total_steps:
             self.trainer.should_stop = True
+
+    def _sync(self, step: int, timer: StepTimer) -> dict[str, float]:
+        """Have a server of rollouts answer with the policy as it is; how far it is from it then."""
+        if self.rollout_server is None:
+            return {}
+        with timer(SYNC):
+            return {"sync_gap": self.rollout_server.sync(step)}
 
     def _sample(self, step: int, timer: StepTimer) -> tuple[list[Experience], int, int]:
         """Sample and reward groups; draw again for dead ones where that is asked for.
@@ -205,7 +224,8 @@ class GRPOModule(pl.LightningModule):
         mixes = self.policy.samples_in_autocast
         with timer(ROLLOUT), torch.autocast(self.device.type, torch.bfloat16, enabled=mixes):
             rollouts = sample_groups(
-                self.policy.sampler(),
+                self.rollout_server or self.policy.engine(),
+                self.student.tokenizer,
                 [self.problems[rows[place]] for place in mine],
                 method=self.method,
                 prompt=self.prompt,
@@ -224,6 +244,9 @@ class GRPOModule(pl.LightningModule):
             self._fill_log_probs(experience, timer)
         with timer("reward"):
             rewards = pending.result()
+        frozen = self.reward_worker.taken_passes()
+        if frozen.tokens:
+            timer.count(FROZEN, frozen.tokens, frozen)
         for one, found in zip(experience, rewards, strict=True):
             one.rewards = found
         add_penalties(experience, self.method)
@@ -267,13 +290,17 @@ class GRPOModule(pl.LightningModule):
         """Log a step; all figures of all ranks but times and memory."""
         lengths = [len(one.rollout) for one in experience]
         cut = [float(one.rollout.is_truncated) for one in experience]
-        ranks = self.ranks.gather((lengths, cut, dict(timer.tokens), dict(timer.passes)))
+        probes = probe_rates([plan_case(one.rollout) for one in experience])
+        ranks = self.ranks.gather((lengths, cut, dict(timer.tokens), dict(timer.passes), probes))
         if self.passes is not None:
             for name, passes in (item for share in ranks for item in share[3].items()):
                 self.passes[name] = self.passes.get(name, Passes()) + passes
+        probes = _probes_of_all([(len(share[0]), share[4]) for share in ranks])
         lengths = [value for share in ranks for value in share[0]]
         cut = [value for share in ranks for value in share[1]]
-        values = metrics | statistics.summary(self.method, self.ranks.reduce)
+        values = metrics | probes | statistics.summary(self.method, self.ranks.reduce)
+        if self.passes is not None:
+            values["flops"] = computed(self.passes, self._size, 0.0).flops or 0.0
         values |= {
             "length": float(np.mean(lengths)),
             "length_max": float(np.max(lengths)),
@@ -290,8 +317,12 @@ class GRPOModule(pl.LightningModule):
             self.last_metrics[f"tokens/{name}"] = float(sum(s[2].get(name, 0) for s in ranks))
         self.log_dict(self.last_metrics, on_step=True, on_epoch=False, batch_size=len(lengths))
 
+    @cached_property
+    def _size(self) -> ModelSize:
+        return ModelSize.of(self.student.causal_lm)
+
     def _stop_where_lost(self) -> None:
-        """End the training where the policy falls apart, and say why."""
+        """End the training where the policy falls apart or its compute is spent, and say why."""
         reason = stop_reason(self.method, self.last_metrics, self.rewards)
         if reason:
             self.stop_reason = f"{reason} at step {self.finished_steps}"
@@ -331,3 +362,13 @@ class GRPOModule(pl.LightningModule):
         self.seconds = float(state["seconds"])
         self.rewards = state["rewards"].tolist()
         self.dead_rates = state["dead_rates"].tolist()
+
+
+def _probes_of_all(shares: Sequence[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """Average what share of the plans each probe describes over ranks, by their completions."""
+    total = sum(count for count, _ in shares)
+    names = dict.fromkeys(name for _, rates in shares for name in rates)
+    return {
+        f"probe/{name}": sum(count * rates.get(name, 0.0) for count, rates in shares) / total
+        for name in names
+    }

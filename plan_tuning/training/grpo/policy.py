@@ -23,9 +23,11 @@ from typing import Any
 
 import torch
 
+from plan_tuning.config.extensions import OWN_ENGINE, record
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.flops import Passes
+from plan_tuning.students.generation.in_process import InProcessEngine
 from plan_tuning.students.loading import Student, has_bfloat16
 from plan_tuning.students.log_probs import (
     TokenLogProbs,
@@ -78,6 +80,7 @@ class Policy:
 
     def __init__(self, student: Student, *, method: GRPOConfig, trainer: TrainerConfig) -> None:
         self.student = student
+        self._method = method
         self._temperature = method.temperature
         self._budget = trainer.micro_batch_tokens
         self._is_shared = shares_prompts(method, trainer)
@@ -88,7 +91,9 @@ class Policy:
         dtype = sampler_dtype(method.sampler_dtype, trainer)
         place = place_of(student, trainer)
         has_adapter = hasattr(student.model, "peft_config")
-        if is_quantised(student):
+        if method.is_served:
+            pass  # a server has the copy
+        elif is_quantised(student):
             logger.info("rollouts are sampled from the quantised weights, adapters unmerged")
         elif method.merged_sampler and has_adapter:
             merged = copy_of(student.model, dtype or own, place).unload()
@@ -137,6 +142,15 @@ class Policy:
             for trained, weight in self._weights:
                 weight.copy_(trained)
         return self._sampler
+
+    def engine(self) -> InProcessEngine:
+        """Return what writes rollouts in this process, up to date with the trained weights."""
+        return InProcessEngine(
+            self.sampler(),
+            record("engine", OWN_ENGINE),
+            batch_tokens=self._method.generation_batch_tokens,
+            decoding=self._method.decoding,
+        )
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Any]:

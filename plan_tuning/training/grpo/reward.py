@@ -1,7 +1,8 @@
 """Rollouts to rewards by part, in a thread of its own, so that a judge is waited for while we work.
 
 The judge is reached through the ``ask`` that whoever starts the training opens; it looks up, paces
-and retries. What it cannot answer stays unknown (NaN) and is never a 0.
+and retries. What it cannot answer stays unknown (NaN) and is never a 0. A frozen executor's passes
+are computed in that thread too, while the policy waits: two models share the device, not the time.
 """
 
 from __future__ import annotations
@@ -20,18 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from plan_tuning.config.extensions import record
+from plan_tuning.config.extensions import Extension, record
 from plan_tuning.config.reward import RewardConfig
+from plan_tuning.evaluation.frozen_executor import FrozenExecutor
 from plan_tuning.grading.grader import Grader
-from plan_tuning.records import Ask, Attempt, Reply, Request, Verdict
-from plan_tuning.rewards.plan_similarity import (
-    embedding_similarity,
-    guarded,
-    judge_requests,
-    read_similarity,
-    step_similarity,
-)
+from plan_tuning.records import Ask, Attempt, Completion, Problem, Reply, Request, Verdict
+from plan_tuning.rewards.execution import plan_functions
+from plan_tuning.rewards.plan_cases import Means, PlanCase
+from plan_tuning.rewards.plan_rewards import missing_means, plan_rewards
 from plan_tuning.rewards.rules import correct_reward, format_reward, leak_reward, length_reward
+from plan_tuning.students.flops import Passes
 from plan_tuning.text.formats import has_plan
 from plan_tuning.text.thoughts import split_thoughts
 from plan_tuning.training.grpo.rollout import Rollout
@@ -40,11 +39,6 @@ logger = logging.getLogger(__name__)
 
 OpenAsk = Callable[[], AbstractAsyncContextManager[Ask]]
 """Opens the way to the judge; entered and left in the worker's own event loop."""
-
-Embed = Callable[[Sequence[str]], np.ndarray[Any, Any]]
-"""From N texts to vectors (N, D)."""
-
-_RE_ASK_SALT = 7  # another address in the store than the caller's own second tries
 
 
 class RewardError(ValueError):
@@ -61,24 +55,39 @@ class RewardWorker:
         *,
         max_new_tokens: int,
         open_ask: OpenAsk | None = None,
-        embed: Embed | None = None,
+        means: Means | None = None,
+        executor: FrozenExecutor | None = None,
     ) -> None:
         if reward.uses_judge and open_ask is None:
             raise RewardError(
-                "this reward asks a large model (reward.plan.kind=judge, or one of reward.extra): "
-                "give a teacher, or choose reward.plan.kind=steps"
+                f"this reward asks a large model (reward.plan.kind={reward.plan.kind}, or one of "
+                "reward.extra): give a teacher, or choose reward.plan.kind=steps"
             )
-        if reward.plan.weight > 0 and "encoder" in reward.plan.needs and embed is None:
+        if reward.uses_frozen and executor is None:
             raise RewardError(
-                f"reward.plan.kind={reward.plan.kind} needs reward.plan.encoder=FOLDER"
+                f"this reward needs a frozen executor (reward.plan.kind={reward.plan.kind}, or one "
+                "of reward.extra): hand one over, or choose reward.plan.kind=steps"
             )
         self.reward = reward
         self.weights = reward.weights
         self._grader = grader
         self._max_new_tokens = max_new_tokens
         self._open_ask = open_ask if reward.uses_judge else None
-        self._embed = embed
         self._ask: Ask | None = None
+        self._executor = executor
+        self._means = replace(
+            means or Means(),
+            ask=self._asked if reward.uses_judge else None,
+            grade=self._is_right,
+            generate=None if executor is None else executor.generate,
+            log_probs=None if executor is None else executor.log_probs,
+        )
+        missing = missing_means(reward.plan, self._means) if reward.plan.weight > 0 else []
+        if missing:
+            raise RewardError(
+                f"reward.plan.kind={reward.plan.kind} needs {' and '.join(missing)}: nobody handed "
+                "that over"
+            )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
         self._stack = AsyncExitStack()
@@ -90,7 +99,11 @@ class RewardWorker:
     @property
     def is_slow(self) -> bool:
         """Whether there is waiting in which something else can be computed."""
-        return self._open_ask is not None
+        return self._open_ask is not None and self._executor is None
+
+    def taken_passes(self) -> Passes:
+        """Hand over what has gone through the frozen executor since the last time."""
+        return Passes() if self._executor is None else self._executor.taken()
 
     def __enter__(self) -> RewardWorker:
         self._thread.start()
@@ -120,11 +133,15 @@ class RewardWorker:
 
     async def _reward_all(self, rollouts: Sequence[Rollout]) -> list[dict[str, float]]:
         tasks = [asyncio.create_task(self._rewards_of(rollout)) for rollout in rollouts]
+        plans = asyncio.create_task(self._plan_rewards(rollouts))
         try:
-            return await asyncio.gather(*tasks)
+            values, found = await asyncio.gather(plans, asyncio.gather(*tasks))
         finally:  # the first error ends the others
-            for task in tasks:
+            for task in (plans, *tasks):
                 task.cancel()
+        for rewards, value in zip(found, values, strict=False):
+            rewards["plan"] = math.nan if value is None else value
+        return found
 
     async def _rewards_of(self, rollout: Rollout) -> dict[str, float]:
         """Reward one rollout; a part that is unknown is NaN, one without a weight only shown."""
@@ -142,7 +159,7 @@ class RewardWorker:
         )
         found["correct"] = correct_reward(grade.verdict)
         if "plan" in self.weights:
-            found["plan"] = await self._plan_reward(rollout)
+            found["plan"] = None  # its place; see _reward_all
         if "format" in self.weights:
             found["format"] = format_reward(text)
         if "length" in self.weights:
@@ -170,9 +187,9 @@ class RewardWorker:
             finish_reason=rollout.completion.finish_reason,
             num_tokens=len(rollout),
             max_new_tokens=self._max_new_tokens,
+            execution=rollout.execution,
         )
-        asking = {"ask": self._asked} if "ask" in extension.needs else {}
-        value: Any = extension.load()(attempt, **asking)
+        value: Any = extension.load()(attempt, **self._handed(extension, rollout))
         if inspect.isawaitable(value):
             value = await value
         if value is not None and not isinstance(value, int | float | np.number):
@@ -184,75 +201,44 @@ class RewardWorker:
             raise RewardError(f"the reward {name} is infinite for problem {rollout.problem.id}")
         return None if value is None else float(value)
 
-    async def _plan_reward(self, rollout: Rollout) -> float | None:
-        config, problem = self.reward.plan, rollout.problem
-        self.compared_plans += 1
-        refused = guarded(
-            rollout.plan,
-            reference=rollout.teacher_plan,
-            problem=problem.problem,
-            answer=problem.answer,
-            guards=config.guards,
-        )
-        if refused is not None:
-            self.guarded_plans += 1
-            return 0.0
-        similarity = record("plan_similarity", config.kind)
-        if similarity.is_outside:
-            return float(similarity.load()(rollout.teacher_plan, rollout.plan))
-        if config.kind == "steps":
-            return step_similarity(rollout.teacher_plan, rollout.plan, metric=config.metric)
-        if config.kind == "embedding" and self._embed is not None:
-            return embedding_similarity(rollout.teacher_plan, rollout.plan, self._embed)
-        value = await self._judge(rollout)
-        if value is None:
-            self.unknown_plans += 1
-        return value
+    def _handed(self, extension: Extension, rollout: Rollout) -> dict[str, Any]:
+        """Find what a reward from outside says that it needs."""
+        handed: dict[str, Any] = {"ask": self._asked}
+        if self._executor is not None:
+            handed |= plan_functions(plan_case(rollout), self._means)
+        return {name: found for name, found in handed.items() if name in extension.needs}
 
-    async def _judge(self, rollout: Rollout) -> float | None:
-        """Ask the judge; None where it failed, could not be read twice, or took too long."""
-        config = self.reward.plan
+    async def _plan_rewards(self, rollouts: Sequence[Rollout]) -> list[float | None]:
+        """Reward the plans of rollouts, all at once: a frozen model reads them in few passes.
 
-        def requests(is_reminded: bool) -> list[Request]:
-            return judge_requests(
-                rollout.problem.problem,
-                rollout.teacher_plan,
-                rollout.plan,
-                config,
-                problem_id=rollout.problem.id,
-                is_reminded=is_reminded,
-            )
-
-        try:
-            async with asyncio.timeout(config.wait_s):
-                values = await asyncio.gather(
-                    *(
-                        self._vote(first, replace(second, attempt_salt=_RE_ASK_SALT))
-                        for first, second in zip(requests(False), requests(True), strict=True)
-                    )
-                )
-        except TimeoutError:
-            logger.warning(
-                "the judge took more than reward.plan.wait_s=%g seconds over problem %s: "
-                "that plan's reward stays unknown",
-                config.wait_s,
-                rollout.problem.id,
-            )
-            return None
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
-    async def _vote(self, request: Request, reminded: Request) -> float | None:
-        reply = await self._asked(request)
-        if reply.status != "ok":  # whoever answers `ask` has tried again already
-            return None
-        value = read_similarity(reply.text)
-        if value is not None:
-            return value
-        reply = await self._asked(reminded)
-        return read_similarity(reply.text) if reply.status == "ok" else None
+        Returns:
+            In their order; nothing where plans earn nothing.
+        """
+        if "plan" not in self.weights:
+            return []
+        cases = [plan_case(rollout) for rollout in rollouts]
+        found = await plan_rewards(cases, self.reward.plan, self._means)
+        self.compared_plans += len(found)
+        self.guarded_plans += sum(one.guard is not None for one in found)
+        self.unknown_plans += sum(one.value is None for one in found)
+        return [one.value for one in found]
 
     async def _asked(self, request: Request) -> Reply:
         if self._ask is None:
             raise RewardError("the worker was used before it was opened")
         return await self._ask(request)
+
+    async def _is_right(self, execution: Completion, problem: Problem) -> bool | None:
+        said = split_thoughts(execution.text)
+        grade = await self._grader.grade_async(
+            said.text,
+            problem,
+            finish_reason="length" if said.is_open else execution.finish_reason,
+        )
+        earned = correct_reward(grade.verdict)
+        return None if earned is None else bool(earned)
+
+
+def plan_case(rollout: Rollout) -> PlanCase:
+    """Say of a rollout what a plan reward sees."""
+    return PlanCase(rollout.problem, rollout.plan, rollout.teacher_plan, rollout.execution)

@@ -14,8 +14,7 @@ from typing import Any
 from plan_tuning.config.grpo import GRPOConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.records import Completion, Problem
-from plan_tuning.students.generation.native_engine import generate
-from plan_tuning.students.loading import Student
+from plan_tuning.students.generation.protocol import Engine, Sampling
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.text.formats import has_plan, parse_plan, student_messages
 from plan_tuning.text.thoughts import split_thoughts
@@ -33,6 +32,7 @@ class Rollout:
     completion: Completion
     plan: str  # empty where the completion holds no finished plan
     num_plan_tokens: int  # tokens up to the end of the plan
+    execution: str = ""  # a right one of the problem, for rewards; empty: none is known
 
     def __len__(self) -> int:
         return len(self.completion.token_ids)
@@ -44,17 +44,18 @@ class Rollout:
 
 
 def problem_prompt(
-    student: Student, problem: Problem, method: GRPOConfig, prompt: PromptConfig
+    tokenizer: Any, problem: Problem, method: GRPOConfig, prompt: PromptConfig
 ) -> list[int]:
     """Render what the policy is asked: the token ids of M1's prompt."""
     messages = student_messages(
         problem.problem, method=method.name, prompt=prompt, style=problem.style
     )
-    return prompt_ids(student.tokenizer, messages)
+    return prompt_ids(tokenizer, messages)
 
 
 def sample_groups(
-    student: Student,
+    engine: Engine,
+    tokenizer: Any,
     problems: Sequence[PlannedProblem],
     *,
     method: GRPOConfig,
@@ -66,7 +67,8 @@ def sample_groups(
     """Sample ``group_size`` completions of every problem.
 
     Args:
-        student: the sampler.
+        engine: has the policy's weights.
+        tokenizer: the policy's.
         problems: the same one may come twice.
         method: sampling.
         prompt: suffixes of the prompt.
@@ -80,7 +82,7 @@ def sample_groups(
     seen: Counter[str] = Counter()
     asked, prompts, keys = [], [], []
     for place, planned in enumerate(problems):
-        ids = problem_prompt(student, planned.problem, method, prompt)
+        ids = problem_prompt(tokenizer, planned.problem, method, prompt)
         name = planned.problem.id
         if stream is not None:
             name = f"{stream[place]}/{name}"
@@ -89,18 +91,17 @@ def sample_groups(
             prompts.append(ids)
             keys.append((f"grpo/{step}/{name}", seen[name]))
             seen[name] += 1
-    completions = generate(
-        student,
+    completions = engine.generate(
         prompts,
         keys=keys,
-        max_new_tokens=method.max_new_tokens,
-        temperature=method.temperature,
-        top_p=method.top_p,
-        top_k=method.top_k,
-        seed=seed,
-        return_log_probs=True,
-        batch_tokens=method.generation_batch_tokens,
-        decoding=method.decoding,
+        sampling=Sampling(
+            method.max_new_tokens,
+            method.temperature,
+            method.top_p,
+            method.top_k,
+            seed,
+            return_log_probs=True,
+        ),
     )
     needs_split = method.credit != "uniform"
     return [
@@ -111,7 +112,8 @@ def sample_groups(
             prompt=tuple(ids),
             completion=found,
             plan=_plan_of(split_thoughts(found.text).text),
-            num_plan_tokens=plan_length(student.tokenizer, found) if needs_split else 0,
+            num_plan_tokens=plan_length(tokenizer, found) if needs_split else 0,
+            execution=planned.execution,
         )
         for index, (planned, ids, found) in enumerate(zip(asked, prompts, completions, strict=True))
     ]

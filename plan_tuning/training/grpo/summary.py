@@ -58,7 +58,7 @@ def log_summary(
     """Log what a step is made of, and warn of settings that rarely mean what they say."""
     total = method.total_steps(len(problems))
     lengths = [
-        len(problem_prompt(student, planned.problem, method, prompt))
+        len(problem_prompt(student.tokenizer, planned.problem, method, prompt))
         for planned in problems[:_LOOKED_AT]
     ]
     mean = sum(lengths) / len(lengths)

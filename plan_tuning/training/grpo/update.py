@@ -205,9 +205,10 @@ class PolicyUpdate:
         """
         means = statistics.gaps(self._ranks.reduce)
         is_float32 = self.trainer.precision == "fp32" and self.policy.dtypes == {torch.float32}
+        is_rounded = not is_float32 or self.method.is_served  # in whatever a server computes
         bound = self.method.max_log_prob_gap
         if bound is None:
-            bound = SAMPLER_GAP_FLOAT32 if is_float32 else SAMPLER_GAP_ROUNDED
+            bound = SAMPLER_GAP_ROUNDED if is_rounded else SAMPLER_GAP_FLOAT32
         gap = means["sampler_gap"]
         is_comparable = self.method.top_p >= 1.0 and not self.method.top_k
         if bound and gap > bound and is_comparable:
@@ -217,7 +218,7 @@ class PolicyUpdate:
                 "not come from the policy that is trained. Raise the bound where the sampler's "
                 "precision explains it, and set method.importance_cap=2"
             )
-        if not is_float32 and gap > SAMPLER_GAP_WARNED and is_comparable and not self._is_warned:
+        if is_rounded and gap > SAMPLER_GAP_WARNED and is_comparable and not self._is_warned:
             self._is_warned = True
             logger.warning(
                 "GRPO step %d: the sampler's log-probabilities differ from the trainer's by %.3g "

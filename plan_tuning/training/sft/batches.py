@@ -37,6 +37,7 @@ class TrainingRow:
     messages: tuple[Message, ...]
     segments: tuple[Segment, ...]
     level: int = 0  # of a curriculum
+    source: str = ""  # the data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class EncodedRow:
     weights: torch.Tensor  # (T,) float32; 0 on the prompt
     kinds: torch.Tensor  # (T,) int64, index into KINDS
     level: int = 0  # of a curriculum
+    source: str = ""  # the data set
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,6 +77,7 @@ class MicroBatch:
     num_tokens: int  # without padding
     lengths: torch.Tensor  # (B,) the same, of each sequence
     position_ids: torch.Tensor | None = None  # (B, T) where packed: from 0 in every row
+    source: str = ""  # of the first row
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move the tensors."""
@@ -148,6 +151,7 @@ def encode(
         torch.tensor(weights, dtype=torch.float32),
         torch.tensor(kinds),
         row.level,
+        row.source,
     )
 
 
@@ -251,6 +255,7 @@ def _collate(bins: Sequence[Sequence[EncodedRow]], *, is_packed: bool) -> MicroB
         num_tokens=sum(len(row) for row in rows),
         lengths=torch.tensor([sum(map(len, group)) for group in bins]),
         position_ids=position_ids if is_packed else None,
+        source=rows[0].source,
     )
 
 

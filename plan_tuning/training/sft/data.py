@@ -155,6 +155,12 @@ def _row(
             tagged(source.problem, tag), method=method, prompt=prompt, style=source.style
         ),
         segments=render_completion(
-            method, plan=plan, execution=execution, solution=solution, answer=source.answer
+            method,
+            plan=plan,
+            execution=execution,
+            solution=solution,
+            answer=source.answer,
+            style=source.style,
         ),
+        source=source.source,
     )

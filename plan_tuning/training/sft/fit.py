@@ -19,6 +19,7 @@ from plan_tuning.job_record import Compute
 from plan_tuning.records import to_json
 from plan_tuning.students.export import export_student
 from plan_tuning.students.flops import ModelSize, Passes
+from plan_tuning.students.generation.probe import FACT, probe_of
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.skeleton import load_skeleton
 from plan_tuning.students.templates import template_date
@@ -154,6 +155,11 @@ def train_student(
     elif module.average is not None:
         module.average.swap()
     facts = _facts(module, accuracy, best, len(held_out), dropped, step_of(resumed))
+    if config.strategy != "fsdp" and settings.adapter.name != "qlora":  # else no weights as served
+        row = training[0]
+        text = row.ids[: len(row) - row.supervised_tokens // 2].tolist()
+        with trainer.precision_plugin.forward_context():
+            facts[FACT] = probe_of(student, text).as_facts()
     weights = whole_weights(student) if config.strategy == "fsdp" else None
     if trainer.is_global_zero:
         export_student(

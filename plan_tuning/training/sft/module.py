@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection, token_log_probs
 from plan_tuning.training.checkpoints import Checkpoints, keep_trained, require_trained
 from plan_tuning.training.distributed import Ranks, whole
-from plan_tuning.training.lightning import TrainingError
 from plan_tuning.training.optim import WeightAverage, build_optimizer, learning_rate_factor
 from plan_tuning.training.order import curriculum_rows, noise_seed, step_rows
 from plan_tuning.training.sft import batches
-from plan_tuning.training.sft.batches import EncodedRow, MicroBatch, collate
+from plan_tuning.training.sft.batches import EncodedRow, MicroBatch
 from plan_tuning.training.sft.metrics import (
     COLUMNS,
     StepSize,
@@ -31,9 +29,10 @@ from plan_tuning.training.sft.metrics import (
     pass_overhead,
     utilisation,
 )
+from plan_tuning.training.sft.nonfinite_rows import offending_rows, refusal
+from plan_tuning.training.sft.source_gradients import SourceGradients
 
 _PROBE_TOKENS = 32  # of a row, on which the projection is checked
-_NAMED_ROWS = 8  # problems that an error names
 
 
 class SFTModule(pl.LightningModule):
@@ -80,6 +79,7 @@ class SFTModule(pl.LightningModule):
         self._lengths: torch.Tensor | None = None  # of the rows in the pass under way
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.average = WeightAverage(trained, trainer.ema_decay) if trainer.ema_decay > 0 else None
+        self.sources = SourceGradients(trained, trainer, seed, [row.source for row in rows])
 
     @property
     def total_rows(self) -> int:
@@ -90,11 +90,15 @@ class SFTModule(pl.LightningModule):
 
     def rows_of_step(self, step: int) -> list[EncodedRow]:
         """Choose the rows of a step, of all ranks: a function of (seed, step)."""
-        stream = {"batch_size": self.config.batch_size, "total_rows": self.total_rows}
+        stream: dict[str, Any] = {
+            "batch_size": self.config.batch_size,
+            "total_rows": self.total_rows,
+        }
         if self.config.order == "shuffled":
             indices = step_rows(seed=self.seed, step=step, num_rows=len(self.rows), **stream)
         else:
             levels = [row.level for row in self.rows]
+            stream |= {"replay": self.config.replay}
             indices = curriculum_rows(seed=self.seed, step=step, levels=levels, **stream)
         return [self.rows[index] for index in indices]
 
@@ -108,8 +112,13 @@ class SFTModule(pl.LightningModule):
         return chosen
 
     def step_batches(self, step: int) -> list[MicroBatch]:
-        """Make this rank's micro-batches of a step."""
-        chosen, budget = self._step_rows(step), self.config.micro_batch_tokens
+        """Make this rank's micro-batches of a step; those of a source follow each other."""
+        rows = self._step_rows(step)
+        parts = self.sources.parts(rows) if self.sources.projects else [rows]
+        return [batch for part in parts for batch in self._batches(part)]
+
+    def _batches(self, chosen: Sequence[EncodedRow]) -> list[MicroBatch]:
+        budget = self.config.micro_batch_tokens
         if not self.config.packing:
             overhead = pass_overhead(self.student.causal_lm, self.device.type)
             return batches.micro_batches(chosen, budget=budget, overhead=overhead)
@@ -170,6 +179,11 @@ class SFTModule(pl.LightningModule):
         step = self.finished_steps
         ranks = Ranks(self.trainer)
         loss_of = ranks.with_whole_weights(self._loss)
+        if self.sources.is_measured(step) and not self.sources.projects:
+            for part in self.sources.parts(self._step_rows(step)):  # beside the step itself
+                for micro in self._batches(part):
+                    self.manual_backward(loss_of(micro.to(self.device), with_top=False)[0])
+                self.sources.take()
         seed = noise_seed(self.seed, step, ranks.rank)
         if self.device.type == "cpu":
             # For every kind of card that is not there torch.manual_seed notes where it was called.
@@ -193,6 +207,11 @@ class SFTModule(pl.LightningModule):
             loss += part.detach() / size.weight
             if place < len(batch):
                 sums += counts
+            following = [later.source for later in passes[place + 1 : place + 2]]
+            if self.sources.projects and following != [micro.source]:
+                self.sources.take()
+        if self.sources.projects:
+            self.sources.put_together(step)
         loss = ranks.reduce(loss, "sum")
         norm = torch.nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad],
@@ -212,6 +231,9 @@ class SFTModule(pl.LightningModule):
         self.tokens += int(size.tokens)
         seconds = time.perf_counter() - start
         self.seconds += seconds
+        if found := self.sources.measured(step):
+            for logger in self.loggers:  # log_dict would show it again at every step that follows
+                logger.log_metrics(found, step=step)
         if is_logged:
             self._log_step(size, ranks.reduce(sums, "sum"), values, rate, seconds)
 
@@ -257,15 +279,7 @@ class SFTModule(pl.LightningModule):
                 )
         path = self.failure_folder / f"nonfinite_rows.rank{ranks.rank}.json"
         ids = list(dict.fromkeys(row.problem_id for row in rows))
-        facts = {"step": step, "loss": str(loss), "grad_norm": str(norm)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = json.dumps({**facts, "rows": found, "step_rows": ids}, indent=1)
-        path.write_text(written + "\n", encoding="utf-8")
-        raise TrainingError(
-            f"step {step}: loss {loss}, gradient norm {norm} on problems "
-            f"{', '.join((found or ids)[:_NAMED_ROWS])}; all ids are in {path}. Lower "
-            "trainer.learning_rate, or use trainer.precision=fp32"
-        )
+        raise refusal(path, step=step, loss=loss, norm=norm, found=found, rows=ids)
 
     def _log_step(
         self,
@@ -354,38 +368,3 @@ class SFTModule(pl.LightningModule):
         self.losses = state["losses"].tolist()
         if self.average is not None:
             self.average.load_state_dict(checkpoint.get("average", {}))
-
-
-def offending_rows(
-    model: torch.nn.Module,
-    rows: Sequence[EncodedRow],
-    loss_of: Callable[[MicroBatch], torch.Tensor],
-    device: torch.device,
-) -> list[str]:
-    """Find the rows whose loss or gradient is no number, each by itself; leaves no gradients.
-
-    Dropout and embedding noise are drawn anew, so a failure that hung on them may not show again.
-
-    Args:
-        model: whose trained weights get gradients.
-        rows: of the step.
-        loss_of: from a micro-batch to its loss.
-        device: of the model.
-
-    Returns:
-        The ids of the problems whose loss or gradient is no finite number, each once.
-    """
-    found = []
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for row in rows:
-        for parameter in trained:
-            parameter.grad = None
-        loss = loss_of(collate([row]).to(device))
-        loss.backward()
-        gradients = [p.grad for p in trained if p.grad is not None]
-        values = [loss.detach(), *torch._foreach_norm(gradients)] if gradients else [loss.detach()]
-        if not all(bool(torch.isfinite(value)) for value in values):
-            found.append(row.problem_id)
-    for parameter in trained:
-        parameter.grad = None
-    return list(dict.fromkeys(found))
