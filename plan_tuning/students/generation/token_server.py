@@ -144,9 +144,10 @@ class TokenServer:
             EngineLostError: nobody answers.
             EngineError: the answer is no list of models.
         """
-        found = self._calls.once("GET", "/models")
+        with self._losses():
+            found = self._calls.once("GET", "/models")
         cards = found.get("data") if isinstance(found, dict) else None
-        if not isinstance(cards, list):
+        if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
             raise EngineError(f"{self.api_base}/models answered no list of models")
         return cards
 
@@ -170,9 +171,12 @@ class TokenServer:
             choice = self._choice(self._calls.once("POST", _COMPLETIONS, asked), prompt)
         try:
             told = choice["logprobs"]["top_logprobs"][0]
-            return {int(name.removeprefix("token_id:")): float(p) for name, p in told.items()}
+            found = {int(name.removeprefix("token_id:")): float(p) for name, p in told.items()}
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise EngineError(f"no log-probabilities by token id: {quoted(choice)}") from error
+        if not found:
+            raise EngineError(f"no log-probabilities by token id: {quoted(choice)}")
+        return found
 
     def generate(
         self,
@@ -251,7 +255,8 @@ class TokenServer:
         """
         # Not repeated: what was done before an answer got lost would be refused the second time.
         named = {"lora_name": version, "lora_path": str(folder)}
-        self._calls.once("POST", "/load_lora_adapter", named, tries=1)
+        with self._losses():
+            self._calls.once("POST", "/load_lora_adapter", named, tries=1)
         before = self._version if self._is_owner else ""
         self._version, self._is_owner = version, True
         if before:
@@ -281,7 +286,8 @@ class TokenServer:
         return left
 
     def _unload(self, name: str) -> None:
-        self._calls.once("POST", "/unload_lora_adapter", {"lora_name": name}, tries=1)
+        with self._losses():
+            self._calls.once("POST", "/unload_lora_adapter", {"lora_name": name}, tries=1)
 
     def _request(self, prompt: Sequence[int], sampling: Sampling, *, seed: int) -> dict[str, Any]:
         """Say everything that a server would fill in from the student's generation config."""
@@ -335,7 +341,7 @@ class TokenServer:
         log_probs: tuple[float, ...] = ()
         if sampling.return_log_probs:
             told = (choice.get("logprobs") or {}).get("token_logprobs") or ()
-            log_probs = tuple(float(value) for value in told)
+            log_probs = tuple(float(value) for value in told if value is not None)
             if len(log_probs) != len(tokens):
                 raise EngineError(f"{len(tokens)} tokens came with {len(log_probs)} log-probs")
         return Completion(
