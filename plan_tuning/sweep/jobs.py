@@ -220,7 +220,7 @@ def idle_in_all(jobs: Sequence[Job]) -> list[IdleWord]:
 
 def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
     """Print what a sweep is about to do: jobs, what is done, what the teacher is asked."""
-    console = Console(width=_width())
+    console = Console(width=_width(), markup=False)  # a word may look like a tag
     if common := common_words(jobs):
         console.print("In all jobs:", " ".join(common), highlight=False, soft_wrap=True)
     if idle := idle_in_all(jobs):
