@@ -77,9 +77,11 @@ class Served:
             if is_stale and self.adapters:
                 source = list(self.adapters.values())[-1]
             if isinstance(self.model, PeftModel):
-                self.model.load_adapter(source, adapter_name=name)
+                self.model.load_adapter(source, adapter_name=_module(name))
             else:
-                self.model = PeftModel.from_pretrained(self.model, source, adapter_name=name)
+                self.model = PeftModel.from_pretrained(
+                    self.model, source, adapter_name=_module(name)
+                )
             self.model.eval()
             self.adapters[name] = source
 
@@ -89,8 +91,8 @@ class Served:
         with self.lock:
             del self.adapters[name]
             if self.adapters:
-                self.model.set_adapter(next(iter(self.adapters)))
-                self.model.delete_adapter(name)
+                self.model.set_adapter(_module(next(iter(self.adapters))))
+                self.model.delete_adapter(_module(name))
             else:
                 self.model = self.model.unload()
 
@@ -154,7 +156,7 @@ class Served:
     def _adapter(self, name: str | None) -> Any:
         """The weights of one name."""
         if name in self.adapters:
-            self.model.set_adapter(name)
+            self.model.set_adapter(_module(name))
             return contextlib.nullcontext()
         if self.adapters:
             return self.model.disable_adapter()
@@ -232,6 +234,11 @@ class Served:
         found = {int(i): float(v) for v, i in zip(values, ids, strict=True)} if count else {}
         found.setdefault(token, float(told[token]))
         return {f"token_id:{i}": max(v, -9999.0) for i, v in found.items()}
+
+
+def _module(name: str) -> str:
+    """An adapter's name as torch takes it for a module's."""
+    return name.replace(".", "_")
 
 
 def flags_of(arguments: Sequence[str]) -> argparse.Namespace:

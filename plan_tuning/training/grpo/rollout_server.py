@@ -148,7 +148,7 @@ class RolloutServer:
                     line=self._line,
                     is_tempered=self._is_tempered,
                 )
-            except RefusedError as refused:
+            except (RefusedError, EngineLostError) as refused:  # vLLM refuses an adapter by 500
                 failed = EngineError(f"{refused}. A server that would do: {self._line}")
             except EngineError as error:
                 failed = error
