@@ -16,6 +16,7 @@ import pytest
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grading import SandboxConfig
 from plan_tuning.grading.programs import UnitTests
+from plan_tuning.grading.sandbox.confinement import spare_user
 from plan_tuning.grading.sandbox.runner import Sandbox, SandboxError
 
 pytestmark = [
@@ -259,3 +260,15 @@ def test_roots_of_containers_use_the_ids_that_are_mapped(root: Path, count: int)
     user = "one of its own" if count else "this user"
     assert lines[0].startswith(f"programs run under {user}, namespaces: "), lines
     assert lines[1:] == ["None", "AssertionError"]
+
+
+def test_ids_lie_in_both_maps() -> None:
+    whole, few = "0 0 4294967295", "0 1000 1\n1 100000 65536"
+    assert spare_user(whole, whole, 7) == 2_000_000_014
+    for number in (1, 2, 4_194_304):
+        found = spare_user(few, whole, number)
+        assert found is not None
+        assert 32_000 < found < found + 1 < 65_500
+        assert spare_user(whole, few, number) == found
+    assert spare_user(few, whole, 1) != spare_user(few, whole, 2)
+    assert spare_user("0 1000 1", whole, 1) is spare_user(whole, "", 1) is None
