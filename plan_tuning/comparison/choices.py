@@ -110,6 +110,8 @@ def can_matter(run: Run, key: str) -> bool:
         return False
     if key.startswith("merge.") and not _merge_reads(run, key):
         return False
+    if key.startswith("reward.plan.") and key != "reward.plan.weight":
+        return bool(run.settings.get("reward.plan.weight", 1.0))
     if key == "filter.plan_score_threshold":
         return bool(run.settings.get("filter.plan", True))
     return not (key.startswith("adapter.") and run.choices.get("adapter") == "full")

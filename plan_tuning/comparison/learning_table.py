@@ -16,7 +16,7 @@ from plan_tuning.statistics.intervals import mean_interval
 
 ACCURACY, DEAD, FLOPS, PROBE = "val/accuracy", "train/dead_rate", "train/flops", "train/probe/"
 _EDGE = 5  # steps at the beginning and at the end whose mean is shown
-_SHOWN = 0.02  # share of plans from which on a probe is named
+_SHOWN = 0.005  # share of plans from which on a probe is named
 LEARNING_LEGEND = (
     "Held-out accuracy in percent, of training problems that no row was trained on; the target "
     "lies half-way from the rows' mean start to the best row's mean end. Steps and operations: the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -99,10 +100,12 @@ RUNTIME_OPTIONS = frozenset({
     "block-size", "max-model-len", "max-num-seqs", "max-num-batched-tokens", "enforce-eager",
     "compilation-config", "tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size",
     "enable-prefix-caching", "disable-log-requests", "disable-log-stats", "uvicorn-log-level",
-    "download-dir", "load-format", "enable-lora", "max-loras", "max-lora-rank", "max-logprobs",
+    "download-dir", "enable-lora", "max-loras", "max-lora-rank", "max-logprobs",
     "trust-remote-code",
 })  # fmt: skip
 # What a job says itself: where it listens, what it serves, and to whom.
+SAID_OPTIONS = ("dtype", "generation-config", "logprobs-mode")  # of which null is another answer
+_SECRET = re.compile(r"(token|key|secret|password)$")
 OWN_OPTIONS = ("host", "port", "model", "served-model-name", "api-key", "revision")
 
 
@@ -140,7 +143,16 @@ class VLLMConfig:
         )
         given = self.options or {}
         self.options = {str(name).replace("_", "-"): value for name, value in given.items()}
-        own = [name for name in OWN_OPTIONS if name in self.options]
+        own = [name for name in self.options if name in OWN_OPTIONS]
+        secret = [name for name in self.options if _SECRET.search(name) and name not in own]
+        require(
+            not secret,
+            "evaluation.vllm.options",
+            ", ".join(secret),
+            "no secrets, which command lines, logs and manifests would show: the server has the "
+            "environment of this command",
+            "HF_TOKEN=… plan-tuning …",
+        )
         require(
             not own,
             "evaluation.vllm.options",
@@ -158,7 +170,7 @@ class VLLMConfig:
         return {
             name: value
             for name, value in sorted(self.options.items())
-            if name not in RUNTIME_OPTIONS and value is not None
+            if name not in RUNTIME_OPTIONS and (value is not None or name in SAID_OPTIONS)
         }
 
 

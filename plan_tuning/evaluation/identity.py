@@ -40,7 +40,7 @@ class Identity:
         self.gap: float | None = None
         self._probe = probe
         self._max_gap = max_gap
-        self._is_checked = False
+        self._is_told = False
 
     def facts(self) -> dict[str, Any]:
         """Say what was found, for the manifest of predictions."""
@@ -48,7 +48,7 @@ class Identity:
         return found if self.gap is None else found | {"probe_gap": round(self.gap, 5)}
 
     def check(self, server: TokenServer) -> None:
-        """Compare, once.
+        """Compare; for every opening of a server, which may be another one than before.
 
         Args:
             server: open.
@@ -57,8 +57,6 @@ class Identity:
             ConfigError: it answers with other weights.
             EngineError: it does not answer.
         """
-        if self._is_checked:
-            return
         card = server.card()
         named = self._named(card)
         if self._probe is not None and self._max_gap is not None:
@@ -68,8 +66,10 @@ class Identity:
             self.verified = NO
             raise self._refusal(server, card, named, is_far=is_far)
         self.verified = YES if named == YES or self.gap is not None else UNKNOWN
-        self._is_checked = True
-        logger.info(
+        level = logging.DEBUG if self._is_told else logging.INFO
+        self._is_told = True
+        logger.log(
+            level,
             "does %s answer with the student %s? %s%s",
             server.served_model,
             self.name,
@@ -83,8 +83,8 @@ class Identity:
         A folder of another name says nothing: a container sees it where it is mounted.
         """
         root = str(card.get("root") or "")
-        if root == self.name:
-            return YES
+        if root == self.name:  # of a hub id nobody says which commit
+            return YES if PurePosixPath(root).is_absolute() else UNKNOWN
         parts = PurePosixPath(root).parts
         parts = parts[:-1] if parts[-1:] == (SERVING,) else parts
         is_artifact = len(parts) > 1 and parts[-2] in _KINDS and _FINGERPRINT.fullmatch(parts[-1])

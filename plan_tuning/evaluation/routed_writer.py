@@ -35,9 +35,9 @@ class RoutedWriter(StudentRequests):
     def __init__(self, folder: Path, writer_of: Callable[[Path], Writer]) -> None:
         self._router = read_router(folder)
         self._writer_of = writer_of
-        self._asked: dict[str, Problem] = {}  # by what is asked
+        self._asked: dict[str, Problem] = {}  # by id
         self._loaded: tuple[str, Writer] | None = None
-        self._counts: dict[str, int] = {}  # of what was written last
+        self._counts: dict[str, dict[str, int]] = {}  # by phase
 
     def request(self, problem: Problem, method: str, prompt: PromptConfig | str) -> Messages:
         """Ask for an answer (or for m2: a plan) to a problem."""
@@ -48,7 +48,7 @@ class RoutedWriter(StudentRequests):
         return self._note(super().execution_request(problem, plan), problem)
 
     def _note(self, messages: Messages, problem: Problem) -> Messages:
-        self._asked[messages[-1]["content"]] = problem
+        self._asked[problem.id] = problem
         return messages
 
     def write(
@@ -65,9 +65,9 @@ class RoutedWriter(StudentRequests):
         Raises:
             RoutingError: the oracle has no adapter for a problem's source.
         """
-        problems = [self._asked[messages[-1]["content"]] for messages in asked]
+        problems = [self._asked[name] for name, _ in keys]
         chosen = self._router.choose([p.problem for p in problems], [p.source for p in problems])
-        self._counts = dict(Counter(chosen))
+        self._counts[phase] = dict(Counter(chosen))
         written: dict[int, Written] = {}
         for source in self._router.sources:
             places = [place for place, name in enumerate(chosen) if name == source]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from plan_tuning.evaluation.writers import EngineWriter
 from plan_tuning.job.stages import Stage
 from plan_tuning.students.flops import writing
 from plan_tuning.students.generation.probe import read_probe
-from plan_tuning.students.generation.protocol import EngineError
+from plan_tuning.students.generation.protocol import Engine, EngineError, EngineLostError
 from plan_tuning.students.generation.token_server import TokenServer
 from plan_tuning.students.loading import StudentError
 from plan_tuning.students.outline import load_outline
@@ -67,6 +69,8 @@ def token_writer(
         )
         with tokens:
             identity.check(tokens)
+    except EngineLostError:  # is not there now, which says nothing of how it is asked
+        raise
     except (EngineError, StudentError) as error:
         if server.protocol == "tokens":
             raise
@@ -74,5 +78,12 @@ def token_writer(
         return None
     if server.protocol == "chat":
         return None
+
+    @contextmanager
+    def lend(_: int) -> Iterator[Engine]:
+        with tokens:
+            identity.check(tokens)
+            yield tokens
+
     measure = partial(writing, outline.causal_lm)
-    return EngineWriter(outline.vocabulary, lambda _: tokens, evaluation, measure)
+    return EngineWriter(outline.vocabulary, lend, evaluation, measure)

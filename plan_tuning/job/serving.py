@@ -91,6 +91,13 @@ class Wanted:
         return math.ceil(max(self.tokens, usual) / _LENGTHS) * _LENGTHS
 
     @property
+    def revision(self) -> str | None:
+        """The commit of a hub id that is served; None: a folder, or the newest."""
+        if Path(self.weights.whole).is_dir():
+            return None
+        return self.weights.revision or self.model.revision
+
+    @property
     def rank(self) -> int:
         """The rank that adapters may have: that of this one, or of those that the job trains."""
         own = self.config.adapter
@@ -137,9 +144,8 @@ def serving_of(wanted: Wanted) -> Serving:
         "generation-config": "vllm",  # requests say everything themselves
         "trust-remote-code": wanted.model.trust_remote_code,
     }
-    revision = weights.revision or wanted.model.revision
-    if revision is not None and not Path(weights.whole).is_dir():
-        options["revision"] = revision
+    if wanted.revision is not None:
+        options["revision"] = wanted.revision
     environment = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}  # positions go on, as they do here
     if wanted.rank:
         options |= lora_options(wanted.rank)
@@ -230,6 +236,7 @@ class Host:
             except EngineLostError:
                 raise
             except EngineError as error:
+                self.close()  # which adapter it answers with, nobody knows
                 raise EngineError(
                     f"vLLM does not take the adapter in {adapter}: {error}. Whole weights it does, "
                     "which adapter.export=merged writes; evaluation.engine=native takes both"
@@ -243,7 +250,7 @@ def _does(there: Wanted, wanted: Wanted) -> bool:
     def settings(one: Wanted) -> tuple[Any, ...]:
         chosen = one.config.evaluation.vllm
         return (
-            one.weights.whole, one.weights.revision, one.model.dtype, one.model.trust_remote_code,
+            one.weights.whole, one.revision, one.model.dtype, one.model.trust_remote_code,
             one.device, chosen.command, chosen.options, one.config.evaluation.batch_tokens,
             one.vocabulary.end_ids, len(one.vocabulary.tokenizer),
         )  # fmt: skip

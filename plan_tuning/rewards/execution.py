@@ -53,12 +53,13 @@ async def uplift(
     """
     first = _unknown(cases, SUCCESS, means)
     found = await _success(first, [""] * len(first), config, means, "unplanned")
-    shares = [math.nan if share is None else share for share in found]
-    means.baselines.update(zip([_name(SUCCESS, case) for case in first], shares, strict=True))
+    for case, share in zip(first, found, strict=True):
+        if share is not None:  # else it is asked for again the next time
+            means.baselines[_name(SUCCESS, case)] = share
     with_plan = await executability(cases, config, means)
-    without = (means.baselines[_name(SUCCESS, case)] for case in cases)
+    without = [means.baselines.get(_name(SUCCESS, case)) for case in cases]
     return [
-        None if share is None or math.isnan(base) else (1.0 + share - base) / 2.0
+        None if share is None or base is None else (1.0 + share - base) / 2.0
         for share, base in zip(with_plan, without, strict=True)
     ]
 

@@ -14,7 +14,8 @@ from .conftest import Run, built, results
 
 pytestmark = pytest.mark.e2e
 
-FAST = ("debug=fast", "logger=csv", "adapter=lora", "evaluation.limit=3")
+FAST = ("debug=fast", "logger=csv", "adapter=lora", "evaluation.limit=3",
+        "evaluation.benchmarks=[microworld]")  # fmt: skip
 # Two-call students of a LoRA adapter; the untrained model executes, with and without their plans.
 SWEEP = ("-m", "hydra/launcher=basic", "method=zero_shot,m2", "evaluation.engine=native,vllm",
          "sweep_name=mine")  # fmt: skip
@@ -67,16 +68,14 @@ def test_jobs_serve_their_students(plan_tuning: Run, root: Path, tmp_path: Path)
 
     before = built(outputs)
     sampled = ("method=m2", "evaluation.engine=vllm", "evaluation.plan=other", *words,
-               "evaluation.num_samples=2", "evaluation.temperature=1.0")  # fmt: skip
+               "evaluation.num_samples=2", "evaluation.temperature=1.0",
+               "executor.zero_shot=false")  # fmt: skip
     refused = plan_tuning(*sampled, by("env", "'DOUBLE_FAULT=starts_not'"))
     assert refused.returncode == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
     assert "ValueError: No available memory for the cache blocks." in line
     assert built(outputs) == before
-    command = (
-        f"evaluation.vllm.command=[sh,-c,'{ONCE}',{tmp_path / 'once'},{','.join(double.split())}]"
-    )
-    ran = plan_tuning(*sampled, command)
+    ran = plan_tuning(*sampled, by("sh", "-c", f"'{ONCE}'", str(tmp_path / "once")))
     assert ran.returncode == 0, ran.stderr
     assert "asked once more" in ran.stdout
     (new,) = built(outputs).keys() - before.keys()

@@ -68,6 +68,8 @@ def _has_ended(job: int) -> bool:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Ask a command and its group to end, and kill what is left of them."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a second one must not cut this short
+        signal.signal(number, signal.SIG_IGN)
     _signal_group(child.pid, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
     while child.poll() is None and time.monotonic() < deadline:

@@ -3,7 +3,9 @@
 ``vllm serve`` is a child behind a guardian (:mod:`plan_tuning.students.generation.guardian`), so
 that nothing of it survives the job, however that ends. It listens on a free port of the loopback
 interface under a name and behind a key that only this job knows: a foreign server that took the
-port is not asked, and nobody else on the machine asks this one. vLLM itself need not be installed
+port is not asked, and nobody else on the machine asks this one (in a container the key is there
+only if the command hands on VLLM_API_KEY, and what outlives the command's own processes, nobody
+ends). vLLM itself need not be installed
 beside this project: the command may name another environment's program, a container or srun.
 """
 
@@ -156,8 +158,13 @@ class VLLMServer:
                 guard.stdin.close()
         try:
             guard.wait(timeout=2 * guardian.GRACE_S)
-        except subprocess.TimeoutExpired:
-            logger.warning("the vLLM server does not end; its guardian is process %d", guard.pid)
+        except subprocess.TimeoutExpired:  # a process that this one forked holds the pipe, too
+            guard.terminate()
+            try:
+                guard.wait(timeout=2 * guardian.GRACE_S)
+            except subprocess.TimeoutExpired:
+                guard.kill()
+                logger.warning("the vLLM server did not end; its guardian %d is killed", guard.pid)
 
     def last_words(self, begins_at: int = 0) -> str:
         """Say in one line what its log ends with: the last fault in it, else its last line."""
@@ -249,8 +256,9 @@ class VLLMServer:
         if self._ask("/health") is None:
             return False
         listed = self._ask("/v1/models")
-        names = [] if not isinstance(listed, dict) else listed.get("data", [])
-        if self.served_model not in [entry.get("id") for entry in names]:
+        cards = listed.get("data") if isinstance(listed, dict) else None
+        names = [card.get("id") for card in cards or () if isinstance(card, dict)]
+        if self.served_model not in names:
             return False
         told = self._ask("/version")
         self.version = str(told.get("version", "")) if isinstance(told, dict) else ""

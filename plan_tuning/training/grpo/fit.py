@@ -74,9 +74,10 @@ logger = logging.getLogger(__name__)
 COMPLETIONS_FILE = "completions.jsonl"
 SERVER_LOG = "rollouts_vllm.log"
 _RESUMED_SERVED = (
-    "method.engine=%s: problems, weights and versions are those of a training that was never "
-    "interrupted; a server's rounding hangs on what it writes side by side, so its rollouts may "
-    "differ (method.engine=native repeats them bit by bit)"
+    "method.engine=%s: the weights are those of the checkpoint, problems and versions those of a "
+    "training that was never interrupted; a server's rounding hangs on what it writes side by "
+    "side, so rollouts from here on, and what they teach, may differ (method.engine=native repeats "
+    "them bit by bit)"
 )
 BASELINES = "baselines"
 
@@ -208,6 +209,8 @@ def train_grpo(
             with interruption.kept(), rollout_server or nullcontext():
                 lightning.fit(module, Steps(module), ckpt_path=resumed)
         facts = _facts(module, reward_worker, validation, step_of(resumed), len(training))
+        if rollout_server is not None:
+            facts["rollouts"] = dict(rollout_server.facts())
         if settings.adapter.name != "qlora":  # which is served upon other weights
             with lightning.precision_plugin.forward_context():
                 facts[FACT] = probe_of(
@@ -275,7 +278,7 @@ def _rollout_server(
         student,
         open_server,
         name=name,
-        folder=adapter_folder(method.sync_dir, name, size),
+        folder=adapter_folder(method.sync_dir, name, size, run=run.folder),
         text=_probe_text(student, problems[0], settings),
         line=server_line(weights, adapter.rank),
         temperature=method.temperature,
@@ -317,7 +320,7 @@ def _frozen(settings: GRPOSettings, student: Student, asked_as: str) -> FrozenEx
 
 def _means(settings: GRPOSettings, executor: FrozenExecutor | None, folder: Path) -> Means:
     """Open what plan rewards are handed; a rank keeps its own baselines."""
-    rank = os.environ.get("LOCAL_RANK", "0")
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
     means = Means(prompt=settings.prompt.name)
     if executor is not None:
         baselines = Baselines(folder / f"{BASELINES}.{rank}.jsonl")

@@ -9,18 +9,18 @@ a server which says that it has loaded an adapter and answers with another one i
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import torch
-
 from plan_tuning.records import Completion
-from plan_tuning.students.generation.probe import MAX_GAP, Probe, next_log_probs, probe_of
+from plan_tuning.students.generation.probe import MAX_GAP, probe_of
 from plan_tuning.students.generation.protocol import (
     EngineError,
     EngineLostError,
@@ -33,14 +33,12 @@ from plan_tuning.students.generation.server_calls import RefusedError
 from plan_tuning.students.generation.token_server import TokenServer
 from plan_tuning.students.loading import Student
 from plan_tuning.training.distributed import Ranks
+from plan_tuning.training.grpo.server_trial import tried, write_adapter
 
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3  # of a server, until a step is done
 _RECONNECT_S, _LOOKS_EVERY_S = 120.0, 2.0
-_EXACT_GAP, _EXACT_BOUND = 1e-3, 0.01  # nats: where both sides compute in float32
-_SHIFT = 0.02  # spread of the updates of the adapter that a server is tried with
-_COLD = 0.5  # temperature at which log-probabilities show whether they are those of the drawing
 
 Address = tuple[str, str, str | None]
 """Of a server that another rank has opened: api_base, served model, key."""
@@ -86,6 +84,8 @@ class RolloutServer:
         self._stack = ExitStack()
         self._server: TokenServer | None = None
         self._step = 0
+        self._attempt = ""  # of this process: adapters of equal names are equal to a server
+        self._facts: Mapping[str, Any] = {}
         self._bound, self._gap = MAX_GAP, 0.0
 
     @property
@@ -94,8 +94,17 @@ class RolloutServer:
         return f"{self._name}-{self._step:06d}"
 
     def facts(self) -> Mapping[str, Any]:
-        """Say what rollouts hang on beside the Spec."""
-        return {} if self._server is None else self._server.facts()
+        """Say what rollouts hang on beside the Spec: how the server names its weights."""
+        return self._facts
+
+    @property
+    def _served_version(self) -> str:
+        """What the server knows this step's adapter by.
+
+        A step that is done again after a checkpoint has other weights, and a server that goes on
+        keeps what it read of prompts by an adapter's name.
+        """
+        return f"{self.weight_version}-{self._attempt}"
 
     def __enter__(self) -> Self:
         """Change nothing yet: the server is opened by :meth:`begin`."""
@@ -122,16 +131,40 @@ class RolloutServer:
             EngineError: it cannot; the message has the command line of one that would do.
         """
         self._ranks = ranks
+        self._attempt = ranks.gather(secrets.token_hex(3))[0]
         if ranks.rank == 0:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True)
         self._connect()
+        failed: EngineError | None = None
         if ranks.rank == 0:
             try:
-                self._check(self._opened)
+                self._bound = tried(
+                    self._opened,
+                    self._student,
+                    self._text,
+                    folder=self._folder,
+                    version=f"{self._name}-trial-{self._attempt}",
+                    line=self._line,
+                    is_tempered=self._is_tempered,
+                )
             except RefusedError as refused:
-                raise EngineError(f"{refused}. A server that would do: {self._line}") from refused
-        ranks.gather(None)
+                failed = EngineError(f"{refused}. A server that would do: {self._line}")
+            except EngineError as error:
+                failed = error
+        self._agree(failed)
+
+    def _agree(self, failed: EngineError | None) -> None:
+        """Let what one rank ran into end all of them: the others would wait for it.
+
+        Raises:
+            EngineError: one of them failed; on that one what it was.
+        """
+        texts = self._ranks.gather("" if failed is None else str(failed))
+        if failed is not None:
+            raise failed
+        if any(texts):
+            raise EngineError(next(filter(None, texts)))
 
     def sync(self, step: int) -> float:
         """Have the server answer with the policy as it is now.
@@ -183,12 +216,12 @@ class RolloutServer:
             lambda server: server.generate(prompts, keys=keys, sampling=sampling, progress=progress)
         )
         versions = {completion.weight_version for completion in found}
-        if versions - {self.weight_version}:
+        if versions - {self._served_version}:
             raise StaleWeightsError(
                 f"rollouts of step {self._step} come from the weights {', '.join(versions)}, not "
-                f"{self.weight_version}: nothing is learned from them"
+                f"{self._served_version}: nothing is learned from them"
             )
-        return found
+        return [replace(one, weight_version=self.weight_version) for one in found]
 
     def load_adapter(self, folder: Path, version: str) -> None:
         """Refuse: the weights are the policy's, by :meth:`sync`.
@@ -218,14 +251,18 @@ class RolloutServer:
                     MAX_RESTARTS,
                 )
             lost = ""
+            failed: EngineError | None = None
             if self._server is None:  # who does not come back within minutes is not waited for
                 self._connect(is_patient=True)
             try:
-                if self._opened.weight_version != self.weight_version:
+                if self._opened.weight_version != self._served_version:
                     self._load()
                 found = ask(self._opened)
             except EngineLostError as error:
                 lost = str(error)
+            except EngineError as error:  # all ranks come here, of whichever it is
+                failed = error
+            self._agree(failed)
             said = [one for one in self._ranks.gather(lost) if one]
             if not said:
                 return found
@@ -247,14 +284,20 @@ class RolloutServer:
 
         Raises:
             EngineLostError: on all ranks, where nobody answers.
+            EngineError: on all ranks, where it does not start.
         """
         found: Address | EngineLostError | None = None
+        failed: EngineError | None = None
         if self._ranks.rank == 0:
             try:
                 opened = self._server = self._first(is_patient)
                 found = (opened.api_base, opened.served_model, opened.api_key)
+                self._facts = opened.facts()
             except EngineLostError as lost:
                 found = lost
+            except EngineError as error:
+                failed = error
+        self._agree(failed)
         found = self._ranks.gather(found)[0]
         if isinstance(found, EngineLostError):
             raise found
@@ -281,18 +324,22 @@ class RolloutServer:
             EngineLostError: on all ranks, where the server has ended.
             StaleWeightsError: it answers with other weights.
         """
-        version, lost = self.weight_version, None
+        lost: EngineLostError | None = None
+        failed: EngineError | None = None
         if self._ranks.rank == 0:
             try:
-                self._opened.load_adapter(self._folder / version, version)
+                self._opened.load_adapter(self._folder / self.weight_version, self._served_version)
                 self._compare(self._opened)
             except EngineLostError as error:
                 lost = error
+            except EngineError as error:
+                failed = error
+        self._agree(failed)
         lost = self._ranks.gather(lost)[0]
         if lost is not None:
             raise lost
         if self._ranks.rank != 0:
-            self._opened.adopt(version)
+            self._opened.adopt(self._served_version)
 
     def _compare(self, server: TokenServer) -> None:
         own = probe_of(self._student, self._text)
@@ -306,74 +353,4 @@ class RolloutServer:
             )
 
     def _write(self, version: str) -> None:
-        self._student.model.save_pretrained(self._folder / version, save_embedding_layers=False)
-
-    def _check(self, server: TokenServer) -> None:
-        """Try an adapter that changes every word: is it taken, applied, and told of?"""
-        student, version = self._student, f"{self._name}-trial"
-        with student.model.disable_adapter():
-            base = probe_of(student, self._text)
-        gap = base.gap(server.next_tokens(base.prompt))
-        if gap > MAX_GAP:
-            raise EngineError(
-                f"{server.api_base} serves other weights than the start that is trained: "
-                f"log-probabilities differ by {gap:.3g} nats on average. A server that would do: "
-                f"{self._line}"
-            )
-        with shifted(student.model):
-            self._write(version)
-            server.load_adapter(self._folder / version, version)
-            own = probe_of(student, self._text)
-            told = server.next_tokens(own.prompt)
-            self._check_applied(own, base, told)
-            if self._is_tempered:
-                self._check_mode(server, own.prompt)
-        gap = max(gap, own.gap(told))
-        self._bound = _EXACT_BOUND if gap < _EXACT_GAP else MAX_GAP
-        logger.info(
-            "rollouts come from %s: it takes adapters, and its log-probabilities differ from the "
-            "trainer's by %.2g nats on average",
-            server.api_base,
-            gap,
-        )
-
-    def _check_applied(self, own: Probe, base: Probe, told: Mapping[int, float]) -> None:
-        if own.gap(told) > 0.5 * base.gap(told):
-            raise EngineError(
-                f"the server took an adapter and answers without it: {own.gap(told):.3g} nats from "
-                f"it and {base.gap(told):.3g} from the start. A server that would do: {self._line}"
-            )
-
-    def _check_mode(self, server: TokenServer, prompt: Sequence[int]) -> None:
-        """Find out whether log-probabilities are of what was drawn from, or of temperature 1."""
-        sampling = Sampling(1, temperature=_COLD, return_log_probs=True)
-        (row,) = server.generate([prompt], keys=[("probe", 0)], sampling=sampling)
-        own = [
-            float(next_log_probs(self._student, prompt, temperature=t)[row.token_ids[0]])
-            for t in (_COLD, 1.0)
-        ]
-        far = [abs(value - row.log_probs[0]) for value in own]
-        if far[1] < far[0]:
-            raise EngineError(
-                "the server's log-probabilities are those of temperature 1, and rollouts are drawn "
-                f"at another one. A server that would do: {self._line}"
-            )
-
-
-@contextmanager
-def shifted(model: Any) -> Iterator[None]:
-    """Let an adapter change every word while the block runs; it is as before afterwards."""
-    updates = [p for name, p in model.named_parameters() if "lora_B" in name]
-    kept = [p.detach().clone() for p in updates]
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in updates:
-            p.copy_(torch.randn(p.shape, generator=generator) * _SHIFT)
-    torch.clear_autocast_cache()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for p, before in zip(updates, kept, strict=True):
-                p.copy_(before)
-        torch.clear_autocast_cache()
+        write_adapter(self._student, self._folder / version)

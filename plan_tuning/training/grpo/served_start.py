@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
@@ -16,7 +17,7 @@ from plan_tuning.config.grpo import RolloutServerConfig
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.students.export import export_student
 from plan_tuning.students.footprint import FLOAT, cache_bytes
-from plan_tuning.students.generation.protocol import Vocabulary
+from plan_tuning.students.generation.protocol import EngineError, Vocabulary
 from plan_tuning.students.generation.token_server import TokenServer
 from plan_tuning.students.generation.vllm_server import (
     LORA_ENVIRONMENT,
@@ -64,21 +65,30 @@ def server_line(weights: str, rank: int) -> str:
     return f"{variables} vllm serve {weights} {' '.join(words)}"
 
 
-def adapter_folder(sync_dir: str | None, name: str, num_bytes: int) -> Path:
+def adapter_folder(sync_dir: str | None, name: str, num_bytes: int, *, run: Path) -> Path:
     """Choose where adapters are written: the given folder, else one in the machine's memory.
 
     Args:
         sync_dir: ``method.sync_dir``.
         name: of the training.
         num_bytes: of an adapter; several have to fit.
+        run: folder of the training, so that two of the same settings have two folders.
+
+    Raises:
+        EngineError: somebody else owns the folder in the machine's memory.
     """
+    name = f"{name}-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:8]}"
     if sync_dir is not None:
         return Path(sync_dir).expanduser().resolve() / name
     root = SHARED_MEMORY
     fits = root.is_dir() and os.access(root, os.W_OK)
     if not fits or shutil.disk_usage(root).free < 4 * num_bytes:
         root = Path(tempfile.gettempdir())
-    return root / f"plan_tuning_{os.getuid()}" / name
+    own = root / f"plan_tuning_{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.is_symlink() or own.stat().st_uid != os.getuid():
+        raise EngineError(f"{own} is somebody else's: choose another folder by method.sync_dir")
+    return own / name
 
 
 def whole_start(start: Path | str, model: ModelConfig, folder: Path, *, rank: int) -> str:

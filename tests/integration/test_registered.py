@@ -23,6 +23,8 @@ from plan_tuning.config.effects import idle_registration
 from plan_tuning.sweep.jobs import Job
 from plan_tuning.sweep.preregistration import check_registration, register
 
+pytestmark = pytest.mark.integration
+
 WORDS = (
     "method=sft,m1",
     "registration.hypothesis=M1 beats SFT",

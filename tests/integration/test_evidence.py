@@ -15,6 +15,8 @@ from plan_tuning.cli import app
 from plan_tuning.comparison.comparison_files import compare
 from plan_tuning.comparison.runs import ComparisonError, load, read_predictions
 
+pytestmark = pytest.mark.integration
+
 FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.json", "report.html")
 
 
