@@ -17,7 +17,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.filters import USABLE
 from plan_tuning.records import Problem, Trajectory, Verdict
 from plan_tuning.rewards.plan_cases import PlanCase
-from plan_tuning.text.formats import boxed, is_micro
+from plan_tuning.text.formats import is_micro, stated
 from plan_tuning.text.plan_flaws import variants
 
 _UNKNOWN = (None, Verdict.BAD_GOLD, Verdict.ERROR)
@@ -123,7 +123,7 @@ def _case(golden: Trajectory, known: Mapping[str, Problem], execution: str | Non
     )
     if execution is None:
         human = problem.solution.strip()
-        execution = boxed(human, problem.answer) if human else ""
+        execution = stated(human, problem.answer, problem.style) if human else ""
     return PlanCase(problem, plan=golden.plan, teacher_plan=golden.plan, execution=execution)
 
 

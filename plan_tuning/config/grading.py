@@ -99,10 +99,14 @@ def grading_from(values: Mapping[str, Any]) -> GradingConfig:
     """Rebuild a configuration from what a manifest holds of it; the rest had its defaults.
 
     Args:
-        values: by field; those that there are no more are passed over.
+        values: by field; those that there are no more are passed over, of the sandbox too.
     """
-    known = {f.name for f in fields(GradingConfig)}
-    found = {key: value for key, value in values.items() if key in known}
+    found = _known(GradingConfig, values)
     if "sandbox" in found:
-        found["sandbox"] = SandboxConfig(**found["sandbox"])
+        found["sandbox"] = SandboxConfig(**_known(SandboxConfig, found["sandbox"]))
     return GradingConfig(**found)
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(kind)}
+    return {key: value for key, value in values.items() if key in names}

@@ -62,8 +62,11 @@ class WorkerPool:
         self._closed = False
         self._finalizer = weakref.finalize(self, _stop, self._all, self._owner)
 
-    def call(self, request: dict[str, Any]) -> dict[str, Any]:
+    def call(self, request: dict[str, Any] | bytes) -> dict[str, Any]:
         """Have a worker answer a request, waiting for a free one.
+
+        Args:
+            request: sent as a JSON line; bytes are sent as they are.
 
         Returns:
             The worker's reply, or ``{"failure": reason}`` with the reason ``timeout`` where the
@@ -191,12 +194,13 @@ class _Worker:
                 f"{self.process.returncode}): {advice}"
             )
 
-    def ask(self, request: dict[str, Any], wall_s: float) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any] | bytes, wall_s: float) -> dict[str, Any]:
         """Send a request and wait for its reply, at most ``wall_s`` seconds."""
         if self.process.stdin is None:
             return {"failure": "crash"}
+        text = request if isinstance(request, bytes) else json.dumps(request).encode() + b"\n"
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.write(text)
             self.process.stdin.flush()
         except (BrokenPipeError, ValueError):  # died while idle, or killed by close()
             return {"failure": "crash"}

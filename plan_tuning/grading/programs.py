@@ -24,6 +24,8 @@ from plan_tuning.grading.answers import (
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
 _BEGINNING = re.compile(r"^(?:def |import |from |class |@|[ \t]+\S)", re.MULTILINE)
 _FUNCTION = re.compile(r"^\s*(?:async\s+)?def\s", re.MULTILINE)
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp,
+           ast.SetComp, ast.DictComp, ast.GeneratorExp)  # fmt: skip
 _MAX_PROGRAM = 50_000  # characters
 
 
@@ -89,12 +91,29 @@ def _parses(code: str) -> bool:
 
 
 def defines(code: str, name: str) -> bool:
-    r"""Whether a function is defined at the top of a program.
+    r"""Whether a program binds a name at its top: by a function, an assignment or an import.
 
     >>> defines("def f():\n    return 1", "f"), defines("    return 1", "f")
     (True, False)
+    >>> defines("f = lambda x: x + 1", "f"), defines("from math import gcd as f", "f")
+    (True, True)
     """
-    return re.search(rf"^(?:async\s+)?def\s+{re.escape(name)}\s*\(", code, re.MULTILINE) is not None
+    return _parses(code) and name in _bound(ast.parse(code))
+
+
+def _bound(tree: ast.AST) -> set[str]:
+    """Take the names that are bound in a module, in its conditions and loops too."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, _SCOPES):
+            found.add(getattr(node, "name", ""))
+            continue
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name.partition(".")[0])
+        found |= _bound(node)
+    return found
 
 
 def completed(setup: str, answer: str, entry_point: str) -> str:
@@ -105,9 +124,24 @@ def completed(setup: str, answer: str, entry_point: str) -> str:
         answer: as it was extracted.
         entry_point: the function's name.
     """
-    if defines(answer, entry_point):
+    # An answer may run as it stands and be an inside nonetheless, one that returns nothing.
+    is_headed = any(defines(setup.rstrip() + inside, entry_point) for inside in ("", "\n    pass"))
+    if defines(answer, entry_point) or (_runs(answer) and not is_headed):
         return f"{setup}\n\n{answer}\n"
     return f"{setup.rstrip()}\n{textwrap.indent(textwrap.dedent(_even(answer)), '    ')}\n"
+
+
+def _runs(code: str) -> bool:
+    """Whether a text is a program, with no ``return`` outside of functions."""
+    return _parses(code) and not _returns(ast.parse(code))
+
+
+def _returns(tree: ast.AST) -> bool:
+    return any(
+        isinstance(node, ast.Return | ast.Yield | ast.YieldFrom)
+        or (not isinstance(node, _SCOPES) and _returns(node))
+        for node in ast.iter_child_nodes(tree)
+    )
 
 
 def _even(answer: str) -> str:

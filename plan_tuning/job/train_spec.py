@@ -353,8 +353,7 @@ def _selection_spec(config: Config) -> dict[str, Any]:
 def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     """What determines a GRPO student, beside its model, its corpus and its start.
 
-    Of the reward the parts count that are switched on; its name is a label. Who judges, and with
-    which words, counts where somebody is asked.
+    Of the reward its parts that are on count, not its name; of a judge who it is, and its words.
     """
     method = method.resolved(config.trainer.precision)
     extra = {name: weight for name, weight in config.reward.extra.items() if weight}
@@ -382,8 +381,10 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     extensions = {f"{kind}/{name}": extension_spec(kind, name) for kind, name in brought}
     if found := {name: one["extension"] for name, one in extensions.items() if one}:
         spec["extensions"] = found
-    if config.reward.answer_weight or extra:  # a reward from outside sees the verdict
-        spec["grading"] = hashed_values(grading_of(config.evaluation.grading, config.data.tasks))
+    grading = hashed_values(grading_of(config.evaluation.grading, config.data.tasks))
+    # A reward from outside sees the verdict; one that has executions written grades them.
+    if config.reward.answer_weight or extra or (grading and config.reward.writes_executions):
+        spec["grading"] = grading
     return spec
 
 
@@ -393,8 +394,7 @@ def _mixing_spec(data: MixtureDataConfig) -> dict[str, Any]:
     spec: dict[str, Any] = {"sources": list(data.sources), "strategy": mixing.strategy}
     if mixing.strategy == "tempered":
         spec |= {"temperature": mixing.temperature, "rows": mixing.rows}
-    if mixing.strategy != "concatenate":
-        spec["seed"] = mixing.seed
+    spec |= {"seed": mixing.seed} if mixing.strategy != "concatenate" else {}
     if mixing.domain_tag:
         spec["tags"] = [data.tag_of(name) for name in data.sources]
     return spec

@@ -22,17 +22,39 @@ _LINES = (5, 10, 20)
 
 
 def tests_of(problem: Problem) -> UnitTests:
-    """Take the tests of a problem out of its metadata; empty where it has none."""
-    told = problem.metadata
-    return UnitTests(
-        str(told.get("setup", "")), (str(told.get("entry_point", "")),), str(told.get("test", ""))
-    )
+    """Take the tests of a problem out of its metadata; empty where it has none, or no text."""
+    setup, name, test = (_told(problem, key) for key in ("setup", "entry_point", "test"))
+    return UnitTests(setup, (name,), test) if name else UnitTests()
 
 
 def program_of(answer: str, problem: Problem) -> str:
     """Write the whole program that an answer is."""
-    told = problem.metadata
-    return completed(str(told.get("setup", "")), answer, str(told.get("entry_point", "")))
+    return completed(_told(problem, "setup"), answer, _told(problem, "entry_point"))
+
+
+def _told(problem: Problem, key: str) -> str:
+    found = problem.metadata.get(key)
+    return found if isinstance(found, str) else ""
+
+
+def read_tests(row: Mapping[str, Any]) -> dict[str, str]:
+    """Read what a row says about its tests: ``test``, ``entry_point``, ``setup`` if it has one.
+
+    Tests and setup may be lists of texts, one a line, as MBPP writes them.
+
+    Raises:
+        RowError: a field is absent or no text.
+    """
+    lines = {
+        key: "\n".join(row[key])
+        for key in ("setup", "test")
+        if isinstance(row.get(key), list) and all(isinstance(one, str) for one in row[key])
+    }
+    found = {**row, **lines}
+    if found.get("setup") is not None and not isinstance(found["setup"], str):
+        raise RowError("setup", "is no text")
+    told = {"setup": found["setup"]} if found.get("setup") is not None else {}
+    return told | {key: _text(found, key) for key in ("test", "entry_point")}
 
 
 def fenced(rationale: str, answer: str) -> str:
@@ -88,6 +110,8 @@ def mbpp(row: Mapping[str, Any], default_id: str, source: str) -> Problem:
     if not isinstance(tests, list) or not all(isinstance(one, str) for one in tests) or not tests:
         raise RowError("test_list", "is no list of tests")
     setup = row.get("test_setup_code") or "\n".join(map(str, row.get("test_imports") or ()))
+    if not isinstance(setup, str):
+        raise RowError("test_setup_code", "is no text")
     called = [name for name in _functions(code) if any(f"{name}(" in one for one in tests)]
     if not called:
         raise RowError("test_list", "calls no function that is defined in the code")
@@ -98,7 +122,7 @@ def mbpp(row: Mapping[str, Any], default_id: str, source: str) -> Problem:
         solution=fenced("", code),
         source=source,
         style="code",
-        metadata={"entry_point": called[0], "setup": str(setup), "test": "\n".join(tests)},
+        metadata={"entry_point": called[0], "setup": setup, "test": "\n".join(tests)},
     )
 
 
@@ -117,12 +141,10 @@ def _functions(code: str) -> list[str]:
 
 def _own(row: Mapping[str, Any], problem: Problem) -> Problem:
     """Complete a problem of one's own: its row says ``test`` and ``entry_point``."""
-    told = {key: row[key] for key in ("setup",) if isinstance(row.get(key), str)}
-    told |= {key: _text(row, key) for key in ("test", "entry_point")}
     return replace(
         problem,
         solution=fenced(problem.solution, problem.answer),
-        metadata={**problem.metadata, **told},
+        metadata={**problem.metadata, **read_tests(row)},
     )
 
 

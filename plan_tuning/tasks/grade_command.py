@@ -18,11 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from plan_tuning.artifacts import write_atomic
-from plan_tuning.config.extensions import own_styles
+from plan_tuning.config.extensions import own_styles, task_of
 from plan_tuning.config.grading import GradingConfig
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem, Verdict
+from plan_tuning.tasks.code import read_tests
 from plan_tuning.tasks.json_rows import DataError, json_lines
+from plan_tuning.tasks.schemas import RowError
 
 STYLES = (*own_styles(), "microworld")
 _CHUNK = 512  # rows between two steps of the progress bar
@@ -162,6 +164,12 @@ def _item(
             f"{file}, row {number}: there is no style {chosen!r}; choose one of "
             f"{', '.join(STYLES)}, for example --style math"
         )
+    tests: Mapping[str, str] = {}
+    if task_of(chosen).load().is_run:
+        try:
+            tests = read_tests(row)
+        except RowError as error:
+            raise DataError(f"{file}, row {number}, field {error.field!r}: {error}") from error
     prediction, gold = row[prediction_key], row[gold_key]
     if isinstance(gold, list):
         gold = ", ".join(map(str, gold))
@@ -174,7 +182,7 @@ def _item(
             style=chosen,
             is_multiple_answer=bool(row.get("is_multiple_answer", False)),
             unit=str(row.get("unit") or ""),
-            metadata={key: row[key] for key in ("setup", "test", "entry_point") if key in row},
+            metadata=tests,
         ),
     )
 

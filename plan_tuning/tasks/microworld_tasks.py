@@ -41,7 +41,8 @@ def _program(answer: str, problem: Problem) -> str:
 
 
 def _tests(problem: Problem) -> UnitTests:
-    return UnitTests(entry_points=(ENTRY_POINT,), test=str(problem.metadata.get("test", "")))
+    test = problem.metadata.get("test")
+    return UnitTests(entry_points=(ENTRY_POINT,), test=test if isinstance(test, str) else "")
 
 
 NUMBERS = Task()

@@ -81,6 +81,18 @@ def test_hardware_and_parts_that_are_off_do_not(change: str) -> None:
     assert key(change) == key()
 
 
+@pytest.mark.parametrize("kind", ["executability", "uplift", "steps"])
+def test_grading_counts_where_the_plan_reward_alone_asks_for_it(kind: str) -> None:
+    words = ("reward=plan_and_answer", "reward.answer_weight=0", f"reward.plan.kind={kind}")
+    specs = []
+    for units in ("optional", "required"):
+        student = graph("method=grpo", *words, f"evaluation.grading.units={units}").student
+        assert student is not None
+        specs.append(student.spec)
+    assert "grading" not in specs[0], "what was trained with the defaults is found again"
+    assert specs[1].get("grading") == (None if kind == "steps" else {"units": "required"})
+
+
 JUDGED = ("reward=plan_and_answer", "reward.plan.kind=judge")
 
 

@@ -66,6 +66,10 @@ def test_reference_executions_are_right_ones_and_never_mixed_with_the_humans() -
     bare = [replace(one, verdict=None) for one in rows]
     human = {one.case.execution for one in audit_rows(bare, PROBLEMS).golden}
     assert human == {"human\nThe answer is \\boxed{5}."}
+    program = "def f(x):\n    return {5: x}"
+    of_code = [replace(one, style="code", solution=program, answer=program) for one in bare]
+    human = {one.case.execution for one in audit_rows(of_code, []).golden}
+    assert human == {f"```python\n{program}\n```"}
 
 
 def test_so_many_problems_are_drawn_by_the_seed() -> None:

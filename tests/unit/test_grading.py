@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.grading import GradingConfig
+from plan_tuning.config.grading import GradingConfig, SandboxConfig, grading_from
 from plan_tuning.grading.arithmetic import evaluate
 from plan_tuning.grading.equivalence import compare, gold_defect
 from plan_tuning.grading.grader import Grader
@@ -292,3 +292,8 @@ def test_equality_of_numbers_and_lists_is_symmetric(first: str, second: str) -> 
 @given(st.one_of(LATEX, st.text(max_size=60)))
 def test_normalising_twice_changes_nothing_for_equal_texts(text: str) -> None:
     assert normalise(text) == normalise(f" {text} ") or text != text.strip()
+
+
+def test_unknown_fields_of_a_manifest_are_passed_over() -> None:
+    told = {"rounding": 0.0, "of_tomorrow": 1, "sandbox": {"time_s": 9, "of_tomorrow": 2}}
+    assert grading_from(told) == GradingConfig(rounding=0.0, sandbox=SandboxConfig(time_s=9))

@@ -16,7 +16,7 @@ from plan_tuning.distillation.corpus import (
     write_trajectories,
 )
 from plan_tuning.records import Problem, Trajectory, Verdict
-from plan_tuning.training.grpo.data import planned_problems
+from plan_tuning.training.grpo.data import human_execution, planned_problems
 
 NAMES = ("a", "b", "c", "d")
 
@@ -86,3 +86,21 @@ def test_plans_need_no_execution(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / PROBLEMS).write_bytes((corpus / PROBLEMS).read_bytes())
     planned, _ = planned_problems(tmp_path, replace(TWO_STAGE, answer=False))
     assert [one.teacher_plan for one in planned] == ["a0", "b1", "d0"]
+
+
+@pytest.mark.parametrize(
+    ("style", "solution", "answer", "expected"),
+    [
+        ("math", "2+3=5", "5", "2+3=5\nThe answer is \\boxed{5}."),
+        ("microworld", "2+3=5", "5", "2+3=5\nThe answer is \\boxed{5}."),
+        ("code", "Add one.", "def f(x):\n    return {1: x}",
+         "Add one.\n```python\ndef f(x):\n    return {1: x}\n```"),
+        ("code", "```python\nf = 1\n```", "f = 1", "```python\nf = 1\n```"),
+        ("code", "", "f = 1", ""),
+    ],
+)  # fmt: skip
+def test_a_human_execution_ends_as_its_task_ends(
+    style: str, solution: str, answer: str, expected: str
+) -> None:
+    problem = Problem("p", "", answer, solution=solution, style=style)
+    assert human_execution(problem) == expected

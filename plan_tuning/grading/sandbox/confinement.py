@@ -1,7 +1,8 @@
 """What programs are kept in: users that own nothing, namespaces, limits, refused system calls.
 
 As root a program runs under a user of its own, which the limit of processes binds (it does not bind
-root); elsewhere in a user namespace, without any right in it. Linux alone has all of this.
+root); elsewhere in a user namespace, without any right in it. Linux alone has all of this. System
+calls are refused on x86_64 and aarch64; elsewhere nothing bounds memory that processes share.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ NAMESPACES: Mapping[str, int] = {
 }  # fmt: skip
 _OF_EACH_PROGRAM = ("ipc", "pid")
 _FIRST_USER = 2_000_000_000  # users above it own no file and run nothing else
-_SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "sbin", "usr")  # of the root; the rest is hidden
+_LAST_USERS = 16
+SHOWN = ("bin", "etc", "lib", "lib32", "lib64", "sbin", "usr")  # of the root; the rest is hidden
 _LIBRARY = ("/mnt", "/srv", "/opt", "/media")  # where the interpreter's library is shown
 _FOLDER = "/tmp"  # the program's own one
 _OPEN_FILES = 64
@@ -36,20 +38,64 @@ _MOUNT_SETATTR = 442  # the same number on every architecture
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _NO_NEW_PRIVS, _DEATH_SIGNAL, _COLLECTS_ORPHANS, _SECCOMP, _FILTER = 38, 1, 36, 22, 2
 _CAPABILITIES = 0x20080522
-# Architecture: its name in filters, and the numbers of socket, socketpair, ptrace, unshare, setns,
-# bpf, io_uring_setup, keyctl, add_key, perf_event_open, userfaultfd, process_vm_readv,
-# process_vm_writev and mount, which are refused.
-_REFUSED: Mapping[str, tuple[int, tuple[int, ...]]] = {
+# Architecture: its name in filters, the number of clone, and those of socket, socketpair, ptrace,
+# unshare, setns, bpf, io_uring_setup, keyctl, add_key, perf_event_open, userfaultfd,
+# process_vm_readv, process_vm_writev and mount; then of shmget, shmat, semget, msgget, mq_open and
+# memfd_create, whose memory no limit of a process counts. All but clone are refused.
+_REFUSED: Mapping[str, tuple[int, int, tuple[int, ...]]] = {
     "x86_64": (
-        0xC000003E, (41, 53, 101, 272, 308, 321, 425, 250, 248, 298, 323, 310, 311, 165)
+        0xC000003E, 56, (41, 53, 101, 272, 308, 321, 425, 250, 248, 298, 323, 310, 311, 165,
+                         29, 30, 64, 68, 240, 319)
     ),
     "aarch64": (
-        0xC00000B7, (198, 199, 117, 97, 268, 280, 425, 219, 217, 241, 282, 270, 271, 40)
+        0xC00000B7, 220, (198, 199, 117, 97, 268, 280, 425, 219, 217, 241, 282, 270, 271, 40,
+                          194, 196, 190, 186, 180, 279)
     ),
 }  # fmt: skip
+# open_tree, move_mount, fsopen, fsconfig, fsmount, fspick, mount_setattr, memfd_secret: of these
+# and of clone3 the numbers are the same everywhere.
+_REFUSED_EVERYWHERE = (428, 429, 430, 431, 432, 433, _MOUNT_SETATTR, 447)
+_CLONE3 = 435  # absent, so that clone is used: its own flags lie where no filter looks
+_NEW_NAMESPACES = 0x7E020000  # flags of clone
 _FOREIGN = 0x40000000  # numbers from there on are those of another ABI (x32)
-_LOAD, _EQUAL, _AT_LEAST, _GIVE = 0x20, 0x15, 0x35, 0x06  # of the filter's machine
-_ALLOW, _KILL, _DENY = 0x7FFF0000, 0x80000000, 0x00050001  # the last one with EPERM
+_LOAD, _EQUAL, _AT_LEAST, _ANY_OF, _GIVE = 0x20, 0x15, 0x35, 0x45, 0x06  # of the filter's machine
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # where a filter finds them
+_ALLOW, _KILL, _DENY, _ABSENT = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026  # EPERM, ENOSYS
+
+
+def _map_of(kind: str) -> str:
+    try:
+        with open(f"/proc/self/{kind}_map") as file:
+            return file.read()
+    except FileNotFoundError:  # a kernel without namespaces of users
+        return "0 0 4294967295"
+
+
+def spare_user(uid_map: str, gid_map: str, number: int) -> int | None:
+    """Choose the first of two ids, of users and of groups, that own nothing and run nothing else.
+
+    Args:
+        uid_map: of the namespace, as /proc shows it; a container's may be small.
+        gid_map: the same of groups.
+        number: of the supervisor, such that two of them have different ids.
+
+    Returns:
+        The id; None where too few are mapped.
+
+    >>> spare_user("0 0 4294967295", "0 0 4294967295", 7), spare_user("0 1000 1", "0 1000 1", 7)
+    (2000000014, None)
+    """
+    kinds = [[tuple(map(int, line.split())) for line in text.splitlines()]
+             for text in (uid_map, gid_map)]  # fmt: skip
+    shared = [(max(one[0], other[0]), min(one[0] + one[2], other[0] + other[2]))
+              for one in kinds[0] for other in kinds[1]]  # fmt: skip
+    start, end = max(shared, key=lambda one: one[1] - one[0], default=(0, 0))
+    if start <= _FIRST_USER and end > _FIRST_USER + 2 * number + 1:
+        return _FIRST_USER + 2 * number
+    # The upper half of what there is, below the last ids, which are the kernel's nobodies.
+    half = (start + end) // 2
+    pairs = (end - _LAST_USERS - half) // 2
+    return half + 2 * (number % pairs) if pairs > 0 else None
 
 
 class Confinement:
@@ -65,14 +111,16 @@ class Confinement:
         self, limits: Mapping[str, int], wanted: Sequence[str], *, is_filtered: bool
     ) -> None:
         self.limits = limits
-        self.is_root = os.getuid() == 0
+        first = (
+            spare_user(_map_of("uid"), _map_of("gid"), os.getpid()) if os.getuid() == 0 else None
+        )
+        self.has_users = first is not None
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.nowhere = os.open(os.devnull, os.O_RDWR)  # there will be no other way to it
         os.chdir("/")
         self.found = self._enter(wanted)
         # The tests' user, and the program's; of one's own user namespace there is only one.
-        first = _FIRST_USER + 2 * os.getpid()
-        self.users = (first, first + 1) if self.is_root else (os.getuid(), os.getuid())
+        self.users = (os.getuid(), os.getuid()) if first is None else (first, first + 1)
         self.is_filtered = is_filtered and platform.machine() in _REFUSED
 
     @property
@@ -80,7 +128,7 @@ class Confinement:
         """What was found, for whoever decides whether it is enough."""
         return {
             "namespaces": self.found,
-            "user": "one of its own" if self.is_root else "ours",
+            "user": "one of its own" if self.has_users else "ours",
             "refused_calls": self.is_filtered,
         }
 
@@ -93,6 +141,10 @@ class Confinement:
             os.closerange(start, descriptor)
             start = descriptor + 1
         os.closerange(start, 4096)
+
+    def die_with_parent(self) -> None:
+        """Have the kernel kill this process when its parent ends."""
+        self._call(self._libc.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
 
     def prepare_program(self) -> None:
         """Make a program's namespaces, in its parent: the next child is the first one in them."""
@@ -107,8 +159,8 @@ class Confinement:
         if has_folder:
             self._own_folder()
         self._drop(self.users[1])
-        # Where users are shared, three processes of ours count too.
-        processes = self.limits["processes"] + (0 if self.is_root else 3)
+        # Where users are shared, four processes of ours count too.
+        processes = self.limits["processes"] + (0 if self.has_users else 4)
         self._limit(processes, self.limits["files_mb"] if has_folder else 0)
 
     def enter_tests(self) -> None:
@@ -121,7 +173,7 @@ class Confinement:
 
         A pid namespace takes its processes along by itself.
         """
-        if not self.is_root or "pid" in self.found:
+        if not self.has_users or "pid" in self.found:
             return
         for _ in range(_CLEARINGS):
             child = os.fork()
@@ -142,7 +194,7 @@ class Confinement:
         """Try one namespace after the other; some are made anew for each program."""
         found = []
         for name in wanted:
-            if name == "user" and self.is_root:
+            if name == "user" and self.has_users:
                 continue
             with contextlib.suppress(OSError):
                 if name in _OF_EACH_PROGRAM:
@@ -194,14 +246,18 @@ class Confinement:
         # It may lie in a folder that is nobody else's to read, such as a home.
         library = os.path.dirname(os.__file__)
         held = os.open(library, os.O_PATH | os.O_DIRECTORY)
+        empty = os.open(os.devnull, os.O_PATH)  # of this namespace, as what is bound has to be
         for name in os.listdir("/"):
             folder = f"/{name}"
             is_folder = os.path.isdir(folder) and not os.path.islink(folder)
-            if is_folder and name not in _SHOWN and folder != "/proc":
+            if is_folder and name not in SHOWN and folder != "/proc":
                 self._mount("none", folder, "tmpfs", _PLAIN, "size=64k,nr_inodes=8,mode=755")
+            elif os.path.isfile(folder) and not os.path.islink(folder):
+                self._mount(f"/proc/self/fd/{empty}", folder, None, _BIND)
         os.mkdir(f"{place}/python")
         self._mount(f"/proc/self/fd/{held}", f"{place}/python", None, _BIND | _REC)
         os.close(held)
+        os.close(empty)
         self._mount("none", "/proc", "tmpfs", _PLAIN, "size=4k,nr_inodes=2,mode=755")
         attributes = struct.pack("QQQQ", _RDONLY, 0, 0, 0)
         self._call(
@@ -222,25 +278,31 @@ class Confinement:
     def _drop(self, user: int) -> None:
         """Give up every right, and die with the parent."""
         os.setsid()
-        if self.is_root:
+        if self.has_users:
             os.setgroups([])
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
         header, nothing = struct.pack("Ii", _CAPABILITIES, 0), bytes(24)
         self._call(self._libc.capset(header, nothing))
         self._call(self._libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0))
-        self._call(self._libc.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
+        self.die_with_parent()
         if self.is_filtered:
             self._refuse_calls()
 
     def _refuse_calls(self) -> None:
         """Have the kernel refuse sockets and what reaches into other processes, from here on."""
-        architecture, numbers = _REFUSED[platform.machine()]
-        deny = len(numbers) + 1  # from the first comparison behind the number's load
-        code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_GIVE, 0, 0, _KILL)]
-        code += [(_LOAD, 0, 0, 0), (_AT_LEAST, deny, 0, _FOREIGN)]
-        code += [(_EQUAL, deny - 1 - i, 0, number) for i, number in enumerate(numbers)]
-        code += [(_GIVE, 0, 0, _ALLOW), (_GIVE, 0, 0, _DENY)]
+        architecture, clone, numbers = _REFUSED[platform.machine()]
+        numbers = (*numbers, *_REFUSED_EVERYWHERE)
+        code = [
+            (_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_GIVE, 0, 0, _KILL),
+            (_LOAD, 0, 0, _NUMBER), (_AT_LEAST, len(numbers) + 5, 0, _FOREIGN),
+        ]  # fmt: skip
+        code += [(_EQUAL, len(numbers) - i + 4, 0, one) for i, one in enumerate(numbers)]
+        code += [
+            (_EQUAL, 5, 0, _CLONE3), (_EQUAL, 0, 2, clone),
+            (_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_OF, 1, 0, _NEW_NAMESPACES),
+            (_GIVE, 0, 0, _ALLOW), (_GIVE, 0, 0, _DENY), (_GIVE, 0, 0, _ABSENT),
+        ]  # fmt: skip
         packed = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in code))
         program = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(packed))
         self._call(self._libc.prctl(_SECCOMP, _FILTER, program, 0, 0))

@@ -1,7 +1,9 @@
 """A program and its tests, in two processes: plain data and errors over two pipes.
 
-They share nothing else, so a program can neither patch a test nor end it early, and a value that
-claims to equal everything arrives as the plain value that it holds.
+They share nothing else, and the program's process descends from none that has held tests: it can
+neither patch a test, nor end it early, nor look what it expects. What it does see are the arguments
+of the calls, and its setup. A value that claims to equal everything arrives as the plain value that
+it holds.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 # An error of these in a test's own loop would end it as if it were finished.
 _ENDINGS = (StopIteration, StopAsyncIteration)
+_LONG = 2**64
 _SEEDED = "import random as _random\n_random.seed(0)"
 
 
@@ -33,7 +36,8 @@ def encode(value: Any) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
-        return int(value)
+        # Python refuses to write out very long integers in decimal digits.
+        return int(value) if abs(value) < _LONG else {"int": hex(int(value))}
     if isinstance(value, float):
         return {"float": float.hex(float(value))}
     if isinstance(value, complex):
@@ -62,6 +66,8 @@ def decode(value: Any) -> Any:
     if len(value) != 1:
         raise ProtocolError("plain data have one kind")
     ((kind, content),) = value.items()
+    if kind == "int":
+        return int(content, 16)
     if kind == "float":
         return float.fromhex(content)
     if kind == "complex":
@@ -90,11 +96,6 @@ class Channel:
     def __init__(self, incoming: int, outgoing: int, limit: int) -> None:
         self._incoming, self._outgoing, self._limit = incoming, outgoing, limit
         self._buffer = b""
-
-    @property
-    def descriptors(self) -> tuple[int, int]:
-        """What has to stay open."""
-        return self._incoming, self._outgoing
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Write a message whole."""
@@ -143,17 +144,16 @@ def answer_calls(source: str, channel: Channel) -> None:
         try:
             called = namespace[asked["name"]]
             value = called(*map(decode, asked["args"]), **decode(asked["kwargs"]))
-            reply = {"value": encode(value)}
+            channel.send({"value": encode(value)})
         except BaseException as error:
-            reply = {"error": _named(error)}
-        channel.send(reply)
+            channel.send({"error": _named(error)})
 
 
-def run_tests(request: Mapping[str, Any], program: Channel) -> dict[str, Any]:
+def run_tests(tests: Mapping[str, Any], program: Channel) -> dict[str, Any]:
     """Execute the tests of a program whose functions answer from another process.
 
     Args:
-        request: setup (what the tests may use beside the program), entry_points (the program's
+        tests: setup (what the tests may use beside the program), entry_points (the program's
             functions) and test (raises where the program is wrong).
         program: the way to its process.
 
@@ -164,11 +164,11 @@ def run_tests(request: Mapping[str, Any], program: Channel) -> dict[str, Any]:
     try:
         _checked(program.receive())
         namespace: dict[str, Any] = {"__name__": "tests"}
-        _seed(request["setup"] + request["test"])
-        exec(compile(request["setup"], "<setup>", "exec"), namespace)
-        for name in request["entry_points"]:
+        _seed(tests["setup"] + tests["test"])
+        exec(compile(tests["setup"], "<setup>", "exec"), namespace)
+        for name in tests["entry_points"]:
             namespace[name] = _remote(name, program)
-        exec(compile(request["test"], "<test>", "exec"), namespace)
+        exec(compile(tests["test"], "<test>", "exec"), namespace)
     except BaseException as error:
         name, text = _named(error)
         failure = f"{name}: {text}" if text else name

@@ -1,9 +1,10 @@
 """Programs with their tests -> passed or not: the grader's side of the sandbox.
 
 Before anything is run a program of ours tries what a hostile one would: to fork without end, to
-reach the network, to signal and to write outside. What it could do decides. Where processes cannot
-be bounded, signals reach others or files outside can be written, nothing is run at all; an open
-network is the lesser isolation that is accepted, said and recorded.
+reach the network, to signal and to make files outside. What it could do decides. Where processes
+cannot be bounded, signals reach others or anything outside can be made, nothing is run at all; an
+open network, and files of others that can be read, are the lesser isolation that is accepted, said
+and recorded.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grading import SandboxConfig
-from plan_tuning.grading.pool import PACKAGE_ROOT, WorkerPool
+from plan_tuning.grading.pool import PACKAGE_ROOT, WorkerError, WorkerPool
 from plan_tuning.grading.programs import UnitTests
-from plan_tuning.grading.sandbox.confinement import NAMESPACES
-from plan_tuning.grading.sandbox.supervisor import TIMEOUT, WAIT_FACTOR
+from plan_tuning.grading.sandbox.confinement import NAMESPACES, SHOWN
+from plan_tuning.grading.sandbox.supervisor import TIMEOUT, WAIT_FACTOR, request_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,29 @@ _MAIN = (
     "import sys; sys.path.insert(0, {root!r}); "
     "from plan_tuning.grading.sandbox.supervisor import main; main()"
 )
+_SYSTEM = "the system's files"
 _BOUND = 8  # processes that the probe starts beyond the limit, if it can
 
 _PROBE = """
-import os, signal, socket, time
+import os, signal, socket, sys, time
 
-def probe(most):
-    found = {"environment": len(os.environ), "started": 0, "signals": [], "writes": []}
+def made(path):
+    # A file is one as soon as it is opened, whatever may be written into it.
+    could = False
+    for make, remove in ((lambda: open(path, "x").close(), os.unlink),
+                         (lambda: os.mkdir(path), os.rmdir),
+                         (lambda: os.symlink("/", path), os.unlink)):
+        try:
+            make()
+        except OSError:
+            continue
+        could = True
+        remove(path)
+    return could
+
+def probe(most, shown):
+    found = {"environment": len(os.environ), "started": 0, "signals": [], "writes": [],
+             "reads": []}
     for reached in (socket.AF_INET, socket.AF_INET6):
         try:
             one = socket.socket(reached, socket.SOCK_DGRAM)
@@ -53,17 +70,23 @@ def probe(most):
             found["signals"].append(other)
         except OSError:
             pass
-    for folder in ("/tmp", "/var/tmp", "/dev/shm", "/", "/usr", "/etc", "/home", "/root"):
+    library = [name for name in sys.path if name.startswith("/")]
+    for folder in ("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run", "/run/lock", "/var/lock",
+                   "/", "/usr", "/etc", "/home", "/root"):
         if folder == os.getcwd() and folder != "/":
             continue
-        try:
-            with open(folder + "/plan_tuning_probe", "w") as file:
-                file.write("x")
-                file.flush()
-            os.unlink(folder + "/plan_tuning_probe")
+        if made(os.path.join(folder, "sandbox_probe_" + os.urandom(8).hex())):
             found["writes"].append(folder)
-        except OSError:
-            pass
+    for name in os.listdir("/"):
+        folder = "/" + name
+        if name in shown or os.path.islink(folder) or folder == os.getcwd():
+            continue
+        try:
+            held = os.listdir(folder) if os.path.isdir(folder) else open(folder).read(1)
+        except (OSError, ValueError):
+            continue
+        if held and not any(one.startswith(folder + "/") for one in library):
+            found["reads"].append(folder)
     try:
         with open("probe", "w") as file:
             file.write("x")
@@ -93,6 +116,7 @@ class Isolation:
     namespaces: tuple[str, ...]
     network: str  # none, open
     files: str  # a folder of its own, none
+    reads: str  # the system's, or whose files beside them
     processes: int  # that a program can be, at the most
     refused_calls: bool  # whether the kernel refuses it sockets and reaching into processes
 
@@ -101,7 +125,8 @@ class Isolation:
         shown = ", ".join(self.namespaces) or "none"
         return (
             f"programs run under {self.user.replace('ours', 'this user')}, namespaces: {shown}; "
-            f"network: {self.network}; files: {self.files}; processes: {self.processes}; "
+            f"network: {self.network}; files: {self.files}; it can read: {self.reads}; "
+            f"processes: {self.processes}; "
             f"system calls: {'some refused' if self.refused_calls else 'all'}"
         )
 
@@ -153,7 +178,8 @@ class Sandbox:
         with self._lock:
             if self._isolation is None:
                 self._isolation = self._probed()
-                told = logger.info if self._isolation.network == "none" else logger.warning
+                is_full = (self._isolation.network, self._isolation.reads) == ("none", _SYSTEM)
+                told = logger.info if is_full else logger.warning
                 told("sandbox: %s", self._isolation)
             return self._isolation
 
@@ -175,7 +201,7 @@ class Sandbox:
         return self._failure(program, tests)
 
     def _failure(self, program: str, tests: UnitTests) -> str | None:
-        reply = self.pool.call({"program": program, **asdict(tests)})
+        reply = self.pool.call(request_bytes(program, asdict(tests)))
         if "passed" not in reply:
             raise SandboxError(str(reply.get("failure")))
         return None if reply["passed"] else str(reply["failure"])
@@ -184,27 +210,34 @@ class Sandbox:
         if not sys.platform.startswith("linux"):
             raise _refused(f"{sys.platform} has no sandbox", "Linux")
         most = self.limits.processes + _BOUND
-        keys = ("started", "signals", "writes", "folder", "network", "environment")
-        test = f"found = probe({most})\nreport({{key: found.get(key) for key in {keys!r}}})"
-        failure = self._failure(_PROBE, UnitTests(_REPORT, ("probe",), test)) or ""
+        keys = ("started", "signals", "writes", "reads", "folder", "network", "environment")
+        test = f"found = probe({most}, {SHOWN})\nreport({{key: found.get(key) for key in {keys}}})"
+        try:
+            failure = self._failure(_PROBE, UnitTests(_REPORT, ("probe",), test)) or ""
+        except (SandboxError, WorkerError) as error:
+            raise _refused(f"the sandbox does not start here ({error})", "root or namespaces, and "
+                           "a machine that answers in time") from error  # fmt: skip
         told, _, text = failure.partition(": ")
         if told != "Report":
             raise _refused(f"a harmless program fails in the sandbox ({failure})", "an interpreter "
                            "whose library every user may read, or namespaces")  # fmt: skip
         found: Mapping[str, Any] = ast.literal_eval(text)
         if found["started"] >= most - 1:
-            raise _refused("processes of a program cannot be bounded here", "root or namespaces")
+            raise _refused("processes of a program cannot be bounded here", "root with more than "
+                           "one id mapped (/proc/self/uid_map), or namespaces")  # fmt: skip
         if found["signals"]:
             raise _refused("a program could signal others here", "root or a pid namespace")
         if found["writes"] or found["environment"]:
             places = ", ".join(found["writes"]) or "the environment"
-            raise _refused(f"a program would reach {places}", "root or a mount namespace")
+            raise _refused(f"a program would reach {places}", "a mount namespace: in Docker with "
+                           "--cap-add SYS_ADMIN --security-opt apparmor=unconfined")  # fmt: skip
         told_by = self.pool.told
         return Isolation(
             user=str(told_by["user"]),
             namespaces=tuple(told_by["namespaces"]),
             network=str(found["network"] or "none"),
             files="a folder of its own" if found["folder"] else "none",
+            reads=", ".join([_SYSTEM, *sorted(found["reads"])]),
             processes=int(found["started"]) + 1,
             refused_calls=bool(told_by["refused_calls"]),
         )

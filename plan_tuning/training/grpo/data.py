@@ -13,7 +13,7 @@ from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import read_problems, read_trajectories
 from plan_tuning.distillation.filters import FilterError, advice, filter_trajectories
 from plan_tuning.records import Problem, Trajectory
-from plan_tuning.text.formats import boxed
+from plan_tuning.text.formats import stated
 from plan_tuning.text.parsing import LOWEST
 
 
@@ -81,7 +81,7 @@ def right_executions(candidates: Sequence[Trajectory]) -> dict[str, str]:
 def human_execution(problem: Problem) -> str:
     """Write the human rationale as a student learns it; empty where there is none."""
     solution = problem.solution.strip()
-    return boxed(solution, problem.answer) if solution else ""
+    return stated(solution, problem.answer, problem.style) if solution else ""
 
 
 def hold_out(
