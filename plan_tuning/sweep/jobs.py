@@ -220,7 +220,8 @@ def idle_in_all(jobs: Sequence[Job]) -> list[IdleWord]:
 
 def print_jobs(jobs: Sequence[Job], folder: Path) -> None:
     """Print what a sweep is about to do: jobs, what is done, what the teacher is asked."""
-    console = Console(width=_width())
+    # A list in a user's words looks like markup: [/opt/vllm].
+    console = Console(width=_width(), markup=False)
     if common := common_words(jobs):
         console.print("In all jobs:", " ".join(common), highlight=False, soft_wrap=True)
     if idle := idle_in_all(jobs):

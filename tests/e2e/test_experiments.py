@@ -96,14 +96,14 @@ def test_micro_objective_rewards_end_in_a_table_of_what_each_reward_taught(
     ran = plan_tuning(
         "experiment=micro_objective_rewards", *FAST, "method.val_problems=4",
         "method.prompts_per_step=2", "evaluation.benchmarks=[microworld]",
-        f"paths.outputs={shared_outputs}",
+        "reward.plan.kind=uplift,likelihood,roscoe", f"paths.outputs={shared_outputs}",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr + ran.stdout
     assert "uplift has 64 executions of up to 64 tokens a step by start" in ran.stdout
     sweep = shared_outputs / "micro_objective_rewards"
     rows = results(sweep)
     kinds = {row["choices"]["reward"]: 0 for row in rows}
-    assert len(rows) == 6
+    assert len(rows) == 4
     assert set(kinds) == {"answer", "plan_and_answer"}
     text = (sweep / "comparison.md").read_text()
     for said in ("dead groups", "hacks, first → last", "held-out, end", "kind=likelihood"):

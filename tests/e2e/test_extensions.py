@@ -319,7 +319,7 @@ def test_a_task_comes_along_with_a_choice_of_data(world: World) -> None:
     rows = [{"problem": f"Which letter is number {n}?", "answer": chr(97 + n)} for n in range(9)]
     (world.folder / "abc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ("data=letters", "method=zero_shot", "model=tiny_qwen3", *FAST,
-             "evaluation.benchmarks=[alphabet=abc.jsonl]")  # fmt: skip
+             'evaluation.benchmarks=["alphabet=abc.jsonl"]')  # fmt: skip
     result = world.of(*words)
     assert set(result["metrics"]["alphabet"]["by_difficulty"]) == {"a vowel", "another"}
     found = world.predictions(result)

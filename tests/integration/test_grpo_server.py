@@ -92,7 +92,10 @@ def test_each_step_is_written_by_its_own_adapter(whole: Path, start: Path, tmp_p
     loads = [one["lora_name"] for path, one in asked if path == "/v1/load_lora_adapter"]
     unloads = [one["lora_name"] for path, one in asked if path == "/v1/unload_lora_adapter"]
     steps = [f"grpo-student-{step:06d}" for step in range(STEPS)]
-    assert loads == unloads == ["grpo-student-trial", *steps]
+    attempts = {name.rpartition("-")[2] for name in loads}
+    assert len(attempts) == 1, "one attempt, whose names no other one gives again"
+    assert loads == unloads
+    assert [name.rpartition("-")[0] for name in loads] == ["grpo-student-trial", *steps]
     written = [one for path, one in asked if path == "/v1/completions" and one["max_tokens"] > 1]
     assert all(isinstance(token, int) for one in written for token in one["prompt"])
     assert len({one["seed"] for one in written}) == len(written) == STEPS * 2 * 4

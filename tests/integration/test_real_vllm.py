@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from plan_tuning.config.evaluation import VLLMConfig
 from plan_tuning.config.extensions import record
-from plan_tuning.config.microworld import MicroBaseConfig
 from plan_tuning.config.model import ModelConfig
 from plan_tuning.config.training import PromptConfig
 from plan_tuning.students.generation.in_process import InProcessEngine
@@ -28,7 +28,7 @@ from plan_tuning.students.generation.protocol import Sampling, Vocabulary
 from plan_tuning.students.generation.vllm_engine import VLLMEngine
 from plan_tuning.students.generation.vllm_server import Serving, VLLMServer
 from plan_tuning.students.loading import Student, load_student
-from plan_tuning.students.micro import build_model, build_tokenizer, save_micro
+from plan_tuning.students.micro import build_tokenizer, save_micro
 from plan_tuning.students.templates import prompt_ids
 from plan_tuning.tasks.microworld_text import SPECIAL_TOKENS
 from plan_tuning.text.formats import student_messages
@@ -115,7 +115,22 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "words"
     names = [*SPECIAL_TOKENS, *(f"w{k}" for k in range(WORDS - len(SPECIAL_TOKENS)))]
     tokenizer = build_tokenizer(names)
-    save_micro(folder, build_model(MicroBaseConfig(), tokenizer, seed=3), tokenizer)
+    shape = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(3)
+    save_micro(folder, Qwen3ForCausalLM(shape), tokenizer)
     return folder
 
 

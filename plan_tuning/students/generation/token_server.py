@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from plan_tuning.students.generation.server_calls import Call, RefusedError, Ser
 _ALL_TOKENS = -1  # the servers' word for top_k: off
 _TOLD = 20  # candidates for the next token that a server of default settings tells
 _COMPLETIONS = "/completions"
+_AWAY = (502, 503, 504)  # what stands before a server that is away answers
 
 
 class TokenProtocolError(EngineError):
@@ -144,7 +145,7 @@ class TokenServer:
             EngineLostError: nobody answers.
             EngineError: the answer is no list of models.
         """
-        with self._losses():
+        with self._losses(_AWAY):
             found = self._calls.once("GET", "/models")
         cards = found.get("data") if isinstance(found, dict) else None
         if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
@@ -232,13 +233,18 @@ class TokenServer:
             return self._calls.together(all_of)
 
     @contextmanager
-    def _losses(self) -> Iterator[None]:
-        """Tell a server that was started anew, or whose engine is dead, from one that refuses."""
+    def _losses(self, dead: Container[int] = range(500, 600)) -> Iterator[None]:
+        """Tell a server that was started anew, or whose engine is dead, from one that refuses.
+
+        Args:
+            dead: statuses of one whose engine is dead; what is asked of adapters is refused with
+                500, too.
+        """
         try:
             yield
         except RefusedError as refused:
             is_forgotten = refused.status == 404 and self._version
-            if is_forgotten or refused.status >= 500:
+            if is_forgotten or refused.status in dead:
                 raise EngineLostError(str(refused)) from refused
             raise
 
@@ -255,7 +261,7 @@ class TokenServer:
         """
         # Not repeated: what was done before an answer got lost would be refused the second time.
         named = {"lora_name": version, "lora_path": str(folder)}
-        with self._losses():
+        with self._losses(_AWAY):
             self._calls.once("POST", "/load_lora_adapter", named, tries=1)
         before = self._version if self._is_owner else ""
         self._version, self._is_owner = version, True
@@ -286,7 +292,7 @@ class TokenServer:
         return left
 
     def _unload(self, name: str) -> None:
-        with self._losses():
+        with self._losses(_AWAY):
             self._calls.once("POST", "/unload_lora_adapter", {"lora_name": name}, tries=1)
 
     def _request(self, prompt: Sequence[int], sampling: Sampling, *, seed: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class RolloutServer:
         A step that is done again after a checkpoint has other weights, and a server that goes on
         keeps what it read of prompts by an adapter's name.
         """
-        return f"{self.weight_version}.{self._attempt}"
+        return f"{self.weight_version}-{self._attempt}"
 
     def __enter__(self) -> Self:
         """Change nothing yet: the server is opened by :meth:`begin`."""
@@ -144,7 +144,7 @@ class RolloutServer:
                     self._student,
                     self._text,
                     folder=self._folder,
-                    version=f"{self._name}-trial.{self._attempt}",
+                    version=f"{self._name}-trial-{self._attempt}",
                     line=self._line,
                     is_tempered=self._is_tempered,
                 )
