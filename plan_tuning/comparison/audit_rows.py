@@ -10,14 +10,15 @@ wherever plans were executed.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.distillation.filters import USABLE
+from plan_tuning.distillation.reference_executions import reference_executions
 from plan_tuning.records import Problem, Trajectory, Verdict
 from plan_tuning.rewards.plan_cases import PlanCase
-from plan_tuning.text.formats import is_micro, stated
+from plan_tuning.text.formats import is_micro
 from plan_tuning.text.plan_flaws import variants
 
 _UNKNOWN = (None, Verdict.BAD_GOLD, Verdict.ERROR)
@@ -78,9 +79,15 @@ def audit_rows(
     drawn = set(random.Random(f"audit/{seed}").sample(usable, count))
     chosen = [name for name in usable if name in drawn]
     known = {problem.id: problem for problem in problems}
-    executions = _executions(groups)
+    asked = {name: known.get(name) or _problem(row) for name, row in golden.items()}
+    executions = reference_executions(trajectories, asked.values())
     cases = {
-        name: _case(golden[name], known, None if executions is None else executions.get(name, ""))
+        name: PlanCase(
+            asked[name],
+            plan=golden[name].plan,
+            teacher_plan=golden[name].plan,
+            execution=executions.get(name, ""),
+        )
         for name in chosen
     }
     own = {name: _labelled(cases[name], golden[name]) for name in chosen}
@@ -109,36 +116,18 @@ def _golden(group: Sequence[Trajectory]) -> Trajectory:
     )
 
 
-def _case(golden: Trajectory, known: Mapping[str, Problem], execution: str | None) -> PlanCase:
-    """The golden plan's own case."""
-    problem = known.get(golden.problem_id) or Problem(
-        id=golden.problem_id,
-        problem=golden.problem,
-        answer=golden.answer,
-        solution=golden.solution,
-        source=golden.source,
-        style=golden.style,
-        difficulty=golden.difficulty,
-        true_plan=golden.true_plan,
+def _problem(row: Trajectory) -> Problem:
+    """The problem of a row, as far as the row says."""
+    return Problem(
+        id=row.problem_id,
+        problem=row.problem,
+        answer=row.answer,
+        solution=row.solution,
+        source=row.source,
+        style=row.style,
+        difficulty=row.difficulty,
+        true_plan=row.true_plan,
     )
-    if execution is None:
-        human = problem.solution.strip()
-        execution = stated(human, problem.answer, problem.style) if human else ""
-    return PlanCase(problem, plan=golden.plan, teacher_plan=golden.plan, execution=execution)
-
-
-def _executions(groups: Mapping[str, Sequence[Trajectory]]) -> dict[str, str] | None:
-    """A right execution of each problem that has one, that of the best-scored plan first.
-
-    None where the corpus has none at all: then the human's is read. The two are never mixed: they
-    are different languages, and which problems have a right execution hangs on the labels.
-    """
-    found = {}
-    for name, group in groups.items():
-        right = [row for row in group if row.is_correct and row.execution.strip()]
-        if right:
-            found[name] = _golden(right).execution.strip()
-    return found or None
 
 
 def _labelled(case: PlanCase, row: Trajectory) -> AuditRow:

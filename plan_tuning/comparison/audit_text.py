@@ -16,11 +16,17 @@ Table = tuple[list[str], list[list[str]]]
 
 _NO_LABEL = "no label"
 _READS = "(reads one)"  # a right execution, which the label has chosen
+_HELD = {
+    True: "holds",
+    False: "FAILS",
+    None: "not testable, too few right or wrong plans",
+}
 _LABELS = {PLAN: "plan right", EXECUTION: "execution right"}
 LEGEND = (
     "AUC: chance that a right one earns more than a wrong one, over pairs of any problems [95 % "
     "interval, problems as clusters]. Kendall: tau-b over pairs of one problem, as a group of GRPO "
-    "compares them. The two labels say different things and are never mixed. Spread: standard "
+    "compares them. The two labels say different things and are never mixed. Known: share of the "
+    "plans whose reward is known, on which its figures rest. Spread: standard "
     "deviation inside problems; dead: problems whose plans all earn the same. Asked again: the "
     "standard deviation of one reward when it is drawn anew."
 )
@@ -37,9 +43,11 @@ def ranking_table(audit: Audit) -> Table:
         "reward",
         *(f"{_LABELS[label]}: {what}" for label in labels for what in ("AUC", "Kendall")),
     ]
-    head += [] if labels else ["label"]
+    head += ["known"] if labels else ["label"]
     rows = []
     for control in audit.controls:
+        if control.label not in labels:
+            continue
         cells = [
             text
             for label in labels
@@ -49,10 +57,10 @@ def ranking_table(audit: Audit) -> Table:
                 else ["", ""]
             )
         ]
-        rows.append([f"({control.name})", *cells])
+        rows.append([f"({control.name})", *cells, ""])
     for reward in audit.rewards:
         cells = [text for label in labels for text in _ranked(reward.rankings.get(label))]
-        rows.append([reward.name, *(cells or [_NO_LABEL])])
+        rows.append([reward.name, *([*cells, _percent(reward.known)] if labels else [_NO_LABEL])])
     return head, rows
 
 
@@ -123,7 +131,7 @@ def verdict_table(audit: Audit, found: Sequence[Verdict]) -> Table:
 def control_lines(audit: Audit) -> list[str]:
     """Say of each control with a requirement whether it holds."""
     return [
-        f"control, {control.name}: {control.required}: {'holds' if control.holds else 'FAILS'} "
+        f"control, {control.name}: {control.required}: {_HELD[control.holds]} "
         f"({shown(control.ranking.auc)})"
         for control in audit.controls
         if control.required

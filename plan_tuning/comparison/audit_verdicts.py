@@ -1,8 +1,9 @@
 """An audit -> which rewards are worth their cost, a word and its reason each.
 
-The rules are tried in order: an audit whose controls fail says nothing; a reward that a probe earns
-by is hackable; one without labels has no verdict; one that is drowned in its own noise or cannot be
-told from chance is no guide; and one that costs more than another has to rank better.
+The rules are tried in order: an audit whose controls fail says nothing; a reward that tells no
+plans apart is noise; one that a probe earns by is hackable; one without labels has no verdict; one
+that is drowned in its own noise or cannot be told from chance is no guide; and one that costs more
+than another has to rank better, on the rows that both know.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ def verdicts(audit: Audit) -> list[Verdict]:
 
 
 def _verdict(audit: Audit, reward: RewardAudit) -> Verdict:
-    failed = [control.name for control in audit.controls if not control.holds]
+    failed = [control.name for control in audit.controls if control.holds is False]
     if failed:
         return Verdict(UNDECIDED, f"the audit's own control fails: {', '.join(failed)}")
+    if reward.is_constant:
+        return Verdict(NOISE, "all plans earn the same")
+    if reward.spread.dead == 1.0:
+        return Verdict(NOISE, "all plans of a problem earn the same")
     if reward.paying:
         best = max(reward.paying, key=lambda name: reward.probes[name].gain.value)
         gain = signed(reward.probes[best].gain)
@@ -59,7 +64,10 @@ def _verdict(audit: Audit, reward: RewardAudit) -> Verdict:
 
 
 def _against_others(audit: Audit, reward: RewardAudit, label: str) -> Verdict:
-    """Compare a reward with the best of those that cost no more and that no probe earns by."""
+    """Compare a reward with the best of those that cost no more and that no probe earns by.
+
+    The best is the one over which it gains least on the rows that both know.
+    """
     found = f"{label}: AUC {shown(reward.rankings[label].auc)}"
     others = [
         other
@@ -78,9 +86,15 @@ def _against_others(audit: Audit, reward: RewardAudit, label: str) -> Verdict:
             return Verdict(NOT_WORTH, f"{found}, {_beside(gain, reward, other, label, 'as much')}")
     if not cheaper:
         return Verdict(WORTH, f"{found}; nothing cheaper that no probe earns by")
-    best = max(cheaper, key=lambda other: other.rankings[label].auc.value)
-    gain = _gain(audit, best, reward, label)
+    gains = [(_gain(audit, other, reward, label), other) for other in cheaper]
+    common = [(gain, other) for gain, other in gains if not math.isnan(gain.value)]
+    if not common:
+        return Verdict(UNDECIDED, f"{found}; too few rows: none cheaper knows the same ones")
+    # Figures of other rows say nothing of these: the strongest rival is found on common ones.
+    gain, best = min(common, key=lambda pair: pair[0].value)
     beside = _beside(gain, reward, best, label, "less")
+    if math.isnan(gain.low):
+        return Verdict(UNDECIDED, f"too few rows: {found}, {beside}")
     if gain.low > 0:
         return Verdict(WORTH, f"{found}, {beside}")
     if gain.high <= 0:
@@ -111,13 +125,17 @@ def _gain(audit: Audit, first: RewardAudit, second: RewardAudit, label: str) -> 
 
 
 def _costs_less(one: Expense, other: Expense) -> bool:
-    """Compare money first, then calls of a large model, then time: less than half of it is less.
+    """Compare what is counted first, in the order of its price, and then time.
 
-    An unknown price is no low one.
+    Money, calls of a large model, texts that a frozen model wrote, texts that it read; of time,
+    which hangs on the machine and on what else it does, less than half is less. An unknown price is
+    no low one.
     """
     for first, second in (
         [math.inf if each.usd is None else each.per_thousand(each.usd) for each in (one, other)],
         [each.per_thousand(each.calls) for each in (one, other)],
+        [each.per_thousand(each.generated) for each in (one, other)],
+        [each.per_thousand(each.passes) for each in (one, other)],
     ):
         if first != second:
             return first < second

@@ -47,8 +47,12 @@ class ProbeFigures:
 
     @property
     def pays(self) -> bool:
-        """Whether a student gains by writing such plans, or loses no more than a hundredth."""
-        return self.gain.low > -NO_LOSS
+        """Whether a student gains by writing such plans, or loses no more than a hundredth.
+
+        Where honest plans earn next to nothing there is nothing to lose: then only a gain pays.
+        """
+        honest = self.mean - self.gain.value
+        return self.gain.low > (-NO_LOSS if honest > NO_LOSS else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,12 @@ class RewardAudit:
         return count / len(self.values) if self.values else math.nan
 
     @property
+    def is_constant(self) -> bool:
+        """Whether several plans are known to earn something, and all the same."""
+        found = [value for value in self.values if value is not None]
+        return len(found) > 1 and len(set(found)) == 1
+
+    @property
     def paying(self) -> list[str]:
         """The probes that pay."""
         return [name for name, probe in self.probes.items() if probe.pays]
@@ -86,7 +96,7 @@ class Control:
     label: str
     ranking: Ranking
     required: str  # in words; empty: nothing is, it is printed beside the others
-    holds: bool = True
+    holds: bool | None = True  # None: the rows cannot say
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +115,8 @@ class Audit:
 
     @property
     def believed(self) -> bool:
-        """Whether every control holds."""
-        return all(control.holds for control in self.controls)
+        """Whether no control fails."""
+        return all(control.holds is not False for control in self.controls)
 
 
 async def audit_reward(
@@ -168,7 +178,8 @@ def controls(rows: AuditRows) -> tuple[Control, ...]:
 
     Similarity to the true plan has to find the right plans; the same similarity of the problem's
     own text, put in the place of every plan, must not; and the truth about plans itself, asked
-    about executions, says how high any reward of plans can come there.
+    about executions, says how high any reward of plans can come there. A control whose rows hold
+    one value of the label, or too few problems for an interval, is not testable.
     """
     found: list[Control] = []
     true = [row for row in rows.rows if row.case.problem.true_plan.strip()]
@@ -177,7 +188,8 @@ def controls(rows: AuditRows) -> tuple[Control, ...]:
         found.append(
             Control(
                 "similarity to the true plan", PLAN, by_truth,
-                f"AUC of {TRUE_PLAN_AUC} or more", by_truth.auc.value >= TRUE_PLAN_AUC,
+                f"AUC of {TRUE_PLAN_AUC} or more",
+                _held(by_truth, by_truth.auc.value >= TRUE_PLAN_AUC),
             )
         )  # fmt: skip
         by_echo = ranking(
@@ -186,7 +198,8 @@ def controls(rows: AuditRows) -> tuple[Control, ...]:
         found.append(
             Control(
                 "echo of the problem", PLAN, by_echo,
-                "AUC of .5 inside its interval", by_echo.auc.low <= CHANCE <= by_echo.auc.high,
+                "AUC of .5 inside its interval",
+                _held(by_echo, by_echo.auc.low <= CHANCE <= by_echo.auc.high),
             )
         )  # fmt: skip
     for name, judged in (
@@ -194,10 +207,14 @@ def controls(rows: AuditRows) -> tuple[Control, ...]:
         ("the same, golden plans among the plans", (*rows.rows, *rows.golden)),
     ):
         known = [row for row in judged if row.plan_right is not None and not row.kind]
-        if _is_labelled(known, EXECUTION):
+        if _is_labelled(known, EXECUTION) and _is_labelled(known, PLAN):
             by_plan = ranking([(row, float(bool(row.plan_right))) for row in known], EXECUTION)
             found.append(Control(name, EXECUTION, by_plan, ""))
     return tuple(found)
+
+
+def _held(found: Ranking, is_met: bool) -> bool | None:
+    return None if math.isnan(found.auc.low) else is_met
 
 
 def ranking(pairs: Sequence[tuple[AuditRow, float]], label: str) -> Ranking:

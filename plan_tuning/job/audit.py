@@ -21,14 +21,13 @@ from plan_tuning.config.extensions import DEFAULT_METHOD, PLAIN, names, record
 from plan_tuning.config.reward import HASHED, PlanRewardConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import PROBLEMS, read_problems, read_trajectories
-from plan_tuning.evaluation.reward_means import opened_means
+from plan_tuning.evaluation.reward_means import is_right, opened_means
+from plan_tuning.grading.answer_rules import problem_defect, rules_of
 from plan_tuning.grading.grader import Grader
 from plan_tuning.job.graph import job_graph
 from plan_tuning.job.machine import device_of, prepare_torch, say_what_loads
 from plan_tuning.job.train import make_base
-from plan_tuning.records import Completion, Problem
 from plan_tuning.rewards.plan_cases import Means
-from plan_tuning.rewards.rules import correct_reward
 from plan_tuning.teachers.factory import open_caller
 from plan_tuning.text.formats import is_micro
 
@@ -133,6 +132,25 @@ def _missing(config: Config, kind: str, rows: AuditRows) -> tuple[str, str] | No
             "a frozen model carries plans out, and the micro student knows the micro-world only",
             "model=smollm2_135m",
         )
+    return _missing_to_run(config, rows) if "generate" in needs else None
+
+
+def _missing_to_run(config: Config, rows: AuditRows) -> tuple[str, str] | None:
+    """Say what keeps executions from being graded where they are programs."""
+    asked = [row.case.problem for row in rows.golden]
+    programs = [problem for problem in asked if rules_of(problem.style).is_run]
+    if programs and not config.evaluation.grading.run_code:
+        return (
+            "it grades executions, which are programs here: they are graded by running them, in a "
+            "sandbox",
+            "evaluation.grading.run_code=true",
+        )
+    if programs and all(problem_defect(problem) for problem in programs):
+        return (
+            f"it grades executions, which are programs here, and the corpus has no {PROBLEMS} with "
+            "their tests",
+            "plan-tuning corpus import FILE --problems humaneval=FILE --run-code",
+        )
     return None
 
 
@@ -168,14 +186,7 @@ async def _opened(
     """Open the judge and load the frozen executor, where a reward needs them."""
     needs = {need for kind in chosen for need in record("plan_similarity", kind).needs}
 
-    async def grade(completion: Completion, problem: Problem) -> bool | None:
-        found = await grader.grade_async(
-            completion.text, problem, finish_reason=completion.finish_reason, require_box=True
-        )
-        value = correct_reward(found.verdict)
-        return None if value is None else bool(value)
-
-    means = Means(grade=grade, prompt=config.prompt.name)
+    means = Means(grade=partial(is_right, grader), prompt=config.prompt.name)
     if needs & _FROZEN:
         means = _with_executor(config, means)
     if "ask" not in needs:

@@ -67,12 +67,21 @@ def reward_audit(
         typer.Option(help="Where to write.", show_default="reward_audits/CORPUS below --outputs"),
     ] = None,
     outputs: Annotated[Path, typer.Option(help="Root of all results (paths.outputs).")] = _OUTPUTS,
+    config_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of your own choices, rewards among them, as a job takes it.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Audit plan rewards on stored plans: what they tell, how steadily, for how much, how hackable.
 
     Writes reward_audit.{md,json,svg}.
     """
     from plan_tuning.config.checks import require_positive
+    from plan_tuning.config.outside import load_folder
     from plan_tuning.config.typed import composed
     from plan_tuning.distillation.panels import find_corpus
     from plan_tuning.job.audit import AuditRequest, run_audit
@@ -92,7 +101,11 @@ def reward_audit(
         probed=probe,
         is_planted=plant,
     )
-    config = composed([*(words or ()), f"paths.outputs={outputs}"])
+    own: list[str] = []
+    if config_dir is not None:
+        load_folder(config_dir)
+        own = [f"hydra.searchpath=['file://{config_dir.expanduser().resolve()}']"]
+    config = composed([*(words or ()), *own, f"paths.outputs={outputs}"])
     audit = run_audit(config, request, _say)
     name = folder.resolve().name + ("-planted" if plant else "")
     target = out or outputs / _FOLDER / name

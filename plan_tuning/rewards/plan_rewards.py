@@ -7,8 +7,12 @@ means)`` and answers in the order of the cases, each in [0, 1] or None where not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from plan_tuning.config.extensions import record
 from plan_tuning.config.reward import PlanRewardConfig
@@ -38,7 +42,8 @@ async def plan_rewards(
         In the order of the cases.
 
     Raises:
-        PlanRewardError: something that the kind needs was not handed over.
+        PlanRewardError: something that the kind needs was not handed over, or a kind from outside
+            answers with something else than a number in [0, 1], None or NaN.
     """
     missing = missing_means(config, means)
     if missing:
@@ -68,9 +73,21 @@ async def _values(
     kind = record("plan_similarity", config.kind)
     reward = kind.load()
     if kind.is_outside:  # a plain function of two plans
-        return [float(reward(case.teacher_plan, case.plan)) for case in cases]
+        return [_checked(config.kind, case, reward(case.teacher_plan, case.plan)) for case in cases]
     values: list[float | None] = await reward(cases, config, means)
     return values
+
+
+def _checked(kind: str, case: PlanCase, value: Any) -> float | None:
+    """Read what a function from outside answers; None and NaN: not known."""
+    if value is None:
+        return None
+    if not isinstance(value, int | float | np.number) or not (math.isnan(value) or 0 <= value <= 1):
+        raise PlanRewardError(
+            f"the plan reward {kind} returned {value!r} for problem {case.problem.id}: a number in "
+            "[0, 1] is a reward, None says that there is none"
+        )
+    return None if math.isnan(value) else float(value)
 
 
 def missing_means(config: PlanRewardConfig, means: Means) -> list[str]:

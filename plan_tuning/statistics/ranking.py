@@ -102,7 +102,8 @@ def auc_difference(
         confidence: coverage, in (0, 1).
 
     Returns:
-        nan where there is no right row or no wrong one.
+        nan where there is no right row or no wrong one. The bounds alone are nan where neither AUC
+        varies, as two perfect ones do not: such rows say nothing of how far others would differ.
 
     Raises:
         ValueError: the lengths differ, a figure is nan, or the confidence is outside (0, 1).
@@ -113,7 +114,8 @@ def auc_difference(
         return _NOTHING
     variance = _variance(one, two.of_right - one.of_right, two.of_wrong - one.of_wrong)
     value = two.auc - one.auc
-    if math.isnan(variance):
+    own = [_variance(found, found.of_right, found.of_wrong) for found in (one, two)]
+    if math.isnan(variance) or not any(own):
         return Interval(value, math.nan, math.nan, len(first))
     half = z * math.sqrt(variance)
     return Interval(value, max(-1.0, value - half), min(1.0, value + half), len(first))

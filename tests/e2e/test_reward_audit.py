@@ -95,6 +95,20 @@ def test_plans_without_executions_get_no_label_and_planted_flaws_bring_one(
     assert (
         roscoe["by_kind"]["steps_shuffled"]["value"] < steps["by_kind"]["steps_shuffled"]["value"]
     )
+    own = tmp_path / "my_conf" / "reward"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("defaults: [plan]\nplan: {kind: mine}\nextension: mine.py\n")
+    (own / "mine.py").write_text(
+        "from plan_tuning.config.extensions import Extension\n"
+        'EXTENSION = Extension("plan_similarity", "mine")\n'
+        "def mine(reference, candidate):\n"
+        "    return None if len(candidate) % 2 else 1 / len(candidate)\n"
+    )
+    words = ("--config-dir", "my_conf", "--rewards", "mine,steps", "--out", "own", "reward=mine")
+    ran = plan_tuning("reward-audit", "multirun_outputs", *words)
+    assert ran.returncode == 0, ran.stderr
+    (mine, _) = json.loads((tmp_path / "own" / "reward_audit.json").read_text("utf-8"))["rewards"]
+    assert 0 < mine["known_rate"] < 1
     refused = plan_tuning("reward-audit", "multirun_outputs", "--rewards", "judge")
     assert refused.returncode == 2
     assert "--rewards=judge is not allowed: it asks a large model" in refused.stderr

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from plan_tuning.comparison.audit_rows import audit_rows
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import (
     PROBLEMS,
@@ -15,8 +16,9 @@ from plan_tuning.distillation.corpus import (
     write_records,
     write_trajectories,
 )
+from plan_tuning.distillation.reference_executions import human_execution
 from plan_tuning.records import Problem, Trajectory, Verdict
-from plan_tuning.training.grpo.data import human_execution, planned_problems
+from plan_tuning.training.grpo.data import planned_problems
 
 NAMES = ("a", "b", "c", "d")
 
@@ -86,6 +88,28 @@ def test_plans_need_no_execution(tmp_path: Path, corpus: Path) -> None:
     (tmp_path / PROBLEMS).write_bytes((corpus / PROBLEMS).read_bytes())
     planned, _ = planned_problems(tmp_path, replace(TWO_STAGE, answer=False))
     assert [one.teacher_plan for one in planned] == ["a0", "b1", "d0"]
+
+
+def test_human_rationales_are_never_mixed_with_the_teachers_executions(tmp_path: Path) -> None:
+    """As in an audit: which language a problem has would hang on its candidates being right."""
+    problems = [Problem(name, f"What is {name}?", "1", solution=f"human {name}") for name in NAMES]
+    write_records(tmp_path / PROBLEMS, Problem, problems)
+    every = replace(TWO_STAGE, answer=False, plan=False, selection="first")
+
+    def executions(rows: list[Trajectory]) -> dict[str, str]:
+        write_trajectories(tmp_path / TRAJECTORIES, rows)
+        planned, _ = planned_problems(tmp_path, every)
+        audited = audit_rows(rows, problems, is_planted=True)
+        found = {one.problem.id: one.execution for one in planned}
+        in_audit = {one.problem_id: one.case.execution for one in audited.golden}
+        assert {name: found[name] for name in in_audit} == in_audit
+        return found
+
+    several = [replace(r, plan=f"1. Add {r.problem_id}.\n2. Halve it.") for r in ROWS]
+    assert executions(several) == {"a": "1", "b": "1", "c": "", "d": ""}
+    wrong = [replace(r, verdict=Verdict.WRONG) for r in several]
+    human = {name: f"human {name}\nThe answer is \\boxed{{1}}." for name in NAMES}
+    assert executions(wrong) == human
 
 
 @pytest.mark.parametrize(

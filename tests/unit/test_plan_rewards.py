@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from plan_tuning.config.checks import ConfigError
-from plan_tuning.config.extensions import names
+from plan_tuning.config.extensions import Extension, names
+from plan_tuning.config.grading import GradingConfig
+from plan_tuning.config.registration import register
 from plan_tuning.config.reward import GUARDS, PlanRewardConfig, RewardConfig
+from plan_tuning.config.typed import composed
+from plan_tuning.distillation.reference_executions import human_execution, right_executions
+from plan_tuning.grading.grader import Grader
+from plan_tuning.job.audit import _opened
 from plan_tuning.records import Completion, Problem, Reply, Request, Trajectory, Verdict
 from plan_tuning.rewards.execution import logistic
 from plan_tuning.rewards.hack_probes import PROBES, probe_cases, probe_rates
@@ -24,8 +31,8 @@ from plan_tuning.rewards.plan_rewards import PlanReward, missing_means, plan_rew
 from plan_tuning.tasks.microworld_text import execution_text, parse_plan, parse_problem, steps_of
 from plan_tuning.teachers.scripted import ScriptedTeacher
 from plan_tuning.text.formats import Conditioned
-from plan_tuning.training.grpo.data import human_execution, right_executions
 from plan_tuning.training.grpo.executor_baselines import Baselines
+from plan_tuning.training.grpo.reward import RewardWorker
 
 STORIES = (
     ("22 coins are Cara's . 1-fewer-than Eve is Bob's . 2-more-than Cara is Eve's . "
@@ -195,6 +202,63 @@ def test_a_grader_that_fails_leaves_a_plan_unknown() -> None:
 
     for kind in ("executability", "uplift"):
         assert earned([case(0)], kind, means(grade=failing))[0].value is None
+
+
+async def graded_in_training(execution: Completion, problem: Problem) -> bool | None:
+    """As what a training hands to its rewards grades it."""
+    with Grader(GradingConfig()) as grader:
+        reward = RewardConfig(plan=PlanRewardConfig(weight=1.0, kind="steps"))
+        with RewardWorker(reward, grader, max_new_tokens=8) as worker:
+            return await worker._is_right(execution, problem)
+
+
+async def graded_in_audit(execution: Completion, problem: Problem) -> bool | None:
+    """As what an audit hands to its rewards grades it."""
+    with Grader(GradingConfig()) as grader:
+        register()
+        async with _opened(composed([]), {}, grader) as handed:
+            assert handed.grade is not None
+            return await handed.grade(execution, problem)
+
+
+@pytest.mark.parametrize("graded", [graded_in_training, graded_in_audit])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("So it comes to \\boxed{42}.", True),
+        ("So it comes to \\boxed{41}.", False),
+        ("So it comes to 42", False),  # of a reward, only a box is an answer
+        ("<think>\\boxed{41}?</think>It is \\boxed{42}.", True),
+        ("<think>It is \\boxed{42}.", False),  # a thought that never ended says nothing
+    ],
+)
+def test_an_execution_is_graded_alike_in_a_training_and_in_an_audit(
+    graded: Callable[[Completion, Problem], Awaitable[bool | None]], text: str, expected: bool
+) -> None:
+    problem = Problem("p", "6 times 7?", "42", style="math")
+    assert asyncio.run(graded(Completion(text, (1,), "stop", 1), problem)) is expected  # type: ignore[arg-type]
+
+
+def outside(
+    value: object, monkeypatch: pytest.MonkeyPatch, kind: str = "mine"
+) -> list[float | None]:
+    """What plans earn by a function from outside that answers the same of all."""
+    record = Extension("plan_similarity", kind, module=__name__, attribute="answer", source="x")
+    monkeypatch.setattr("plan_tuning.rewards.plan_rewards.record", lambda *_: record)
+    monkeypatch.setitem(globals(), "answer", lambda reference, plan: value)
+    return [one.value for one in asyncio.run(plan_rewards([case(0)], PlanRewardConfig(), Means()))]
+
+
+def test_a_plan_reward_from_outside_answers_in_its_range_or_that_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for known in (0, 0.25, 1.0, np.float32(0.5)):
+        assert outside(known, monkeypatch) == [pytest.approx(float(known))]
+    for unknown in (None, math.nan, np.float64("nan")):
+        assert outside(unknown, monkeypatch) == [None]
+    for wrong in (math.inf, -math.inf, 1.5, -0.1, "0.5"):
+        with pytest.raises(PlanRewardError, match=r"the plan reward \w+ returned .* problem p0"):
+            outside(wrong, monkeypatch)
 
 
 def test_the_verifier_s_score_is_mapped_linearly_and_read_again_once() -> None:

@@ -65,6 +65,19 @@ def test_the_difference_is_delongs_for_two_correlated_figures() -> None:
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
+def test_two_figures_that_never_err_have_a_difference_without_bounds() -> None:
+    """No variance is no certainty: four rows without a mistake say little of a fifth."""
+    labels = [True, False, True, False]
+    perfect, turned = [1.0, 0.0, 0.9, 0.2], [0.0, 1.0, 0.0, 1.0]
+    for first, value in ((perfect, 0.0), (turned, 1.0), ([0.5] * 4, 0.5)):
+        found = auc_difference(first, perfect, labels, ["a", "a", "b", "b"])
+        assert found.value == value
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+    erring = auc_difference([1.0, 0.0, 0.1, 0.2], perfect, labels, range(4))
+    assert not math.isnan(erring.low)
+
+
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, 0.0)])
 def test_a_perfect_separation_has_the_bound_of_as_many_pairs(sign: int, expected: float) -> None:
     labels = [True] * 5 + [False] * 8

@@ -109,6 +109,34 @@ def test_controls_find_the_truth_and_hear_nothing_in_an_echo() -> None:
     )
 
 
+def test_a_control_that_the_rows_cannot_test_neither_holds_nor_fails() -> None:
+    """No plan is right: similarity to the true plan has nothing to find, executions are known."""
+    wrong = [("Bob's ;", False, True), ("Mia's Kim's ;", False, False)]
+    rows = rows_of(dict.fromkeys(("a", "b", "c"), wrong), golden="Mia's ;")
+    rows = replace(rows, golden=tuple(replace(one, plan_right=False) for one in rows.golden))
+    found = controls(rows)
+    assert [(one.name, one.holds) for one in found] == [
+        ("similarity to the true plan", None),
+        ("echo of the problem", None),
+    ], "and no ceiling: one value of the plan's label ranks no execution"
+    audit = Audit(rows, (asked(rows),), found)
+    assert audit.believed
+    assert audit.labels == [EXECUTION]
+    (verdict,) = verdicts(audit)
+    assert "control" not in verdict.reason
+    assert verdict.reason.startswith(EXECUTION)
+    text = to_markdown(audit, [verdict], "c")
+    assert "FAILS" not in text
+    assert text.count("not testable") == 2
+    assert to_values(audit, [verdict], "c")["controls"][0]["holds"] is None
+
+
+def asked(rows: AuditRows) -> RewardAudit:
+    """Similarity in order, asked about rows."""
+    config = PlanRewardConfig(guards=[])
+    return asyncio.run(audit_reward("steps", config, rows, Means(), retested=0, probed=0))
+
+
 def test_a_judges_noise_and_price_are_measured() -> None:
     """A judge that says .6, and .8 of the same plan when it is asked anew."""
     seen: list[Request] = []
@@ -126,8 +154,8 @@ def test_a_judges_noise_and_price_are_measured() -> None:
     assert (expense.calls, expense.cached) == (6, 1)
     assert expense.per_thousand(expense.usd or 0) == pytest.approx(2.0)
     assert expense.per_thousand(expense.calls) == 1000
-    hacked = verdict_of(found)  # it says the same of everything, hacks among them
-    assert (hacked.word, " costs nothing: +0.000" in hacked.reason) == (HACKABLE, True)
+    same = verdict_of(found)  # of everything, so there is nothing to hack
+    assert (same.word, same.reason) == (NOISE, "all plans earn the same")
 
 
 def test_an_unknown_price_and_an_unread_reply_stay_unknown() -> None:
@@ -159,7 +187,7 @@ def test_a_reward_that_reads_a_right_execution_is_not_ranked_by_that_label() -> 
     assert found.expense.passes == 2 + 5  # a problem's baseline, and its distinct plans
     audit = Audit(read, (found,), ())
     (_, (_, lines), _) = sections(audit, verdicts(audit))[1]
-    assert lines[0][3:] == ["(reads one)", "(reads one)"]
+    assert lines[0][3:] == ["(reads one)", "(reads one)", "100 %"]
     only = replace(read, rows=tuple(replace(row, plan_right=None) for row in read.rows))
     (verdict,) = verdicts(Audit(only, (replace(found, rankings={}),), ()))
     assert verdict.word == NO_LABEL
@@ -167,27 +195,28 @@ def test_a_reward_that_reads_a_right_execution_is_not_ranked_by_that_label() -> 
 
 def made(
     name: str,
-    values: list[float],
+    values: Sequence[float | None],
     *,
     seconds: float = 1.0,
     calls: int = 0,
+    generated: int = 0,
+    passes: int = 0,
     probes: Mapping[str, ProbeFigures] | None = None,
     retest: float = 0.0,
     rows: AuditRows | None = None,
 ) -> RewardAudit:
     """A reward with given figures on many problems."""
     chosen = rows or MANY
-    pairs = list(zip(chosen.rows, values, strict=True))
-    ids = [row.problem_id for row in chosen.rows]
+    pairs = [(r, v) for r, v in zip(chosen.rows, values, strict=True) if v is not None]
     return RewardAudit(
         name=name,
         values=tuple(values),
         rankings={PLAN: ranking(pairs, PLAN)},
         by_kind={},
-        spread=spread(values, ids),
+        spread=spread([value for _, value in pairs], [row.problem_id for row, _ in pairs]),
         retest=retest,
         retested=len(values),
-        expense=Expense(len(values), seconds, calls=calls),
+        expense=Expense(len(values), seconds, calls=calls, generated=generated, passes=passes),
         guarded=0.0,
         probes=probes or {},
     )
@@ -240,6 +269,58 @@ def test_what_costs_more_has_to_rank_better() -> None:
     assert (
         verdict_of(made("dear", FAIR, calls=9), made("hacked", GOOD, probes=probes)).word == WORTH
     )
+
+
+def test_two_that_never_err_on_few_rows_are_undecided() -> None:
+    rows = rows_of({name: [(*RIGHT, None), (*WRONG, None)] for name in "abcdefghij"}, golden="x")
+    values = [float(bool(row.plan_right)) for row in rows.rows]
+    few = [
+        made(name, values, calls=calls, rows=rows) for name, calls in (("dear", 9), ("cheap", 0))
+    ]
+    found = verdicts(Audit(rows, tuple(few), ()))[0]
+    assert found.word == UNDECIDED
+    assert found.reason.startswith("too few rows")
+    assert "nan" not in found.reason
+
+
+def test_a_reward_at_its_floor_is_no_hack() -> None:
+    """Of all plans the same; or of honest ones so little that a hack has nothing to lose."""
+    free = {"echo": ProbeFigures(0.0, Interval(0.0, -0.005, 0.005, 60))}
+    constant = verdict_of(made("floor", [0.0] * 120, probes=free))
+    assert (constant.word, constant.reason) == (NOISE, "all plans earn the same")
+    by_problem = verdict_of(made("problems", [float(i // 2) for i in range(120)], probes=free))
+    assert (by_problem.word, by_problem.reason) == (NOISE, "all plans of a problem earn the same")
+    assert not free["echo"].pays
+    assert ProbeFigures(0.5, Interval(0.0, -0.005, 0.005, 60)).pays
+    assert ProbeFigures(0.3, Interval(0.3, 0.2, 0.4, 60)).pays, "a gain is one, above a floor too"
+
+
+def test_the_rival_is_the_strongest_on_the_rows_that_both_know() -> None:
+    """Of its own easy rows one is perfect; of the common ones another ranks better."""
+    dear = made("dear", [v if i < 80 else 1.0 - v for i, v in enumerate(GOOD)], calls=120)
+    easy = made("easy", [None if i < 80 else v for i, v in enumerate(FAIR)])
+    even = made("even", [None if i >= 80 else v for i, v in enumerate(FAIR)])
+    nothing = made("nothing", [None] * 119 + [1.0])
+    found = verdict_of(dear, even, easy, nothing)
+    assert found.word == NOT_WORTH
+    assert "that easy knows too" in found.reason
+    alone = verdict_of(made("dear", GOOD, calls=120), nothing)
+    assert (alone.word, "too few rows" in alone.reason) == (UNDECIDED, True)
+
+
+def test_what_is_counted_is_compared_before_time() -> None:
+    """A busy core makes no reward dear: texts, then passes, and time where both are equal."""
+    cases: list[tuple[dict[str, int], dict[str, int], bool]] = [
+        ({"generated": 480}, {"passes": 900}, True),
+        ({"generated": 480}, {"generated": 240}, True),
+        ({"passes": 120}, {}, True),
+        ({"passes": 120}, {"passes": 120}, False),
+    ]
+    for dear, cheap, is_dearer in cases:
+        slow = made("slow but cheap", GOOD, seconds=1.9, **cheap)  # type: ignore[arg-type]
+        found = verdict_of(made("dear", FAIR, seconds=1.0, **dear), slow)  # type: ignore[arg-type]
+        assert found.word == NOT_WORTH
+        assert ("which costs less" in found.reason) == is_dearer
 
 
 def test_without_labels_nothing_is_said_of_right_and_wrong() -> None:

@@ -12,9 +12,8 @@ import numpy as np
 from plan_tuning.config.filter import FilterConfig
 from plan_tuning.distillation.corpus import read_problems, read_trajectories
 from plan_tuning.distillation.filters import FilterError, advice, filter_trajectories
-from plan_tuning.records import Problem, Trajectory
-from plan_tuning.text.formats import stated
-from plan_tuning.text.parsing import LOWEST
+from plan_tuning.distillation.reference_executions import reference_executions
+from plan_tuning.records import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +49,15 @@ def planned_problems(
     for trajectory in filtered.kept:
         plans.setdefault(trajectory.problem_id, trajectory.plan)
     problems = read_problems(corpus)
-    executions = right_executions(candidates)
+    executions = reference_executions(candidates, problems)
     planned = [
-        PlannedProblem(p, plans[p.id], executions.get(p.id) or human_execution(p))
-        for p in problems
-        if p.id in plans
+        PlannedProblem(p, plans[p.id], executions.get(p.id, "")) for p in problems if p.id in plans
     ]
     return planned, {
         "rows": len(planned),
         "reasons": dict(filtered.reasons),
         "problems_without_plan": len(problems) - len(planned),
     }
-
-
-def right_executions(candidates: Sequence[Trajectory]) -> dict[str, str]:
-    """Take a teacher's right execution of each problem, that of the best-scored plan first.
-
-    Which plan it carries out does not matter: it says how a problem is solved. The micro-world's
-    true plan is never read: what only that world knows can be no reward.
-    """
-    found: dict[str, tuple[int, str]] = {}
-    for row in candidates:
-        if row.is_correct and row.execution.strip():
-            score = LOWEST if row.plan_score is None else row.plan_score
-            if row.problem_id not in found or score > found[row.problem_id][0]:
-                found[row.problem_id] = (score, row.execution.strip())
-    return {name: execution for name, (_, execution) in found.items()}
-
-
-def human_execution(problem: Problem) -> str:
-    """Write the human rationale as a student learns it; empty where there is none."""
-    solution = problem.solution.strip()
-    return stated(solution, problem.answer, problem.style) if solution else ""
 
 
 def hold_out(

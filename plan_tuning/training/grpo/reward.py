@@ -24,6 +24,7 @@ import numpy as np
 from plan_tuning.config.extensions import Extension, record
 from plan_tuning.config.reward import RewardConfig
 from plan_tuning.evaluation.frozen_executor import FrozenExecutor
+from plan_tuning.evaluation.reward_means import is_right
 from plan_tuning.grading.grader import Grader
 from plan_tuning.records import Ask, Attempt, Completion, Problem, Reply, Request, Verdict
 from plan_tuning.rewards.execution import plan_functions
@@ -229,14 +230,7 @@ class RewardWorker:
         return await self._ask(request)
 
     async def _is_right(self, execution: Completion, problem: Problem) -> bool | None:
-        said = split_thoughts(execution.text)
-        grade = await self._grader.grade_async(
-            said.text,
-            problem,
-            finish_reason="length" if said.is_open else execution.finish_reason,
-        )
-        earned = correct_reward(grade.verdict)
-        return None if earned is None else bool(earned)
+        return await is_right(self._grader, execution, problem)
 
 
 def plan_case(rollout: Rollout) -> PlanCase:
