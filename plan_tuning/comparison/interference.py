@@ -7,6 +7,7 @@ of one source alone, the plain mixture, and rows that differ from it in a mitiga
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,8 @@ MITIGATIONS: Mapping[str, str] = {
     "trainer.replay": "0",
     "trainer.pcgrad": "none",
 }
+# Choices in which sources and mixtures differ, and those of a mitigation's own.
+_OF_SOURCES = re.compile(r"data(\.(name|family|sources|mixing)(\..*)?)?|merge(\..*)?")
 _TOLERANCE = 0.02  # by which trained tokens differ at most that count as equal
 
 Differences = Mapping[int, Mapping[str, float]]
@@ -159,7 +162,7 @@ def _others(table: Table) -> list[int]:
     return [
         place
         for place, key in enumerate(table.swept)
-        if key not in MITIGATIONS and key.partition(".")[0] not in ("data", "merge")
+        if key not in MITIGATIONS and not _OF_SOURCES.fullmatch(key)
     ]
 
 

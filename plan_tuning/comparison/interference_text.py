@@ -20,9 +20,10 @@ _KINDS = (
 LEGEND = (
     "Interference: the accuracy of a source's own student minus that of the plain mixture on the "
     "source's test problems, in points [95 % interval over problems and seeds], p "
-    "Holm-corrected over this section. A share is what a row gains over the mixture by what the "
-    "mixture loses, 100 % where it does as well as the sources' own students [95 %, linearised]; "
-    "it stands only where interference is shown. all: the problems of all sources together. "
+    "Holm-corrected over a mixture and its rows. A share is what a row gains over the mixture by "
+    "what the mixture loses, 100 % where it does as well as the sources' own students [95 %, "
+    "linearised]; it stands only where interference is shown. all: the problems of all sources "
+    "together. "
     "Definitions: experiments/METHOD.md section 12."
 )
 

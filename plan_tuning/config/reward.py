@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from plan_tuning.artifacts import folder_fingerprint
 from plan_tuning.config.checks import ConfigError, require, require_choice, require_positive
 from plan_tuning.config.extensions import names, record, records
 from plan_tuning.config.teacher import TeacherConfig, check_address, check_key_variable
@@ -159,6 +163,19 @@ class PlanRewardConfig:
             *("samples", "execution_temperature", "max_execution_tokens", "likelihood_scale"),
         ):
             require_positive(f"reward.plan.{key}", getattr(self, key), f"reward.plan.{key}=1")
+
+    def identified(self) -> PlanRewardConfig:
+        """Name models by what they are: folders by their content, a server's by its name there."""
+        if self.is_served:
+            served = f"served: {self.encoder_model}"
+            return dataclasses.replace(self, encoder=served, encoder_model="").identified()
+        named = {key: getattr(self, key) for key in ("encoder", "nli", "grammar")}
+        given = {key: name for key, name in named.items() if name not in (None, HASHED)}
+        local = {key: Path(name).expanduser() for key, name in given.items()}
+        marks: dict[str, Any] = {
+            k: folder_fingerprint(path) for k, path in local.items() if path.is_dir()
+        }
+        return dataclasses.replace(self, **marks)
 
     @property
     def is_served(self) -> bool:

@@ -357,12 +357,10 @@ def _grpo_spec(config: Config, method: GRPOConfig) -> dict[str, Any]:
     """
     method = method.resolved(config.trainer.precision)
     extra = {name: weight for name, weight in config.reward.extra.items() if weight}
-    reward = replace(config.reward, name=RewardConfig().name, judge=None, extra=extra)
-    if not reward.plan.weight:
-        reward = replace(reward, plan=PlanRewardConfig(weight=0.0))
-    elif reward.plan.is_served:  # the name counts by which it is served, the address does not
-        served = f"served: {reward.plan.encoder_model}"
-        reward = replace(reward, plan=replace(reward.plan, encoder=served, encoder_model=""))
+    plan = config.reward.plan
+    plan = plan.identified() if plan.weight else PlanRewardConfig(weight=0.0)
+    name = RewardConfig().name
+    reward = replace(config.reward, name=name, judge=None, extra=extra, plan=plan)
     spec: dict[str, Any] = {
         "method": {k: v for k, v in hashed_values(method).items() if k not in _OF_THE_START},
         "reward": hashed_values(reward),

@@ -166,7 +166,7 @@ def _padded(tensor: torch.Tensor, rank: int, name: str) -> torch.Tensor:
 
 
 def _check_fit(students: Sequence[Path], adapters: Sequence[Adapter]) -> None:
-    """Refuse adapters of different layers, bases or vocabularies."""
+    """Refuse adapters of different layers or bases."""
     first = adapters[0]
     for student, adapter in zip(students, adapters, strict=True):
         for key in _SAME:

@@ -8,6 +8,8 @@ executed before the tests, and before the program).
 from __future__ import annotations
 
 import ast
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -112,7 +114,9 @@ def mbpp(row: Mapping[str, Any], default_id: str, source: str) -> Problem:
     setup = row.get("test_setup_code") or "\n".join(map(str, row.get("test_imports") or ()))
     if not isinstance(setup, str):
         raise RowError("test_setup_code", "is no text")
-    called = [name for name in _functions(code) if any(f"{name}(" in one for one in tests)]
+    defined = _functions(code)
+    named = (name for one in tests for name in re.findall(r"(?<![\w.])(\w+)\(", one))
+    called = Counter(name for name in named if name in defined)
     if not called:
         raise RowError("test_list", "calls no function that is defined in the code")
     return Problem(
@@ -122,7 +126,11 @@ def mbpp(row: Mapping[str, Any], default_id: str, source: str) -> Problem:
         solution=fenced("", code),
         source=source,
         style="code",
-        metadata={"entry_point": called[0], "setup": setup, "test": "\n".join(tests)},
+        metadata={
+            "entry_point": called.most_common(1)[0][0],
+            "setup": setup,
+            "test": "\n".join(tests),
+        },
     )
 
 

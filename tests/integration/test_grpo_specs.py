@@ -177,3 +177,18 @@ def test_the_judge_is_the_teacher_unless_another_one_is_chosen() -> None:
     real = ["data=gsm8k", "model=tiny_qwen3", f"data.path={Path(__file__).parent}"]
     with pytest.raises(ConfigError, match=r"teacher|reward\.judge"):
         graph("method=grpo", *judged, *real)
+
+
+def test_a_folder_of_an_encoder_counts_by_its_content(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    words = ("method=grpo", "start=base", "reward=plan", "reward.plan.kind=embedding")
+
+    def of(name: str) -> str:
+        return key(*words, f"reward.plan.encoder={tmp_path / name}")
+
+    before = of("here")
+    assert of("there") == before
+    (tmp_path / "here" / "config.json").write_text('{"hidden_size": 8}')
+    assert of("here") != before

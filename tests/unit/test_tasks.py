@@ -145,7 +145,7 @@ HUMANEVAL = {
 }  # fmt: skip
 MBPP = {
     "task_id": 7, "text": "Write a function to add two numbers.",
-    "code": "import re\r\ndef same(a):\r\n    return a\r\ndef add(a, b):\r\n    return same(a) + b",
+    "code": "def dd(a):\r\n    return a\r\ndef add(a, b):\r\n    return dd(a) + b",
     "test_list": ["assert add(1, 2) == 3", "assert add(0, LIMIT) == 9"],
     "test_setup_code": "LIMIT = 9",
 }  # fmt: skip
