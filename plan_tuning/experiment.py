@@ -66,7 +66,6 @@ from plan_tuning.job.result import (
 from plan_tuning.job.stages import Stage
 from plan_tuning.job.test_problems import check_test_problems
 from plan_tuning.job.train import Process, Training, make_base, merge_call, training_call
-from plan_tuning.job.train_spec import start_config
 from plan_tuning.job_record import JobResult
 from plan_tuning.records import Problem, to_json
 from plan_tuning.tasks.published_tests import name_test_problems
@@ -104,7 +103,12 @@ def run_job(config: Config, context: JobContext) -> float | None:
         job.outcome.test_problems = seen = check_test_problems(config, graph)
         if seen:
             logger.warning("published test problems are trained on: %s", name_test_problems(seen))
-        job.make_student()
+        if corpus := graph.needed_corpus(config):
+            job.distil(corpus)
+        for stage, settings in graph.trainings(config):
+            job.train(stage, settings)
+        if graph.student is not None and graph.merged:
+            job.merge(graph.student)
         for place in range(len(graph.predictions)):
             job.evaluate(place)
         for place in range(len(graph.plan_values)):
@@ -208,27 +212,6 @@ class Job:
         self.config = self.models.config = self.passes.config
         return self.config
 
-    def make_student(self) -> None:
-        """Problems → corpus → student, as far as the job has them."""
-        config, graph = self.config, self.graph
-        if graph.corpus is not None and self.needs_corpus:
-            self.distil(graph.corpus)
-        if graph.student is not None and graph.merged:
-            self.merge(graph.student)
-        elif graph.student is not None:
-            start = graph.start
-            if start is not None and not start.is_external and not graph.student.is_available:
-                self.train(start, start_config(config))
-            self.train(graph.student, config)
-
-    @property
-    def needs_corpus(self) -> bool:
-        """Whether the corpus is read, or made for a student that is not there yet."""
-        corpus, student, stages = self.graph.corpus, self.graph.student, self.config.stages
-        is_trained = student is not None and student.is_available
-        may_build = "train" in stages or set(stages) == {"distill"}
-        return corpus is not None and (corpus.is_available or (may_build and not is_trained))
-
     def distil(self, stage: Stage) -> None:
         """Problems → plans → scores → executions → corpus."""
         make = partial(self._make_corpus, lambda: load_problems(self.config))
@@ -292,8 +275,11 @@ class Job:
         context.folder.mkdir(exist_ok=True)
         config, tracker = replace(config, stages=self.config.stages), self.tracker.under(name)
         job = Job(config, graph, context, outcome, tracker, self.resources)
-        job.settle_passes()
-        job.make_student()
+        config = job.settle_passes()
+        if corpus := graph.needed_corpus(config):
+            job.distil(corpus)
+        for stage, settings in graph.trainings(config):
+            job.train(stage, settings)
         self.outcome.add_calls(outcome.teacher_calls, outcome.cost_usd)
 
     def evaluate(self, place: int) -> None:

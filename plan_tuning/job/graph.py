@@ -86,6 +86,24 @@ class JobGraph:
         """The job itself, and those of single sources of its data."""
         return ((config, self), *self.sources)
 
+    def needed_corpus(self, config: Config) -> Stage | None:
+        """The corpus, if it is read, or made for a student that is not there yet."""
+        corpus, student, stages = self.corpus, self.student, config.stages
+        is_trained = student is not None and student.is_available
+        may_build = "train" in stages or set(stages) == {"distill"}
+        is_needed = corpus is not None and (corpus.is_available or (may_build and not is_trained))
+        return corpus if is_needed else None
+
+    def trainings(self, config: Config) -> list[tuple[Stage, Config]]:
+        """What is trained, with its settings: the student, and before it the start it needs."""
+        start, student = self.start, self.student
+        if student is None or self.merged:
+            return []
+        found = [(student, config)]
+        if start is not None and not start.is_external and not student.is_available:
+            found.insert(0, (start, start_config(config)))
+        return found
+
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in the order in which they are built."""

@@ -84,7 +84,7 @@ def test_teacher_plans_come_from_one_distilled_test_set_a_benchmark() -> None:
         (["evaluation.plan=true", "evaluation.benchmarks=[aime2024]"], "evaluation.plan=teacher"),
         (["executor=teacher", "evaluation.benchmarks=[aime2024]"], "executor=teacher"),
         (["executor.name=model"], "executor=model"),
-        (["evaluation.engine=vllm"], "continuous_batching"),
+        (["evaluation.engine=sglang"], "continuous_batching"),
         (["evaluation.engine=server"], "evaluation.server.model=student"),
     ],
 )

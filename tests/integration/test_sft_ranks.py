@@ -49,6 +49,12 @@ def test_two_processes_equal_one(
     loggers = [CurveFile(tmp_path / "one" / "metrics.csv")]
     facts = train(tmp_path / "one", base, trainer(1, **values), adapter=adapter, loggers=loggers)
     found = ranks(tmp_path / "two", base, strategy, adapter=adapter, **values)
+    probe, told = facts.pop("probe"), found.pop("probe", None)
+    if strategy == "fsdp":  # no rank has the whole weights
+        assert told is None
+    else:
+        assert (told["prompt"], told["tokens"]) == (probe["prompt"], probe["tokens"])
+        assert told["log_probs"] == pytest.approx(probe["log_probs"], abs=1e-3)
     assert found.keys() == facts.keys()
     for one in (found, facts):
         del one["compute"]["seconds"]
