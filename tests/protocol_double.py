@@ -42,6 +42,7 @@ FAULTS = (
     "status",  # answers 500, so many times
     "half_body",  # breaks off in the middle of an answer, so many times
     "wrong_ids",  # says that another prompt was read
+    "no_log_probs",  # an answer with tokens and no figures of them
 )
 
 
@@ -212,6 +213,11 @@ class Double:
                     {name: value - 1.0 for name, value in top.items()}
                     for top in told["top_logprobs"]
                 ]
+        if self._strikes("no_log_probs"):
+            for choice in answer["choices"]:
+                told = choice["logprobs"]
+                told["token_logprobs"] = [None] * len(told["token_logprobs"])
+                told["top_logprobs"] = [{} for _ in told["top_logprobs"]]
         if self._strikes("wrong_ids"):
             for choice in answer["choices"]:
                 choice["prompt_token_ids"] = choice["prompt_token_ids"][1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from plan_tuning.config.checks import require
 from plan_tuning.config.extensions import task_of
 from plan_tuning.grading.answers import Extraction
 from plan_tuning.grading.programs import UnitTests
@@ -13,10 +14,6 @@ from plan_tuning.records import Problem
 
 class AnswerRules(Protocol):
     """What a task says about answers; all but the last two are pure text work."""
-
-    @property
-    def is_run(self) -> bool:
-        """Whether answers are programs, which only running decides."""
 
     def extract(self, text: str, *, style: str, require_box: bool) -> Extraction:
         """Find the answer of a completion."""
@@ -34,9 +31,26 @@ class AnswerRules(Protocol):
         """Take the tests of a problem out of it."""
 
 
+def is_run(style: str) -> bool:
+    """Whether answers of a style are programs, which only running decides: the record says it."""
+    return "run_code" in task_of(style).needs
+
+
 def rules_of(style: str) -> AnswerRules:
-    """Find the rules of a style; of an unknown one they are those of mathematics."""
-    found: AnswerRules = task_of(style).load()
+    """Find the rules of a style; of an unknown one they are those of mathematics.
+
+    Raises:
+        ConfigError: its task needs ``run_code`` and does not say what is run.
+    """
+    task = task_of(style)
+    found: AnswerRules = task.load()
+    require(
+        not is_run(style) or None not in (found.program, found.tests),
+        "data.extension",
+        task.name,
+        "a task that needs run_code says what is run: its program and its tests",
+        "Task(program=…, tests=…)",
+    )
     return found
 
 
@@ -44,6 +58,6 @@ def problem_defect(problem: Problem) -> str | None:
     """Say why a problem cannot be graded: by its gold answer, or because it has no tests."""
     rules = rules_of(problem.style)
     found = rules.gold_defect(problem.answer, problem.style)
-    if found is None and rules.is_run and not rules.tests(problem).test.strip():
+    if found is None and is_run(problem.style) and not rules.tests(problem).test.strip():
         return "there are no tests"
     return found

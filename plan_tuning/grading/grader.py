@@ -21,7 +21,7 @@ from typing import Any
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.grading import GradingConfig
-from plan_tuning.grading.answer_rules import AnswerRules, rules_of
+from plan_tuning.grading.answer_rules import AnswerRules, is_run, rules_of
 from plan_tuning.grading.answers import (
     BOX_RULE,
     COMMITTED_RULES,
@@ -198,7 +198,7 @@ class Grader:
     ) -> tuple[Extraction, Verdict | None]:
         """Extract and compare by text work; the verdict is None where that does not decide."""
         rules = rules_of(problem.style)
-        if rules.is_run:
+        if is_run(problem.style):
             self._check_may_run(problem)
         found = rules.extract(completion, style=problem.style, require_box=require_box)
         if self.check_gold(problem) is not None:
@@ -209,7 +209,7 @@ class Grader:
             return found, Verdict.TRUNCATED
         if found.status == NONE:
             return found, Verdict.NO_ANSWER
-        if rules.is_run:
+        if is_run(problem.style):
             has_tests = bool(rules.tests(problem).test.strip())
             return found, None if has_tests else Verdict.BAD_GOLD
         criteria = Criteria.of(problem, self.config)
@@ -234,7 +234,7 @@ class Grader:
     def _settled(self, answer: str, problem: Problem) -> Verdict:
         """Decide what text work did not."""
         rules = rules_of(problem.style)
-        if rules.is_run:
+        if is_run(problem.style):
             return self._by_tests(answer, problem, rules)
         return self._by_algebra(answer, problem)
 

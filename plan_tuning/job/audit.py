@@ -22,7 +22,7 @@ from plan_tuning.config.reward import HASHED, PlanRewardConfig
 from plan_tuning.config.run import Config
 from plan_tuning.distillation.corpus import PROBLEMS, read_problems, read_trajectories
 from plan_tuning.evaluation.reward_means import is_right, opened_means
-from plan_tuning.grading.answer_rules import problem_defect, rules_of
+from plan_tuning.grading.answer_rules import is_run, problem_defect
 from plan_tuning.grading.grader import Grader
 from plan_tuning.job.graph import job_graph
 from plan_tuning.job.machine import device_of, prepare_torch, say_what_loads
@@ -138,7 +138,7 @@ def _missing(config: Config, kind: str, rows: AuditRows) -> tuple[str, str] | No
 def _missing_to_run(config: Config, rows: AuditRows) -> tuple[str, str] | None:
     """Say what keeps executions from being graded where they are programs."""
     asked = [row.case.problem for row in rows.golden]
-    programs = [problem for problem in asked if rules_of(problem.style).is_run]
+    programs = [problem for problem in asked if is_run(problem.style)]
     if programs and not config.evaluation.grading.run_code:
         return (
             "it grades executions, which are programs here: they are graded by running them, in a "

@@ -181,7 +181,6 @@ TASK = Task(
     compare=lambda gold, answer, criteria: None,
     gold_defect=program_defect,
     stated=fenced,
-    is_run=True,
     program=program_of,
     tests=tests_of,
     read=_own,

@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from plan_tuning.artifacts import write_atomic
-from plan_tuning.config.extensions import own_styles, task_of
+from plan_tuning.config.extensions import own_styles
 from plan_tuning.config.grading import GradingConfig
+from plan_tuning.grading.answer_rules import is_run
 from plan_tuning.grading.grader import Grade, Grader
 from plan_tuning.records import Problem, Verdict
 from plan_tuning.tasks.code import read_tests
@@ -165,7 +166,7 @@ def _item(
             f"{', '.join(STYLES)}, for example --style math"
         )
     tests: Mapping[str, str] = {}
-    if task_of(chosen).load().is_run:
+    if is_run(chosen):
         try:
             tests = read_tests(row)
         except RowError as error:

@@ -51,7 +51,6 @@ PROGRAMS = Task(
     extract=_extract_boxed,
     compare=lambda gold, answer, criteria: None,
     gold_defect=lambda answer, style: None if "=" in answer else "the gold program assigns nothing",
-    is_run=True,
     program=_program,
     tests=_tests,
 )

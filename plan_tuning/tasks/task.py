@@ -20,14 +20,6 @@ from plan_tuning.text.prompts import Words
 Row = Mapping[str, Any]
 
 
-def _no_program(answer: str, problem: Problem) -> str:
-    raise NotImplementedError(f"answers of the style {problem.style} are no programs")
-
-
-def _no_tests(problem: Problem) -> UnitTests:
-    return UnitTests()
-
-
 @dataclass(frozen=True)
 class Task:
     """A kind of problems.
@@ -39,8 +31,8 @@ class Task:
         compare: gold, answer, criteria -> equal or not; None where algebra is needed.
         gold_defect: gold answer and style -> why it cannot be graded against; None: it can.
         stated: rationale and gold answer -> the rationale that ends in it; None: in a box.
-        is_run: answers are programs, which only running decides; needs the two below.
-        program: answer and problem -> the whole program that is run.
+        program: answer and problem -> the whole program that is run; of a task whose record needs
+            ``run_code``, as the next one.
         tests: problem -> the tests that it has to pass.
         read: row and what was read of it by the names of its fields -> the problem of a set of
             one's own; raises RowError.
@@ -52,8 +44,7 @@ class Task:
     compare: Callable[[str, str, Criteria], bool | None] = equivalence.compare
     gold_defect: Callable[[str, str], str | None] = equivalence.gold_defect
     stated: Callable[[str, str], str] | None = None
-    is_run: bool = False
-    program: Callable[[str, Problem], str] = _no_program
-    tests: Callable[[Problem], UnitTests] = _no_tests
+    program: Callable[[str, Problem], str] | None = None
+    tests: Callable[[Problem], UnitTests] | None = None
     read: Callable[[Row, Problem], Problem] | None = None
     difficulty: Callable[[Problem], str] | None = None

@@ -179,6 +179,17 @@ def test_another_prompt_or_no_token_ids_is_an_error(double: Double, vocabulary: 
         server.__enter__()
 
 
+def test_an_answer_without_log_probabilities_is_an_error(
+    double: Double, vocabulary: Vocabulary
+) -> None:
+    with TokenServer(double.api_base, "student", vocabulary) as server:
+        double.fault = Fault("no_log_probs")
+        with pytest.raises(EngineError, match="no log-probabilities by token id"):
+            server.next_tokens([5, 6])
+        with pytest.raises(EngineError, match="2 tokens came with 0 log-probs"):
+            server.generate([[5, 6]], keys=KEYS[:1], sampling=Sampling(2, return_log_probs=True))
+
+
 def test_a_server_that_ends_loses_the_whole_call(start: Path, vocabulary: Vocabulary) -> None:
     with Double(start, *FLAGS) as double, TokenServer(double.api_base, "", vocabulary) as server:
         double.fault = Fault("dies", after=3)

@@ -204,6 +204,21 @@ def test_a_grader_that_fails_leaves_a_plan_unknown() -> None:
         assert earned([case(0)], kind, means(grade=failing))[0].value is None
 
 
+def test_a_baseline_that_nobody_knows_is_asked_for_again() -> None:
+    failed: list[str] = []
+
+    async def failing_once(execution: Completion, problem: Problem) -> bool | None:
+        if len(failed) < 4:  # the samples without a plan
+            failed.append(problem.id)
+            return None
+        return await grade(execution, problem)
+
+    handed = means(grade=failing_once, baselines={})
+    assert earned([case(0)], "uplift", handed)[0].value is None
+    assert not handed.baselines
+    assert earned([case(0)], "uplift", handed)[0].value == 0.75
+
+
 async def graded_in_training(execution: Completion, problem: Problem) -> bool | None:
     """As what a training hands to its rewards grades it."""
     with Grader(GradingConfig()) as grader:

@@ -103,6 +103,9 @@ def test_who_may_go_on_with_a_server() -> None:
         replace(there, vocabulary=Vocabulary(range(8), (6,))),
     ]
     assert not any(serving._does(there, one) for one in another)
+    commits = [wanted(f"model.revision={one}", weights=Weights("org/base")) for one in "ab"]
+    assert serving._does(commits[0], commits[0])
+    assert not serving._does(*commits), "a hub id is served at a commit"
 
 
 def test_only_options_that_are_content_change_predictions() -> None:
@@ -113,6 +116,11 @@ def test_only_options_that_are_content_change_predictions() -> None:
     same = ("evaluation.vllm.command=srun vllm", "evaluation.vllm.options={max_num_seqs: 8}",
             "evaluation.vllm.concurrency=3")  # fmt: skip
     assert {predictions(one) for one in same} == {plain}
-    others = {predictions("evaluation.engine=native"),
-              predictions("evaluation.vllm.options={quantization: fp8}")}  # fmt: skip
-    assert len(others | {plain}) == 3
+    content = ("quantization: fp8", "load_format: dummy", "dtype: null")
+    others = {predictions(f"evaluation.vllm.options={{{one}}}") for one in content}
+    assert len(others | {plain, predictions("evaluation.engine=native")}) == 5
+
+
+def test_secrets_are_no_options_which_command_lines_and_manifests_show() -> None:
+    with pytest.raises(ConfigError, match=r"hf-token.*no secrets.*HF_TOKEN=… plan-tuning"):
+        config_of(*VLLM, "evaluation.vllm.options={hf_token: x}")

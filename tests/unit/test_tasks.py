@@ -24,6 +24,7 @@ from plan_tuning.grading.grader import Grader
 from plan_tuning.grading.programs import completed, extract_program
 from plan_tuning.job.graph import job_graph
 from plan_tuning.records import Problem, Request, Verdict
+from plan_tuning.tasks import code
 from plan_tuning.tasks.benchmarks import load
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import benchmark_world, load_microworld
@@ -202,6 +203,12 @@ def test_what_cannot_be_graded_is_left_out() -> None:
     assert problem_defect(ADD) is None
     assert problem_defect(replace(ADD, metadata={})) == "there are no tests"
     assert problem_defect(replace(ADD, answer="def f(:")) == "the gold program is no Python"
+
+
+def test_a_task_that_runs_programs_says_what_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code, "TASK", replace(code.TASK, tests=None))
+    with pytest.raises(ConfigError, match="says what is run: its program and its tests"):
+        problem_defect(ADD)
 
 
 def test_no_program_is_run_unless_it_is_said() -> None:

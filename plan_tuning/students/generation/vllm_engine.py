@@ -7,6 +7,7 @@ loaded upon them while it runs, so students that were trained from one base shar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -74,12 +75,11 @@ class VLLMEngine:
         Raises:
             EngineError: it does not start, or is no server of tokens.
         """
-        self.server.__enter__()
-        try:
+        with ExitStack() as started:
+            started.callback(self.close)
+            self.server.__enter__()
             self._client = self._connected()
-        except BaseException:
-            self.close()
-            raise
+            started.pop_all()
         return self
 
     def __exit__(

@@ -25,7 +25,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -125,19 +125,18 @@ class VLLMServer:
         if shutil.which(program) is None:
             raise EngineError(missing_program(program))
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with ExitStack() as started:
+            started.callback(self.close)
             for _ in range(_TRIES):
                 begins_at = self.log.stat().st_size if self.log.is_file() else 0
                 self._start()
                 if self._await(begins_at):
+                    started.pop_all()
                     return self
                 logger.info("port %d was taken meanwhile: vLLM starts on another one", self._port)
             raise EngineError(
                 f"vLLM found {_TRIES} free ports taken as it came to them; see {self.log}"
             )
-        except BaseException:
-            self.close()
-            raise
 
     def __exit__(
         self,
