@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -82,6 +85,23 @@ def say_what_loads() -> None:
     """Say once what a fresh process is silent about."""
     if "pytorch_lightning" not in sys.modules:
         logger.info("loading torch, transformers and Lightning: 10 to 20 s, once a process")
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Import what a training needs without looking for garbage among modules, then or later.
+
+    That takes a process over a second, and there is none.
+    """
+    is_fresh, is_enabled = "pytorch_lightning" not in sys.modules, gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_enabled:
+            gc.enable()
+        if is_fresh:
+            gc.freeze()
 
 
 def prepare_torch(trainer: TrainerConfig) -> None:
