@@ -100,7 +100,7 @@ class RowTokens:
 
 
 def tokenise(tokenizer: Any, rows: Sequence[TrainingRow]) -> Iterator[RowTokens]:
-    """Tokenise rows, many with one call: a call takes longer than the text of a short row.
+    """Tokenise rows, many with one call, which takes about as long as the text of a short row.
 
     A prompt is rendered as at generation, so both see the same ids. A completion is tokenised as
     one text, as a student would write it.
