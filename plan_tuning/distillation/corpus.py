@@ -45,6 +45,10 @@ logger = logging.getLogger(__name__)
 STAGE_VERSION = 1
 TRAJECTORIES = "trajectories.parquet"
 PROBLEMS = "problems.parquet"
+# A job reads its corpus twice, and a sweep's jobs of one process read the same few again. A larger
+# file is read in no time beside a training on it, which needs the memory.
+_KEPT_CORPORA = 4
+_KEPT_BYTES = 4 * 2**20  # of the file, which is compressed
 
 
 OnUsage = Callable[[int, float | None], None]
@@ -272,15 +276,11 @@ def read_trajectories(path: Path) -> list[Trajectory]:
     Raises:
         CorpusError: there is no such file, or it holds no trajectories.
     """
-    rows = [_restore(Trajectory, row) for row in _read(path, TRAJECTORIES)]
-    holding = sum(
-        any(map(holds_thoughts, (row.constraints, row.plan, row.score_text, row.execution)))
-        for row in rows
-    )
+    rows, holding = _read_once(path)
     if holding:
         _name_thoughts(path, holding, len(rows))
     if not path.is_dir():
-        return rows
+        return list(rows)
     found = _judged_again(path, rows)
     return [_with_verdict(row, found.changed.get(_row_key(row))) for row in rows]
 
@@ -291,8 +291,30 @@ def verdicts_of_today(folder: Path) -> Regrading:
     Raises:
         CorpusError: there is no such corpus.
     """
-    rows = [_restore(Trajectory, row) for row in _read(folder, TRAJECTORIES)]
-    return _judged_again(folder, rows)
+    return _judged_again(folder, _read_once(folder)[0])
+
+
+def _read_once(path: Path) -> tuple[tuple[Trajectory, ...], int]:
+    """Read all candidates as they were written, and count those that hold thoughts.
+
+    A small file that has not changed since this process read it is not read again.
+    """
+    file = _file(path, TRAJECTORIES)
+    state = file.stat()
+    read = _trajectories_of if state.st_size > _KEPT_BYTES else _kept
+    return read(file, state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size)
+
+
+def _trajectories_of(file: Path, *_state: int) -> tuple[tuple[Trajectory, ...], int]:
+    rows = tuple(_restore(Trajectory, row) for row in _read(file, TRAJECTORIES))
+    holding = sum(
+        any(map(holds_thoughts, (row.constraints, row.plan, row.score_text, row.execution)))
+        for row in rows
+    )
+    return rows, holding
+
+
+_kept = functools.lru_cache(maxsize=_KEPT_CORPORA)(_trajectories_of)
 
 
 def _judged_again(folder: Path, rows: Sequence[Trajectory]) -> Regrading:
@@ -353,16 +375,20 @@ def read_problems(path: Path) -> list[Problem]:
     return [_restore(Problem, row) for row in rows]
 
 
-def _read(path: Path, name: str) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
+def _file(path: Path, name: str) -> Path:
     file = path / name if path.is_dir() else path
     if not file.is_file():
         raise CorpusError(
             f"corpus.path={path}: there is no {name}. Give a corpus folder, for example "
             "corpus.path=multirun_outputs/artifacts/corpora/FINGERPRINT"
         )
-    rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    return file
+
+
+def _read(path: Path, name: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(_file(path, name)).to_pylist()
     return rows
 
 

@@ -102,6 +102,8 @@ class RecordWriter:
 
 def _cell(value: Any) -> Any:
     """Lists stay lists, other structures become JSON text."""
+    if value is None or isinstance(value, str):  # most are; the last question takes a microsecond
+        return value
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, Mapping):

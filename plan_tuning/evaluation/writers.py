@@ -29,7 +29,7 @@ from plan_tuning.students.generation.protocol import (
 )
 from plan_tuning.students.loading import Student
 from plan_tuning.students.memory import release_card_memory
-from plan_tuning.students.templates import prompt_ids, template_date
+from plan_tuning.students.templates import batch_prompt_ids, template_date
 from plan_tuning.text import formats
 from plan_tuning.text.thoughts import split_thoughts
 
@@ -149,13 +149,13 @@ class EngineWriter(StudentRequests):
     ) -> list[Written]:
         """Answer everything that is asked, in its order; a lost engine is opened again once."""
         evaluation = self.evaluation
-        rendered: dict[str, list[int]] = {}
-        prompts = []
-        for messages in asked:  # the samples of a problem ask the same
-            key = "\x1e".join(f"{m['role']}\x1f{m['content']}" for m in messages)
-            if key not in rendered:
-                rendered[key] = prompt_ids(self.vocabulary.tokenizer, messages)
-            prompts.append(rendered[key])
+        names = ["\x1e".join(f"{m['role']}\x1f{m['content']}" for m in one) for one in asked]
+        distinct: dict[str, Messages] = {}
+        for name, messages in zip(names, asked, strict=True):  # a problem's samples ask the same
+            distinct.setdefault(name, messages)
+        ids = batch_prompt_ids(self.vocabulary.tokenizer, list(distinct.values()))
+        rendered = dict(zip(distinct, ids, strict=True))
+        prompts = [rendered[name] for name in names]
         if not prompts:
             return []
 

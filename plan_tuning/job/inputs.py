@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from plan_tuning.distillation.corpus import PROBLEMS, read_problems
 from plan_tuning.job.eval_spec import benchmark_of, domain_tag, world_of
 from plan_tuning.records import Problem
 from plan_tuning.tasks.benchmarks import benchmark_named, load
-from plan_tuning.tasks.contamination import seen_ids
+from plan_tuning.tasks.contamination import seen_ids, texts_of
 from plan_tuning.tasks.internal_split import cut
 from plan_tuning.tasks.json_rows import DataError
 from plan_tuning.tasks.microworld_problems import MICRO_PREFIX, benchmark_world, load_microworld
@@ -151,29 +151,34 @@ def load_benchmark(entry: str, config: Config, *, is_tagged: bool = True) -> lis
     return [replace(p, problem=tagged(p.problem, tag), source=source or p.source) for p in problems]
 
 
-def training_problems(config: Config, corpus: Path | None) -> list[Problem] | None:
-    """Load the problems of a job's corpus or else of its data; None where they are not known.
+def training_texts(config: Config, corpus: Path | None) -> frozenset[tuple[str, ...]] | None:
+    """Read the problems of a job's corpus or else of its data, to look test problems up in them.
 
     Args:
         config: the job.
         corpus: that the student learned from; None: from the data.
+
+    Returns:
+        Their texts (:func:`plan_tuning.tasks.contamination.texts_of`); None where they are unknown.
     """
     if corpus is not None and (corpus / PROBLEMS).is_file():
-        return read_problems(corpus)
+        return texts_of(read_problems(corpus))
     if config.corpus.path is not None:
         return None
     try:
-        return load_problems(config)
+        return texts_of(load_problems(config))
     except DataError as error:  # the student is there already, and its data are gone
         logger.info("the training problems cannot be compared with test sets: %s", error)
         return None
 
 
-def count_seen(train: Sequence[Problem], benchmark: str, entry: str, config: Config) -> int | None:
+def count_seen(
+    train: Collection[tuple[str, ...]], benchmark: str, entry: str, config: Config
+) -> int | None:
     """Count the test problems that stand in the training problems, and warn of them.
 
     Args:
-        train: what the student was made from.
+        train: what the student was made from, see :func:`training_texts`.
         benchmark: the test set's name.
         entry: the test set as the configuration names it.
         config: the job.

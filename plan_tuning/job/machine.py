@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -80,24 +82,31 @@ def device_of(trainer: TrainerConfig) -> str:
 
 @cache
 def load_libraries() -> None:
-    """Load torch, transformers and Lightning, and say what a fresh process is silent about.
-
-    The collector would look through what is loaded again and again, a fifth of the time it takes,
-    and at every turn of the first job; modules outlive all jobs.
-    """
+    """Load torch, transformers and Lightning, and say what a fresh process is silent about."""
     if "pytorch_lightning" in sys.modules:
         return
     logger.info("loading torch, transformers and Lightning: 10 to 20 s, once a process")
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with loading():
         import pytorch_lightning  # noqa: F401
         import torch  # noqa: F401
         import transformers.modeling_utils  # noqa: F401
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Import what a job needs without looking for garbage among modules, then or later.
+
+    That takes a process over a second, and there is none.
+    """
+    is_fresh, is_enabled = "pytorch_lightning" not in sys.modules, gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
-        if was_enabled:
+        if is_enabled:
             gc.enable()
-    gc.freeze()
+        if is_fresh:  # modules outlive every job
+            gc.freeze()
 
 
 def prepare_torch(trainer: TrainerConfig) -> None:

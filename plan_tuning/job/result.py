@@ -8,7 +8,7 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from plan_tuning.evaluation.judgement import stored_answers, with_verdict
 from plan_tuning.interruption import Interrupted
 from plan_tuning.job.compute import job_compute
 from plan_tuning.job.graph import JobGraph
-from plan_tuning.job.inputs import count_seen, training_problems
+from plan_tuning.job.inputs import count_seen, training_texts
 from plan_tuning.job_record import (
     RESULT_FILE,
     BenchmarkMetrics,
@@ -77,7 +77,7 @@ class Outcome:
     plan_values: dict[str, Path] = field(default_factory=dict)  # by benchmark: folder
     seen_in_training: dict[str, int] | None = None  # test problems, by benchmark
     test_problems: Mapping[str, int] = field(default_factory=dict)  # trained on, by test split
-    train_problems: Sequence[Problem] | None = None  # that the student was made from, once asked
+    train_texts: Collection[tuple[str, ...]] | None = None  # of its problems, once asked
     teacher_calls: int = 0  # bought by this run of the job
     cost_usd: float | None = 0.0  # of those; None: the price is unknown
     device: str = "cpu"
@@ -140,11 +140,11 @@ def note_seen(outcome: Outcome, config: Config, benchmark: str, entry: str) -> N
     """
     if outcome.training is None:
         return
-    if outcome.train_problems is None:
+    if outcome.train_texts is None:
         corpus = None if outcome.corpus is None else Path(outcome.corpus.path)
-        outcome.train_problems = training_problems(config, corpus)
-    if outcome.train_problems is not None:
-        seen = count_seen(outcome.train_problems, benchmark, entry, config)
+        outcome.train_texts = training_texts(config, corpus)
+    if outcome.train_texts is not None:
+        seen = count_seen(outcome.train_texts, benchmark, entry, config)
         outcome.add_seen(benchmark, seen)
 
 

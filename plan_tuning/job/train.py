@@ -22,7 +22,7 @@ from plan_tuning.job.cards import share_of_card
 from plan_tuning.job.compute import facts_of_start
 from plan_tuning.job.decoding_memory import served
 from plan_tuning.job.inputs import load_problems
-from plan_tuning.job.machine import device_of, prepare_torch
+from plan_tuning.job.machine import device_of, loading, prepare_torch
 from plan_tuning.job.models import Models, rank_models
 from plan_tuning.job.pass_sizes import remembered, sizes_of
 from plan_tuning.job.result import CURVES_FILE
@@ -147,7 +147,8 @@ def make_base(config: Config, model: ModelConfig, folder: Path) -> Facts:
         logger.info("dequantising %s: about a minute, once", file.name)
         return gguf.dequantise(folder, file)
     if isinstance(model, MicroModelConfig):
-        from plan_tuning.training.microworld_base import train_base
+        with loading():
+            from plan_tuning.training.microworld_base import train_base
 
         logger.info("training the micro-world's base model: about a minute, once")
         return train_base(folder, model, max_steps=config.debug.max_steps)
@@ -207,8 +208,9 @@ def train_sft(training: Training, folder: Path, loggers: Sequence[Any] | None = 
         folder: receives the student.
         loggers: of a rank; None: this process trains alone.
     """
-    from plan_tuning.training.sft.data import training_rows
-    from plan_tuning.training.sft.fit import SFTSettings, train_student
+    with loading():
+        from plan_tuning.training.sft.data import training_rows
+        from plan_tuning.training.sft.fit import SFTSettings, train_student
 
     training = training.remembering(folder)
     config, corpus = training.config, training.corpus

@@ -31,6 +31,7 @@ _CLOCK = (
 )
 
 _PROBES = ("a", "b", "1", "2", "yes", "no")
+_AT_ONCE = 256  # conversations of a call of the tokenizer, which keeps more than ids of each token
 
 
 class TemplateError(ValueError):
@@ -55,6 +56,25 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         TemplateError: there is no chat template, or it refuses the conversation.
     """
     return _render(tokenizer, messages, add_generation_prompt=True)
+
+
+def batch_prompt_ids(tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Render many conversations, each as :func:`prompt_ids` does, in few calls of the tokenizer.
+
+    Args:
+        tokenizer: a tokenizer of transformers with a chat template.
+        conversations: the last message of each is the user's.
+
+    Returns:
+        Token ids of each.
+
+    Raises:
+        TemplateError: there is no chat template, or it refuses a conversation; of the first such.
+    """
+    found: list[list[int]] = []
+    for first in range(0, len(conversations), _AT_ONCE):
+        found += _render_at_once(tokenizer, conversations[first : first + _AT_ONCE])
+    return found
 
 
 def template_date(tokenizer: Any) -> str | None:
@@ -134,6 +154,22 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(added | set(tokenizer.all_special_ids))
 
 
+def _render_at_once(tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+    import jinja2
+
+    given = [[dict(message) for message in messages] for messages in conversations]
+    # Whether a template carries a system message is found out for each conversation with one.
+    has_system = any(_without_system(messages) != messages for messages in given)
+    if getattr(tokenizer, "chat_template", None) and not has_system:
+        try:
+            rendered = _tokenised(tokenizer, given, generation=True)
+        except jinja2.exceptions.TemplateError:
+            pass  # it refuses one of them, which is told where that one is rendered
+        else:
+            return [[int(token) for token in ids] for ids in rendered]
+    return [prompt_ids(tokenizer, messages) for messages in conversations]
+
+
 def _render(
     tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool
 ) -> list[int]:
@@ -163,10 +199,15 @@ def _render(
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> list[int]:
+    return [int(token) for token in _tokenised(tokenizer, messages, generation=generation)]
+
+
+def _tokenised(tokenizer: Any, given: list[Any], *, generation: bool) -> list[Any]:
+    """Have a conversation rendered, or many at once: its ids, or those of each."""
     template = tokenizer.chat_template
     is_timed = isinstance(template, str) and "strftime_now" in template
-    ids = tokenizer.apply_chat_template(
-        messages,
+    ids: list[Any] = tokenizer.apply_chat_template(
+        given,
         chat_template=_CLOCK + template if is_timed else None,
         add_generation_prompt=generation,
         enable_thinking=False,  # templates without the switch ignore it
@@ -174,7 +215,7 @@ def _apply(tokenizer: Any, messages: list[dict[str, str]], generation: bool) -> 
         tokenize=True,
         return_dict=False,
     )
-    return [int(token) for token in ids]
+    return ids
 
 
 def _without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

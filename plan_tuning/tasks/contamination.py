@@ -52,12 +52,18 @@ def tokens(text: str) -> list[str]:
     return _TOKEN.findall(text.casefold())
 
 
-def seen_ids(train: Iterable[Problem], test: Iterable[Problem]) -> list[str]:
+def texts_of(problems: Iterable[Problem]) -> frozenset[tuple[str, ...]]:
+    """Read problems without case, punctuation and spacing: what :func:`seen_ids` looks up in."""
+    return frozenset(tuple(tokens(problem.problem)) for problem in problems)
+
+
+def seen_ids(known: Collection[tuple[str, ...]], test: Iterable[Problem]) -> list[str]:
     """Find the test problems that read as a training problem does, in the order of the test set.
 
-    Case, punctuation and spacing do not count; nothing else is compared, so this takes no time.
+    Args:
+        known: the training problems' texts, see :func:`texts_of`.
+        test: problems of one benchmark.
     """
-    known = {tuple(tokens(problem.problem)) for problem in train}
     return [problem.id for problem in test if tuple(tokens(problem.problem)) in known]
 
 

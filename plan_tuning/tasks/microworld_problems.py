@@ -15,6 +15,7 @@ up. It shows that the pipeline works; it is no evidence about real students.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import random
@@ -244,15 +245,19 @@ def generate_problems(
     return problems
 
 
+# A job reads each of its test sets twice, and a sweep's jobs of one process read the same ones.
 @functools.lru_cache(maxsize=8)
-def _test_problems(world: str) -> frozenset[str]:
+def _test_set(world: str, split: str, count: int) -> tuple[Problem, ...]:
     config = MicroworldConfig(**json.loads(world))
+    return tuple(generate_problems(config, split, count=count, seed=EVALUATION_SEED))
+
+
+@functools.lru_cache(maxsize=8)
+def _test_problems(world: str, size: int) -> frozenset[str]:
     return frozenset(
         str(problem.metadata["canonical"])
         for split in TEST_SPLITS
-        for problem in generate_problems(
-            config, split, count=config.test_size, seed=EVALUATION_SEED
-        )
+        for problem in _test_set(world, split, size)
     )
 
 
@@ -270,9 +275,14 @@ def load_microworld(
     Raises:
         MicroworldSplitError: the split is unknown or cannot be filled.
     """
+    world = json.dumps(asdict(config), sort_keys=True)
     if split == TRAIN_SPLIT:
         size = config.train_size if limit is None else min(limit, config.train_size)
-        held_out = _test_problems(json.dumps(asdict(config), sort_keys=True))
+        held_out = _test_problems(world, config.test_size)
         return generate_problems(config, split, count=size, seed=seed, exclude=held_out)
     size = config.test_size if limit is None else min(limit, config.test_size)
-    return generate_problems(config, split, count=size, seed=EVALUATION_SEED)
+    # Metadata can be changed, and what is kept may not be.
+    return [
+        replace(problem, metadata=copy.deepcopy(problem.metadata))
+        for problem in _test_set(world, split, size)
+    ]

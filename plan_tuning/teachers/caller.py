@@ -332,7 +332,8 @@ class Caller:
             served_model=storable(reply.served_model),
             key=key,
         )
-        kept = dataclasses.replace(kept, status=settled(kept).status)
+        reply = settled(kept)  # what is stored has this status, and all of the text
+        kept = dataclasses.replace(kept, status=reply.status)
         receipt = Receipt(
             latency_s=latency_s,
             attempts=attempts,
@@ -345,7 +346,7 @@ class Caller:
         if completion_tokens:
             mean = self._completion_tokens.get(request.role, float(completion_tokens))
             self._completion_tokens[request.role] = mean + _SMOOTHING * (completion_tokens - mean)
-        return settled(kept)
+        return reply
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, unless the run is stopped meanwhile."""

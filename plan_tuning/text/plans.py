@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -25,6 +26,7 @@ _NAME = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _NUMERIC = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _MAX_DIGITS = 50  # nobody's answer is longer, and reading very long ones is refused by Python
+_number_of = functools.lru_cache(maxsize=4096)(number_of)  # of words, which plans repeat
 _EVERYDAY = 3  # one, two and three are words of any plan: "add the two amounts"
 
 
@@ -111,8 +113,8 @@ def _spelt(text: str) -> set[Fraction]:
     words = _LETTERS.findall(text)
     found, place = set(), 0
     while place < len(words):
-        pair = number_of(" ".join(words[place : place + 2]))
-        value = number_of(words[place]) if pair is None else pair
+        pair = _number_of(" ".join(words[place : place + 2]))
+        value = _number_of(words[place]) if pair is None else pair
         if value is not None:
             found.add(Fraction(value))
         place += 1 if pair is None else 2

@@ -38,6 +38,8 @@ def split_thoughts(raw: str) -> Said:
     >>> split_thoughts("<think>5 or 6?")
     Said(thoughts='<think>5 or 6?', text='', is_open=True)
     """
+    if "<" not in raw and "[" not in raw:  # with which every tag begins
+        return Said("", raw)
     end = 0
     for closing in _CLOSING.finditer(raw):
         end = closing.end()

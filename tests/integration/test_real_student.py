@@ -27,7 +27,7 @@ from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.grpo.fit import GRPOSettings, train_grpo
 from plan_tuning.training.lightning import TrainingRun
 from plan_tuning.training.logs import CurveFile
-from plan_tuning.training.sft.batches import TrainingRow, encode
+from plan_tuning.training.sft.batches import TrainingRow, encode, tokenise
 from plan_tuning.training.sft.fit import SFTSettings, train_student
 
 from .grpo_world import PROBLEMS, assert_equal_weights, metrics
@@ -156,8 +156,9 @@ def test_the_template_adds_its_system_message_and_ends_a_turn(untrained: Student
     )
     assert SYSTEM not in tokenizer.decode(own)
     row = rows("m1")[0]
+    [tokens] = tokenise(tokenizer, [row])
     encoded = encode(
-        tokenizer, row, untrained.turn_end, method=MethodConfig(name="m1"), max_length=400
+        tokenizer, row, tokens, untrained.turn_end, method=MethodConfig(name="m1"), max_length=400
     )
     assert encoded.ids[: len(prompts(untrained)[0])].tolist() == prompts(untrained)[0]
 

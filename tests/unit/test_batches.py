@@ -5,7 +5,7 @@ import torch
 
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.records import Segment, SegmentKind
-from plan_tuning.students.templates import prompt_ids, turn_end_ids
+from plan_tuning.students.templates import TemplateError, prompt_ids, turn_end_ids
 from plan_tuning.students.tiny import build_tokenizer
 from plan_tuning.text.formats import render_completion, student_messages
 from plan_tuning.training.order import step_rows
@@ -31,8 +31,9 @@ def make_row(method: str = "m1") -> TrainingRow:
 
 
 def encode(tokenizer, row: TrainingRow, method: MethodConfig = M1, max_length: int = 500):
+    [tokens] = batches.tokenise(tokenizer, [row])
     ends = turn_end_ids(tokenizer)
-    return batches.encode(tokenizer, row, ends, method=method, max_length=max_length)
+    return batches.encode(tokenizer, row, tokens, ends, method=method, max_length=max_length)
 
 
 def plain_row(length: int, name: str = "p", first: int = 1) -> EncodedRow:
@@ -92,6 +93,38 @@ def test_rows_that_cannot_be_learned_from_are_refused(tokenizer):
     silent = TrainingRow("p", make_row().messages, (Segment(SegmentKind.PLAN, "a", weight=0.0),))
     with pytest.raises(RowError, match="no token of it carries loss"):
         encode(tokenizer, silent)
+
+
+def asked_row(name: str, question: str, answer: str = "5") -> TrainingRow:
+    messages = ({"role": "user", "content": question},)
+    return TrainingRow(name, messages, (Segment(SegmentKind.SOLUTION, answer),))
+
+
+def test_many_rows_have_the_tokens_that_each_has_alone(monkeypatch, tokenizer):
+    monkeypatch.setattr(batches, "_AT_ONCE", 3)
+    answers = ("5", "", " so  ½ —\n", "x = 5 " * 40)
+    rows = [asked_row(text, f"{text}?", text) for text in answers] + [make_row()]
+    found = list(batches.tokenise(tokenizer, rows))
+    assert len(found) == len(rows)
+    for row, tokens in zip(rows, found, strict=True):
+        text = "".join(segment.text for segment in row.segments)
+        alone = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        assert tokens.prompt == prompt_ids(tokenizer, row.messages)
+        assert tokens.completion == alone["input_ids"]
+        assert tokens.starts == [start for start, _ in alone["offset_mapping"]]
+
+
+def test_a_refused_row_is_told_of_in_its_place():
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.chat_template = (
+        "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('bad') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    rows = [asked_row("first", "why?"), asked_row("refused", "bad"), asked_row("last", "how?")]
+    found = batches.tokenise(tokenizer, rows)
+    assert next(found).prompt == prompt_ids(tokenizer, rows[0].messages)
+    with pytest.raises(TemplateError, match="bad"):
+        next(found)
 
 
 def test_collating_supervises_what_the_rows_supervise():

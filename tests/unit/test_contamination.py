@@ -15,6 +15,7 @@ from plan_tuning.tasks.contamination import (
     overlaps,
     report,
     seen_ids,
+    texts_of,
 )
 
 LONG = "a farmer has forty two cows and sells half of them to his neighbour on a sunny day in may"
@@ -101,5 +102,5 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
 def test_seen_ids_are_those_that_read_the_same() -> None:
     train = [problem("a", "How many  apples, Ann?"), problem("b", "What is 2 + 2?")]
     test = [problem("1", "how many apples Ann"), problem("2", "What is 2 + 3?")]
-    assert seen_ids(train, test) == ["1"]
-    assert seen_ids([], test) == []
+    assert seen_ids(texts_of(train), test) == ["1"]
+    assert seen_ids(texts_of([]), test) == []

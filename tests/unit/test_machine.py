@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from composition import config_of
 
 from plan_tuning.config.checks import ConfigError
 from plan_tuning.job.graph import job_graph
-from plan_tuning.job.machine import check_machine
+from plan_tuning.job.machine import check_machine, loading
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 
@@ -46,3 +47,12 @@ def test_a_job_that_needs_a_card_is_refused(
 )
 def test_what_a_job_does_not_do_is_not_checked(tmp_path: Path, overrides: list[str]) -> None:
     assert check(tmp_path, *overrides) == "cpu"
+
+
+def test_garbage_is_looked_for_again_once_modules_are_loaded() -> None:
+    with loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ImportError), loading():
+        raise ImportError
+    assert gc.isenabled()

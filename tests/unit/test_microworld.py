@@ -214,6 +214,17 @@ def test_seed_moves_training_and_leaves_tests_alone() -> None:
     assert tests[0][0].id == f"microworld-a-test-{EVALUATION_SEED}-0"
 
 
+def test_nobody_changes_the_test_set_that_is_kept() -> None:
+    world = replace(SMALL, question="program")
+    first, second = load_microworld(world, "test"), load_microworld(world, "test")
+    assert first == second
+    first[0].metadata["inputs"].append("Nobody")
+    first[0].metadata["family"] = "b"
+    first.pop()
+    made = generate_problems(world, "test", count=SMALL.test_size, seed=EVALUATION_SEED)
+    assert load_microworld(world, "test") == second == made
+
+
 def test_smaller_limits_are_prefixes() -> None:
     for split in ("train", "test"):
         assert load_microworld(SMALL, split, limit=7) == load_microworld(SMALL, split)[:7]

@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from plan_tuning.config.registration import register, resource_folder
 from plan_tuning.config.run import Config
 from plan_tuning.config.typed import typed
-from plan_tuning.job.inputs import count_seen, training_problems
+from plan_tuning.job.inputs import count_seen, training_texts
 from plan_tuning.job.result import Outcome
 from plan_tuning.job_record import JobResult, parse_result
 from plan_tuning.records import to_json
@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Iterator[Config]:
 def test_seen_problems_are_counted_and_named(
     config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train = training_problems(config, None)
+    train = training_texts(config, None)
     assert train is not None
     with caplog.at_level(logging.WARNING):
         assert count_seen(train, "gsm8k", "gsm8k", config) == 1
@@ -49,17 +49,17 @@ def test_seen_problems_are_counted_and_named(
     assert "1 of 2 test problems stand in the training problems" in line
     assert "evaluation.decontaminate=FILE" in line
     caplog.clear()
-    assert count_seen(train[1:], "gsm8k", "gsm8k", config) == 0
+    assert count_seen(train - {("what", "is", "1", "1")}, "gsm8k", "gsm8k", config) == 0
     assert caplog.messages == []
 
 
 def test_what_is_not_known_is_not_counted(config: Config, tmp_path: Path) -> None:
-    train = training_problems(config, None)
+    train = training_texts(config, None)
     assert train is not None
     (tmp_path / "test.jsonl").unlink()
     assert count_seen(train, "gsm8k", "gsm8k", config) is None
     (tmp_path / "train.jsonl").unlink()
-    assert training_problems(config, None) is None
+    assert training_texts(config, None) is None
     outcome = Outcome()
     outcome.add_seen("gsm8k", None)
     assert outcome.seen_in_training is None

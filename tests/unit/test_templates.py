@@ -3,8 +3,11 @@
 import pytest
 from transformers import GenerationConfig
 
+from plan_tuning.config.microworld import MicroworldConfig
+from plan_tuning.students import micro, templates
 from plan_tuning.students.templates import (
     TemplateError,
+    batch_prompt_ids,
     end_ids,
     prompt_ids,
     template_date,
@@ -51,6 +54,42 @@ def test_a_system_message_is_carried_by_every_family(tokenizers, family: str):
     text = tokenizers[family].decode(prompt_ids(tokenizers[family], SYSTEM))
     assert text.count("Be brief.") == 1
     assert text.index("Be brief.") < text.index("2+3?")
+
+
+def asked(*texts: str) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+TEXTS = ("2+3?", "", "  two  spaces\n", "Zoë has 3 ½ pies — why?", "<|im_end|><bos>", "2+3?" * 90)
+
+
+@pytest.mark.parametrize("family", [*PROMPTS, "micro"])
+def test_many_conversations_have_the_ids_that_each_has_alone(monkeypatch, tokenizers, family: str):
+    monkeypatch.setattr(templates, "_AT_ONCE", 4)  # several calls, the last one of fewer
+    if family == "micro":
+        tokenizer = micro.build_tokenizer(micro.world_vocabulary(MicroworldConfig()))
+    else:
+        tokenizer = tokenizers[family]
+    given = asked(*TEXTS)
+    alone = [prompt_ids(tokenizer, messages) for messages in given]
+    assert batch_prompt_ids(tokenizer, given) == alone
+    assert batch_prompt_ids(tokenizer, [*given, SYSTEM]) == [*alone, prompt_ids(tokenizer, SYSTEM)]
+    assert batch_prompt_ids(tokenizer, []) == []
+    assert len(set(map(len, alone))) > 2  # nothing is padded
+
+
+def test_the_first_refused_conversation_of_many_is_named():
+    tokenizer = build_tokenizer("qwen3")
+    tokenizer.chat_template = (
+        "{% if 'x' in messages[0]['content'] %}"
+        "{{ raise_exception('refused: ' + messages[0]['content']) }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    with pytest.raises(TemplateError, match=r"refuses the conversation: refused: 1x$"):
+        batch_prompt_ids(tokenizer, asked("a", "1x", "b", "2x"))
+    tokenizer.chat_template = None
+    with pytest.raises(TemplateError, match="no chat template"):
+        batch_prompt_ids(tokenizer, asked("a", "b"))
 
 
 def test_all_ids_that_end_a_text_are_collected(tokenizers):
@@ -116,6 +155,7 @@ def test_a_template_that_writes_the_date_writes_a_fixed_one(kind: str):
     tokenizer = build_tokenizer("llama")
     assert template_date(tokenizer) is None
     tokenizer.chat_template = DATED[kind] + tokenizer.chat_template
-    found = tokenizer.decode(prompt_ids(tokenizer, USER))
-    assert "Today Date: 26 Jul 2024. " in found
+    ids = prompt_ids(tokenizer, USER)
+    assert "Today Date: 26 Jul 2024. " in tokenizer.decode(ids)
+    assert batch_prompt_ids(tokenizer, [USER, USER]) == [ids, ids]
     assert template_date(tokenizer) == "2024-07-26"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,10 +12,13 @@ import torch
 
 from plan_tuning.config.training import MethodConfig
 from plan_tuning.records import Message, Segment, SegmentKind
-from plan_tuning.students.templates import prompt_ids, special_ids
+from plan_tuning.students.templates import TemplateError, batch_prompt_ids, special_ids
 
 KINDS = (SegmentKind.PROMPT, SegmentKind.PLAN, SegmentKind.SOLUTION, SegmentKind.END)
 """A token's kind is the index of its segment's kind in this tuple."""
+
+
+_AT_ONCE = 256  # rows of a call of the tokenizer, which keeps more than ids of each token
 
 
 class RowError(ValueError):
@@ -89,23 +92,66 @@ class MicroBatch:
         return MicroBatch(**values | moved)
 
 
+@dataclass(frozen=True, slots=True)
+class RowTokens:
+    """What the tokenizer makes of a row."""
+
+    prompt: list[int]
+    completion: list[int]  # without the turn's end
+    starts: list[int]  # of each token of the completion, its first character
+
+
+def tokenise(tokenizer: Any, rows: Sequence[TrainingRow]) -> Iterator[RowTokens]:
+    """Tokenise rows, many with one call, which takes about as long as the text of a short row.
+
+    A prompt is rendered as at generation, so both see the same ids. A completion is tokenised as
+    one text, as a student would write it.
+
+    Args:
+        tokenizer: with a chat template.
+        rows: messages and segments.
+
+    Yields:
+        The tokens of each row.
+
+    Raises:
+        TemplateError: the template refuses a row, in whose place this is raised.
+    """
+    for first in range(0, len(rows), _AT_ONCE):
+        yield from _tokenise_at_once(tokenizer, rows[first : first + _AT_ONCE])
+
+
+def _tokenise_at_once(tokenizer: Any, rows: Sequence[TrainingRow]) -> Iterator[RowTokens]:
+    try:
+        prompts = batch_prompt_ids(tokenizer, [row.messages for row in rows])
+    except TemplateError:
+        if len(rows) == 1:
+            raise
+        for row in rows:  # those before the refused one come first
+            yield from _tokenise_at_once(tokenizer, [row])
+        return
+    texts = ["".join(segment.text for segment in row.segments) for row in rows]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = encoded["offset_mapping"]
+    for prompt, ids, spans in zip(prompts, encoded["input_ids"], offsets, strict=True):
+        yield RowTokens(prompt, ids, [start for start, _ in spans])
+
+
 def encode(
     tokenizer: Any,
     row: TrainingRow,
+    tokens: RowTokens,
     turn_end: Sequence[int],
     *,
     method: MethodConfig,
     max_length: int,
 ) -> EncodedRow:
-    """Turn a row into tokens.
-
-    The prompt is rendered as at generation, so both see the same ids. The completion is tokenised
-    as one text, as a student would write it; a token belongs to the segment that its first
-    character is in.
+    """Say which of a row's tokens carry loss; one belongs to the segment of its first character.
 
     Args:
-        tokenizer: a fast tokenizer with a chat template.
+        tokenizer: with a chat template.
         row: messages and segments.
+        tokens: of the row, see :func:`tokenise`.
         turn_end: ids that end the turn, supervised with the last segment's weight.
         method: loss weights of the segment kinds.
         max_length: longest row, in tokens of prompt and completion.
@@ -114,44 +160,46 @@ def encode(
         RowError: the row is too long, its text holds what the tokenizer reads as a special token
             (a student that writes one ends or breaks its turn there), or nothing carries loss.
     """
-    prompt = prompt_ids(tokenizer, row.messages)
-    text = "".join(segment.text for segment in row.segments)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ends = np.cumsum([len(segment.text) for segment in row.segments])
-    starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
-    owner = np.minimum(np.searchsorted(ends, starts, side="right"), len(ends) - 1)
-    scale = {
-        SegmentKind.PLAN: method.plan_weight,
-        SegmentKind.SOLUTION: method.solution_weight,
-    }
-    weight_of = [s.weight * scale.get(s.kind, 1.0) for s in row.segments]
-    ids = [*prompt, *encoded["input_ids"], *turn_end]
+    prompt, written = tokens.prompt, tokens.completion
+    ids = [*prompt, *written, *turn_end]
     if len(ids) > max_length:
         raise RowError(
             f"problem {row.problem_id}: {len(ids)} tokens exceed trainer.max_length={max_length}",
             "overlong",
         )
-    ending = special_ids(tokenizer) - {tokenizer.unk_token_id} | {turn_end[-1]}
-    forbidden = ending & set(encoded["input_ids"])
+    special = special_ids(tokenizer)
+    forbidden = {
+        token
+        for token in set(written)
+        if token == turn_end[-1] or (token in special and token != tokenizer.unk_token_id)
+    }
     if forbidden:
         raise RowError(
             f"problem {row.problem_id}: its completion holds the text of a special token, "
             f"{tokenizer.convert_ids_to_tokens(min(forbidden))}",
             "special_token",
         )
-    weights = [0.0] * len(prompt) + [weight_of[i] for i in owner] + [weight_of[-1]] * len(turn_end)
-    if not any(weights):
+    ends = np.cumsum([len(segment.text) for segment in row.segments])
+    owner = np.minimum(np.searchsorted(ends, tokens.starts, side="right"), len(ends) - 1)
+    scale = {
+        SegmentKind.PLAN: method.plan_weight,
+        SegmentKind.SOLUTION: method.solution_weight,
+    }
+    of_segment = np.array([s.weight * scale.get(s.kind, 1.0) for s in row.segments])
+    weights = np.zeros(len(ids))
+    weights[len(prompt) :] = of_segment[-1]
+    weights[len(prompt) : len(prompt) + len(written)] = of_segment[owner]
+    if not weights.any():
         raise RowError(f"problem {row.problem_id}: no token of it carries loss", "no_loss")
-    kinds = (
-        [KINDS.index(SegmentKind.PROMPT)] * len(prompt)
-        + [KINDS.index(row.segments[i].kind) for i in owner]
-        + [KINDS.index(SegmentKind.END)] * len(turn_end)
-    )
+    kinds = np.full(len(ids), KINDS.index(SegmentKind.PROMPT))
+    kinds[len(prompt) :] = KINDS.index(SegmentKind.END)
+    of_segment = np.array([KINDS.index(segment.kind) for segment in row.segments])
+    kinds[len(prompt) : len(prompt) + len(written)] = of_segment[owner]
     return EncodedRow(
         row.problem_id,
         torch.tensor(ids),
-        torch.tensor(weights, dtype=torch.float32),
-        torch.tensor(kinds),
+        torch.from_numpy(weights.astype(np.float32)),
+        torch.from_numpy(kinds),
         row.level,
         row.source,
     )

@@ -229,12 +229,13 @@ def _encode_all(
     student: Student, rows: Sequence[TrainingRow], settings: SFTSettings
 ) -> tuple[list[EncodedRow], _Dropped]:
     encoded, dropped = [], _Dropped()
-    for row in rows:
+    for row, tokens in zip(rows, batches.tokenise(student.tokenizer, rows), strict=True):
         try:
             encoded.append(
                 batches.encode(
                     student.tokenizer,
                     row,
+                    tokens,
                     student.turn_end,
                     method=settings.method,
                     max_length=settings.trainer.max_length,
