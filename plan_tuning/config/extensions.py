@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 from plan_tuning.artifacts import hashed_values
@@ -309,6 +310,7 @@ def add(extension: Extension) -> None:
         ConfigError: the name is taken.
     """
     known = _RECORDS.setdefault((extension.kind, extension.name), extension)
+    task_of.cache_clear()
     require(
         known == extension,
         f"{GROUPS[extension.kind]}.extension",
@@ -344,6 +346,7 @@ def record(kind: str, name: str) -> Extension:
     return _RECORDS[kind, name]
 
 
+@cache  # every answer of a teacher asks
 def task_of(style: str) -> Extension:
     """Find the task whose problems are of a grading style; of an unknown one it is mathematics."""
     for one in records("task"):
