@@ -22,6 +22,8 @@ from plan_tuning import main  # noqa: F401 - registers schemas, and lets composi
 from plan_tuning.config import composition
 from plan_tuning.config.composition import remember_compositions
 
+pytestmark = pytest.mark.integration
+
 LINES = [
     "",
     "experiment=quickstart seed=3",
