@@ -41,7 +41,7 @@ from plan_tuning.job.dry_run import check_data
 from plan_tuning.job.evaluate import answer_call, note_clean, value_call
 from plan_tuning.job.graph import JobGraph, job_graph, resolved
 from plan_tuning.job.inputs import load_benchmark, load_problems
-from plan_tuning.job.machine import check_machine, say_what_loads
+from plan_tuning.job.machine import check_machine, load_libraries
 from plan_tuning.job.models import Models
 from plan_tuning.job.pass_sizes import SettledPasses, settled
 from plan_tuning.job.result import (
@@ -348,7 +348,7 @@ class Job:
         is_cached = stage.is_available
         if not is_cached:
             if name != "distill":
-                say_what_loads()
+                load_libraries()
             if name in STAGES and name not in self.config.stages:
                 raise ArtifactError(
                     f"stages={self.config.stages} does not list {name}, and {stage.folder} is not "

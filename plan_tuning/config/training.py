@@ -25,6 +25,7 @@ from plan_tuning.config.extensions import (
 SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = ("fp32", "bf16")
 ACCELERATORS = ("auto", "cpu", "cuda")
+CPU_MATMULS = ("torch", "onednn")
 STRATEGIES = ("auto", "ddp", "fsdp")
 CARDS = (24, 40, 48, 80, 141)  # GB, as they are sold
 PROMPTS = ("matched", "paper")
@@ -169,6 +170,8 @@ class TrainerConfig:
     devices: int = field(default=1, metadata=_RUNTIME)
     strategy: str = field(default="auto", metadata=_RUNTIME)
     threads: int = field(default=1, metadata=_RUNTIME)  # CPU threads of a job; 0: leave it to torch
+    # What multiplies float32 matrices on a CPU; sums are rounded in another order
+    cpu_matmul: str = field(default="torch", metadata=_RUNTIME)
     card: int | None = field(default=None, metadata=_RUNTIME)  # GB; None: the card at hand
     # Padded tokens of a forward pass: a number, or auto
     micro_batch_tokens: Any = field(default=16384, metadata=_RUNTIME)
@@ -235,6 +238,7 @@ class TrainerConfig:
         require_choice("trainer.precision", self.precision, PRECISIONS)
         require_choice("trainer.accelerator", self.accelerator, ACCELERATORS)
         require_choice("trainer.strategy", self.strategy, STRATEGIES)
+        require_choice("trainer.cpu_matmul", self.cpu_matmul, CPU_MATMULS)
         self._check_shards()
         require_choice("trainer.order", self.order, ORDERS)
         require(

@@ -100,6 +100,12 @@ def _training_conditions(prefix: str) -> list[Condition]:
             for key in ("val_problems", "val_every_n_steps")
         },
     }
+    if not is_start:  # the machine's knobs are the job's
+        further["cpu_matmul"] = (
+            lambda t: t.precision == "fp32" and t.accelerator != "cuda",
+            "it multiplies float32 matrices on a CPU",
+            "trainer.precision=fp32 trainer.accelerator=cpu",
+        )
     plain = (
         *("learning_rate", "scheduler", "warmup_ratio", "max_grad_norm", "batch_size"),
         *("max_steps", "val_fraction", "max_length", "neftune_alpha", "ema_decay", "overlong"),

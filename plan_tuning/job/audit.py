@@ -25,7 +25,7 @@ from plan_tuning.evaluation.reward_means import is_right, opened_means
 from plan_tuning.grading.answer_rules import is_run, problem_defect
 from plan_tuning.grading.grader import Grader
 from plan_tuning.job.graph import job_graph
-from plan_tuning.job.machine import device_of, prepare_torch, say_what_loads
+from plan_tuning.job.machine import device_of, load_libraries, prepare_torch
 from plan_tuning.job.train import make_base
 from plan_tuning.rewards.plan_cases import Means
 from plan_tuning.teachers.factory import open_caller
@@ -198,7 +198,7 @@ async def _opened(
 
 def _with_executor(config: Config, means: Means) -> Means:
     """Load who carries plans out: the untrained model, or the student of ``start=path``."""
-    say_what_loads()
+    load_libraries()
     from plan_tuning.evaluation.frozen_executor import FrozenExecutor
     from plan_tuning.students.loading import load_for_inference
 

@@ -37,6 +37,7 @@ def token_log_probs(
     targets: torch.Tensor,
     *,
     position_ids: torch.Tensor | None = None,
+    row_lengths: Sequence[int] | None = None,
     temperature: float = 1.0,
     chunk_tokens: int | None = None,
     with_entropy: bool = False,
@@ -50,6 +51,8 @@ def token_log_probs(
         positions: (N,) indices into the flattened (B * T) hidden states.
         targets: (N,) the tokens that follow there.
         position_ids: (B, T); counted from 0 where absent.
+        row_lengths: of rows packed into one sequence, inside
+            :func:`plan_tuning.students.packed_rows.rows_apart`.
         temperature: logits are divided by it.
         chunk_tokens: positions that are projected at once; None: 1024, or as many as make
             :func:`chunk_logits` where that is more.
@@ -59,7 +62,8 @@ def token_log_probs(
     Returns:
         All in float32.
     """
-    extra = {} if position_ids is None else {"position_ids": position_ids}
+    given = {"position_ids": position_ids, "row_lengths": row_lengths}
+    extra = {name: value for name, value in given.items() if value is not None}
     output = causal_lm.get_decoder()(input_ids=input_ids, use_cache=False, **extra)
     states = output.last_hidden_state.flatten(0, 1)[positions]  # (N, H)
     logits = chunk_logits(states.device)

@@ -178,6 +178,8 @@ def test_epochs_under_fixed_steps_make_one_student(
          " adapter.base_dtype=bfloat16", "adapter.base_dtype=bfloat16", "trainer.strategy=auto"),
         ("trainer.accelerator=cpu trainer.card=80", "trainer.card=80",
          "trainer.accelerator=auto"),
+        ("trainer.precision=bf16 trainer.cpu_matmul=onednn", "trainer.cpu_matmul=onednn",
+         "trainer.precision=fp32"),
         ("filter=none filter.plan_score_threshold=60", "filter.plan_score_threshold=60",
          "filter=two_stage"),
         ("method=m1 reward=plan", "reward=plan", "method=grpo"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.log_probs import token_log_probs
+from plan_tuning.students.packed_rows import are_apart, attends_by_row, rows_apart
 from plan_tuning.students.tiny import make_tiny
-from plan_tuning.training.lightning import TrainingRun
+from plan_tuning.training.lightning import TrainingRun, checkpoint_activations
 from plan_tuning.training.sft import batches
 from plan_tuning.training.sft.batches import EncodedRow, MicroBatch, TrainingRow
 from plan_tuning.training.sft.fit import SFTSettings, train_student
@@ -48,20 +51,22 @@ def rows_of(student: Student, seed: int = 0) -> list[EncodedRow]:
 
 
 def loss_and_gradients(
-    student: Student, found: list[MicroBatch]
+    student: Student, found: list[MicroBatch], *, by_row: bool = False
 ) -> tuple[float, dict[str, torch.Tensor]]:
     student.model.zero_grad()
     total = 0.0
     for micro in found:
-        found = token_log_probs(
-            student.causal_lm,
-            micro.input_ids,
-            micro.positions,
-            micro.targets,
-            position_ids=micro.position_ids,
-        )
-        loss = -(found.log_probs * micro.weights).sum()
-        loss.backward()
+        with rows_apart(student.causal_lm) if by_row else nullcontext():
+            found = token_log_probs(
+                student.causal_lm,
+                micro.input_ids,
+                micro.positions,
+                micro.targets,
+                position_ids=micro.position_ids,
+                row_lengths=micro.row_lengths if by_row else None,
+            )
+            loss = -(found.log_probs * micro.weights).sum()
+            loss.backward()
         total += float(loss.detach())
     gradients = {
         name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None
@@ -82,6 +87,36 @@ def test_loss_and_gradients_are_those_of_padded_rows(
     assert packed == pytest.approx(padded, rel=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_attention_row_by_row_is_that_of_padded_rows(student: Student, recomputes: bool) -> None:
+    rows = rows_of(student)
+    padded, expected = loss_and_gradients(student, batches.micro_batches(rows, budget=1000))
+    found = batches.packed_batches(rows, budget=192, capacity=192, multiple=32)
+    assert [tuple(micro.input_ids.shape) for micro in found] == [(1, 192), (1, 96)]
+    assert [sum(micro.row_lengths) for micro in found] == [192, 96]
+    own = copy.deepcopy(student)
+    if recomputes:
+        checkpoint_activations(own)
+        own.causal_lm.train()
+    packed, gradients = loss_and_gradients(own, found, by_row=True)
+    assert not are_apart(own.causal_lm)
+    assert packed == pytest.approx(padded, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_rows_are_attended_one_by_one_where_that_pays(student: Student) -> None:
+    config = student.causal_lm.config.get_text_config()
+    assert attends_by_row(student.causal_lm, torch.device("cpu"))
+    assert not attends_by_row(student.causal_lm, torch.device("cuda"))
+    chosen = config._attn_implementation
+    try:
+        config._attn_implementation = "eager"
+        assert not attends_by_row(student.causal_lm, torch.device("cpu"))
+    finally:
+        config._attn_implementation = chosen
 
 
 def test_a_row_does_not_see_its_neighbour(student: Student) -> None:
@@ -114,13 +149,13 @@ def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
         for i in range(12)
     ]
     losses = {}
-    for is_packed in (False, True):
+    for is_packed, matmul in ((False, "torch"), (True, "torch"), (True, "onednn")):
         trainer = TrainerConfig(
             learning_rate=1e-3, precision="fp32", accelerator="cpu", val_fraction=0.0,
-            max_steps=4, packing=is_packed, max_length=200,
+            max_steps=4, packing=is_packed, max_length=200, cpu_matmul=matmul,
         )  # fmt: skip
         facts = train_student(
-            TrainingRun(tmp_path / str(is_packed), tmp_path),
+            TrainingRun(tmp_path / f"{is_packed}-{matmul}", tmp_path),
             SFTSettings(
                 model=ModelConfig(name="tiny", kind="tiny", family="qwen3"),
                 adapter=AdapterConfig(name="full"),
@@ -131,8 +166,9 @@ def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
             tmp_path / "base",
             rows,
         )
-        losses[is_packed] = facts["final_loss"]
-    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+        losses[is_packed, matmul] = facts["final_loss"]
+    for loss in losses.values():
+        assert loss == pytest.approx(losses[False, "torch"], rel=1e-4)
 
 
 def test_noise_by_length_and_packing_exclude_each_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from plan_tuning.students.generation import onednn
+from plan_tuning.students import onednn
 from plan_tuning.students.generation.native_engine import generate
 from plan_tuning.students.loading import Student
 from plan_tuning.students.tiny import build_tokenizer
@@ -62,6 +63,45 @@ def test_layers_are_changed_for_as_long_as_asked(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(onednn, "_is_built", lambda: False)
     with onednn.linears(model):
         assert not [name for name in model if "forward" in vars(model[name])]
+
+
+@pytest.mark.parametrize("name", ["large", "plain", "small"])
+@pytest.mark.parametrize("trained", [("weight", "states"), ("weight",), ("states",)])
+def test_gradients_are_those_of_float64(
+    name: str, trained: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "MIN_PRODUCTS", 0)
+    model = layers()
+    layer: Any = model[name]
+    layer.weight.requires_grad_("weight" in trained)
+    states = torch.randn(3, 7, layer.in_features, requires_grad="states" in trained)
+    asked = torch.randn(3, 7, layer.out_features)
+    exact = copy.deepcopy(layer).double()
+    wide = states.detach().double().requires_grad_("states" in trained)
+    exact(wide).backward(asked.double())
+    with onednn.trained_linears(model):
+        product = layer(states)
+        product.backward(asked)
+    assert "_Linear" in type(product.grad_fn).__name__
+    pairs = [(states, wide), *zip(layer.parameters(), exact.parameters(), strict=True)]
+    for ours, theirs in pairs:
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            np.testing.assert_allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_products_of_few_rows_and_other_types_stay_with_torch() -> None:
+    model = layers()
+    layer: Any = model["large"]
+    with onednn.trained_linears(model):
+        rows = onednn.MIN_PRODUCTS // layer.weight.numel()
+        assert "_Linear" not in type(layer(torch.randn(rows, 300)).grad_fn).__name__
+        assert "_Linear" in type(layer(torch.randn(rows + 1, 300)).grad_fn).__name__
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(torch.randn(rows + 1, 300)).dtype == torch.bfloat16
+        with onednn.linears(model):  # a validation's answers are written in the midst of training
+            assert "_Linear" in type(layer(torch.randn(rows + 1, 300)).grad_fn).__name__
+    assert not [name for name in model if "forward" in vars(model[name])]
 
 
 def test_a_student_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from transformers import DynamicCache
 
 from plan_tuning import interruption
 from plan_tuning.records import Completion
-from plan_tuning.students.generation import onednn, sampling
+from plan_tuning.students import onednn
+from plan_tuning.students.generation import sampling
 from plan_tuning.students.generation.admission import Group, Lengths, Waiting
 from plan_tuning.students.generation.decoders import Decoder, choose_next, decoder_for
 from plan_tuning.students.generation.sequences import GenerationError, Row, Settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -77,6 +78,7 @@ class MicroBatch:
     num_tokens: int  # without padding
     lengths: torch.Tensor  # (B,) the same, of each sequence
     position_ids: torch.Tensor | None = None  # (B, T) where packed: from 0 in every row
+    row_lengths: tuple[int, ...] = ()  # of the rows packed into one sequence, and of its padding
     source: str = ""  # of the first row
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -189,7 +191,7 @@ def micro_batches(
 
 
 def packed_batches(
-    rows: Sequence[EncodedRow], *, budget: int, capacity: int | None = None
+    rows: Sequence[EncodedRow], *, budget: int, capacity: int | None = None, multiple: int = 1
 ) -> list[MicroBatch]:
     """Pack the rows of a step into sequences, and these into forward passes.
 
@@ -201,6 +203,7 @@ def packed_batches(
         rows: of one step, in any order.
         budget: padded tokens of a forward pass; a longer row goes alone.
         capacity: tokens of a sequence; None: as many as the longest row.
+        multiple: what the padded tokens of a sequence are a multiple of.
     """
     ordered = sorted(rows, key=len, reverse=True)
     room = max(capacity or 0, len(ordered[0]))
@@ -213,7 +216,8 @@ def packed_batches(
         else:
             place.append(row)
     at_once = max(1, budget // max(sum(map(len, b)) for b in bins))
-    return [collate_packed(bins[first : first + at_once]) for first in range(0, len(bins), at_once)]
+    groups = [bins[first : first + at_once] for first in range(0, len(bins), at_once)]
+    return [collate_packed(group, multiple=multiple) for group in groups]
 
 
 def collate(rows: Sequence[EncodedRow]) -> MicroBatch:
@@ -221,13 +225,15 @@ def collate(rows: Sequence[EncodedRow]) -> MicroBatch:
     return _collate([[row] for row in rows], is_packed=False)
 
 
-def collate_packed(bins: Sequence[Sequence[EncodedRow]]) -> MicroBatch:
+def collate_packed(bins: Sequence[Sequence[EncodedRow]], *, multiple: int = 1) -> MicroBatch:
     """Make one sequence of every group of rows."""
-    return _collate(bins, is_packed=True)
+    return _collate(bins, is_packed=True, multiple=multiple)
 
 
-def _collate(bins: Sequence[Sequence[EncodedRow]], *, is_packed: bool) -> MicroBatch:
-    longest = max(sum(map(len, group)) for group in bins)
+def _collate(
+    bins: Sequence[Sequence[EncodedRow]], *, is_packed: bool, multiple: int = 1
+) -> MicroBatch:
+    longest = math.ceil(max(sum(map(len, group)) for group in bins) / multiple) * multiple
     ids = torch.zeros((len(bins), longest), dtype=torch.long)
     weights = torch.zeros((len(bins), longest))
     kinds = torch.zeros((len(bins), longest), dtype=torch.long)
@@ -245,6 +251,8 @@ def _collate(bins: Sequence[Sequence[EncodedRow]], *, is_packed: bool) -> MicroB
     flat = weights.flatten()
     supervised = flat.nonzero()[:, 0]  # (N,)
     rows = [row for group in bins for row in group]
+    num_tokens = sum(len(row) for row in rows)
+    lengths = [len(row) for row in rows] + [longest - num_tokens] * (num_tokens < longest)
     return MicroBatch(
         problem_ids=tuple(row.problem_id for row in rows),
         input_ids=ids,
@@ -252,9 +260,10 @@ def _collate(bins: Sequence[Sequence[EncodedRow]], *, is_packed: bool) -> MicroB
         targets=ids.flatten()[supervised],
         weights=flat[supervised],
         kinds=kinds.flatten()[supervised],
-        num_tokens=sum(len(row) for row in rows),
+        num_tokens=num_tokens,
         lengths=torch.tensor([sum(map(len, group)) for group in bins]),
         position_ids=position_ids if is_packed else None,
+        row_lengths=tuple(lengths) if is_packed and len(bins) == 1 else (),
         source=rows[0].source,
     )
 

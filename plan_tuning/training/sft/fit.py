@@ -8,6 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from plan_tuning.students.export import export_student
 from plan_tuning.students.flops import ModelSize, Passes
 from plan_tuning.students.generation.probe import FACT, probe_of
 from plan_tuning.students.loading import Student, load_student
+from plan_tuning.students.onednn import trained_linears
 from plan_tuning.students.skeleton import load_skeleton
 from plan_tuning.students.templates import template_date
 from plan_tuning.training.checkpoints import (
@@ -146,7 +148,7 @@ def train_student(
         )
         if resumed is not None:
             logger.info("training continues from %s", resumed)
-        with interruption.kept():
+        with interruption.kept(), _products(student, config):
             trainer.fit(module, Steps(module, module.step_batches), loader, ckpt_path=resumed)
             if best is not None and best.last_step != module.finished_steps:
                 trainer.validate(module, loader, verbose=False)
@@ -176,6 +178,11 @@ def train_student(
     del module, student, trainer
     gc.collect()
     return facts
+
+
+def _products(student: Student, config: TrainerConfig) -> AbstractContextManager[None]:
+    """Let the student's matrices be multiplied as ``trainer.cpu_matmul`` says."""
+    return trained_linears(student.model) if config.cpu_matmul == "onednn" else nullcontext()
 
 
 def _load(base: Path | str, settings: SFTSettings) -> Student:

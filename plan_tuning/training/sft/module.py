@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from plan_tuning.config.training import TrainerConfig
 from plan_tuning.students.loading import Student
 from plan_tuning.students.log_probs import check_projection, token_log_probs
+from plan_tuning.students.packed_rows import are_apart, attends_by_row, rows_apart
 from plan_tuning.training.checkpoints import Checkpoints, keep_trained, require_trained
 from plan_tuning.training.distributed import Ranks, whole
 from plan_tuning.training.optim import WeightAverage, build_optimizer, learning_rate_factor
@@ -33,6 +35,7 @@ from plan_tuning.training.sft.nonfinite_rows import offending_rows, refusal
 from plan_tuning.training.sft.source_gradients import SourceGradients
 
 _PROBE_TOKENS = 32  # of a row, on which the projection is checked
+_WIDTH = 32  # sequences on a CPU are as many times as wide: oneDNN makes a kernel for each width
 
 
 class SFTModule(pl.LightningModule):
@@ -122,12 +125,19 @@ class SFTModule(pl.LightningModule):
         if not self.config.packing:
             overhead = pass_overhead(self.student.causal_lm, self.device.type)
             return batches.micro_batches(chosen, budget=budget, overhead=overhead)
-        # Kernels for variable lengths take one long sequence without any padding; the others build
-        # a mask of its length squared.
+        # Kernels for variable lengths take one long sequence without any padding, and so does
+        # attention row by row; a mask would be of its length squared.
         has_kernel = "flash" in str(self.student.causal_lm.config._attn_implementation)
+        if self._attends_by_row:
+            capacity = budget - budget % _WIDTH or budget
+            return batches.packed_batches(chosen, budget=budget, capacity=capacity, multiple=_WIDTH)
         return batches.packed_batches(
             chosen, budget=budget, capacity=budget if has_kernel else None
         )
+
+    @property
+    def _attends_by_row(self) -> bool:
+        return self.config.packing and attends_by_row(self.student.causal_lm, self.device)
 
     def configure_optimizers(self) -> Any:
         """AdamW with the schedule of the config."""
@@ -182,7 +192,7 @@ class SFTModule(pl.LightningModule):
         if self.sources.is_measured(step) and not self.sources.projects:
             for part in self.sources.parts(self._step_rows(step)):  # beside the step itself
                 for micro in self._batches(part):
-                    self.manual_backward(loss_of(micro.to(self.device), with_top=False)[0])
+                    self._pass(loss_of, micro.to(self.device), scale=1.0, with_top=False)
                 self.sources.take()
         seed = noise_seed(self.seed, step, ranks.rank)
         if self.device.type == "cpu":
@@ -201,10 +211,10 @@ class SFTModule(pl.LightningModule):
         for place, micro in enumerate(passes):
             micro = micro.to(self.device)
             with ranks.gradients_stay_local(place < len(passes) - 1):
-                part, counts = loss_of(micro, with_top=is_logged)
                 # Ranks average their gradients: times the number of ranks makes that a sum.
-                self.manual_backward(part * (ranks.world / size.weight))
-            loss += part.detach() / size.weight
+                scale = ranks.world / size.weight
+                share, counts = self._pass(loss_of, micro, scale=scale, with_top=is_logged)
+            loss += share / size.weight
             if place < len(batch):
                 sums += counts
             following = [later.source for later in passes[place + 1 : place + 2]]
@@ -237,6 +247,16 @@ class SFTModule(pl.LightningModule):
         if is_logged:
             self._log_step(size, ranks.reduce(sums, "sum"), values, rate, seconds)
 
+    def _pass(
+        self, loss_of: Callable[..., Any], micro: MicroBatch, *, scale: float, with_top: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Go through the student forward and backward; loss and counts are those of ``_loss``."""
+        # Around the backward pass too, which may compute activations again.
+        with rows_apart(self.student.causal_lm) if self._attends_by_row else nullcontext():
+            loss, counts = loss_of(micro, with_top=with_top)
+            self.manual_backward(loss * scale)
+        return loss.detach(), counts
+
     def _loss(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum the weighted loss; counts by kind, see :func:`counts_by_kind`, where asked for."""
         self._lengths = micro.lengths
@@ -246,6 +266,7 @@ class SFTModule(pl.LightningModule):
             micro.positions,
             micro.targets,
             position_ids=micro.position_ids,
+            row_lengths=micro.row_lengths if are_apart(self.student.causal_lm) else None,
             with_top=with_top,
         )
         if with_top:
