@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from plan_tuning import interruption
 from plan_tuning.artifacts import RESUME, storage_error
 from plan_tuning.config.command_line import check_double_keys
+from plan_tuning.config.composition import remember_compositions
 from plan_tuning.config.effects import idle_line, idle_registration, idle_words
 from plan_tuning.config.explanation import explanations
 from plan_tuning.config.outside import choices_of, config_folders, load_folder
@@ -64,6 +65,7 @@ search = Search()  # of this process, where it is one
 # which plan_tuning.config.outside has read by now where this is a worker.
 register()
 register_sweeper()
+remember_compositions()
 
 
 class Preflight(Callback):  # type: ignore[misc]

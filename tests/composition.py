@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,9 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 
 
 @functools.cache
-def _chosen(*choices: str) -> DictConfig:
+def _chosen(*choices: str) -> bytes:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(choices))
+        return pickle.dumps(compose("config", list(choices)))
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -46,7 +47,7 @@ def composed(*overrides: str) -> DictConfig:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     values = [item for item in parsed if not _is_choice(item.key_or_group, item.package)]
     lines = [item.input_line for item in parsed if item not in values]
-    config = _chosen(*lines).copy()
+    config: DictConfig = pickle.loads(_chosen(*lines))
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config
 

@@ -80,7 +80,8 @@ class ExperimentSource(ConfigSource):  # type: ignore[misc]
         """What the search path calls it."""
         return "experiments"
 
-    def _file(self, config_path: str) -> Path:
+    def file(self, config_path: str) -> Path:
+        """Where an experiment lies; no file for a path that is none of this group."""
         group, _, name = config_path.rpartition("/")
         return Path(self.path) / f"{name.removesuffix('.yaml')}.yaml" if group == _GROUP else Path()
 
@@ -90,7 +91,7 @@ class ExperimentSource(ConfigSource):  # type: ignore[misc]
         Raises:
             ConfigLoadError: there is no such file.
         """
-        file = self._file(config_path)
+        file = self.file(config_path)
         if not file.is_file():
             raise ConfigLoadError(f"there is no experiment {file}")
         return ConfigResult(
@@ -106,7 +107,7 @@ class ExperimentSource(ConfigSource):  # type: ignore[misc]
 
     def is_config(self, config_path: str) -> bool:
         """Whether a path is an experiment."""
-        return self._file(config_path).is_file()
+        return self.file(config_path).is_file()
 
     def available(self) -> bool:
         """Whether the folder is there."""

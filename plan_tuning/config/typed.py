@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
@@ -35,14 +36,15 @@ def typed(config: DictConfig) -> Config:
     Raises:
         ConfigError: a value is missing, out of range or contradicts another one.
     """
-    node = config.copy()
-    OmegaConf.set_readonly(node, False)
-    OmegaConf.set_struct(node, False)
-    if "hydra" in node:
-        _check_folders(node.hydra)
-        del node["hydra"]
-    if "experiment" in node:
-        del node["experiment"]
+    node = config
+    if "hydra" in config:
+        _check_folders(config.hydra)
+    if "hydra" in config or "experiment" in config:
+        node = config.copy()
+        OmegaConf.set_readonly(node, False)
+        OmegaConf.set_struct(node, False)
+        for key in ("hydra", "experiment"):
+            node.pop(key, None)
     try:
         _check_blanks(node)
         result = OmegaConf.to_object(node)
@@ -159,7 +161,7 @@ def _check_blanks(config: DictConfig) -> None:
 def _optional_texts(node: DictConfig, prefix: str) -> Iterator[tuple[str, str]]:
     """Walk the texts that may be null, with their keys."""
     kind: Any = OmegaConf.get_type(node)
-    hints = {f.name: str(f.type) for f in fields(kind)} if is_dataclass(kind) else {}
+    hints = _hints(kind)
     for name in map(str, node):
         if OmegaConf.is_missing(node, name):
             continue
@@ -168,6 +170,12 @@ def _optional_texts(node: DictConfig, prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", value
         elif isinstance(value, DictConfig):
             yield from _optional_texts(value, f"{prefix}{name}.")
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, str]:
+    """What the fields of a class are said to be; none where it is no dataclass."""
+    return {f.name: str(f.type) for f in fields(kind)} if is_dataclass(kind) else {}
 
 
 def _check_folders(hydra: DictConfig) -> None:

@@ -23,6 +23,8 @@ from plan_tuning.comparison.interference_text import interference_table, transfe
 from plan_tuning.comparison.runs import load
 from plan_tuning.comparison.tables import build_table
 
+pytestmark = pytest.mark.integration
+
 MIXED = {"data.sources.microworld_a.tag": "a", "data.sources.microworld_c.tag": "b"}
 TESTS = ("microworld_a", "microworld_c")
 

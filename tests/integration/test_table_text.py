@@ -17,6 +17,8 @@ from plan_tuning.comparison.table_text import (
     difference_text,
 )
 
+pytestmark = pytest.mark.integration
+
 
 def difference(low: float, high: float, p: float) -> Difference:
     return Difference((low + high) / 2, low, high, 300, 9, 1, p, p, (0.1, 0.2, 0.3), (0, 1, 2))

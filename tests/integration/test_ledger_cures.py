@@ -22,6 +22,8 @@ from plan_tuning.job.pass_sizes import settled
 from plan_tuning.job.stage_memory import DECODED, MICRO, StageMemory
 from plan_tuning.students import shapes
 
+pytestmark = pytest.mark.integration
+
 TEACHER = ("data=gsm8k", "teacher=openai_compatible", "teacher.model=x",
            "teacher.api_base=http://127.0.0.1:1/v1")  # fmt: skip
 BF16 = (*TEACHER, "trainer=gpu_bf16")

@@ -17,6 +17,8 @@ from plan_tuning.job.ledger import job_memory
 from plan_tuning.job.serving import Wanted, Weights, serving_of, weights_of
 from plan_tuning.students.generation.protocol import Vocabulary
 
+pytestmark = pytest.mark.integration
+
 VLLM = ("data=microworld", "model=micro", "method=m2", "evaluation.engine=vllm")
 
 

@@ -20,6 +20,8 @@ from plan_tuning.training.grpo.data import PlannedProblem
 from plan_tuning.training.grpo.policy import Policy, copy_of, sampler_dtype
 from plan_tuning.training.grpo.rollout import Rollout, sample_groups
 
+pytestmark = pytest.mark.integration
+
 PLANNED = PlannedProblem(Problem("p", "2 + 3?", "5"), "1. Add.")
 
 

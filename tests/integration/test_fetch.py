@@ -16,6 +16,8 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.students import fetch_command, gguf
 from plan_tuning.students.fetch_command import STUDENTS, FetchError, fetch, refusal
 
+pytestmark = pytest.mark.integration
+
 WEIGHTS = b"GGUF and so on"
 SMOLLM2 = STUDENTS["smollm2"]
 

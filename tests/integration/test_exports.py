@@ -22,6 +22,8 @@ from plan_tuning.comparison.runs import load
 from plan_tuning.comparison.table_text import reward_table
 from plan_tuning.comparison.tables import Table, build_table
 
+pytestmark = pytest.mark.integration
+
 REWARDS = (
     "train/reward/total", "train/reward/total/std", "train/reward/correct",
     "train/reward/correct/coverage", "train/reward/correct/std", "train/reward/plan",

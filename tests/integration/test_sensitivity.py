@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from composition import config_of, jobs_of
 from sweep_builder import make_job
 
 from plan_tuning.job.sensitivity import power_line
 from plan_tuning.statistics.power import assumed, smallest_difference
 from plan_tuning.sweep.jobs import rows_of
+
+pytestmark = pytest.mark.integration
 
 
 def test_a_sweep_counts_rows_seeds_and_benchmarks(tmp_path: Path) -> None:

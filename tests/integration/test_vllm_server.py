@@ -20,6 +20,8 @@ from plan_tuning.students.generation import vllm_server
 from plan_tuning.students.generation.protocol import EngineError
 from plan_tuning.students.generation.vllm_server import Serving, VLLMServer, lora_options
 
+pytestmark = pytest.mark.integration
+
 # A program that takes the words of `vllm serve` and answers at its pages, behind its key.
 PROGRAM = r"""
 import json, os, sys, time

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from plan_tuning.cli import app
 
+pytestmark = pytest.mark.integration
+
 COMPUTE = "compute"
 
 

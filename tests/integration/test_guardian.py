@@ -15,6 +15,8 @@ import pytest
 
 from plan_tuning.students.generation import guardian
 
+pytestmark = pytest.mark.integration
+
 GUARDED = [sys.executable, "-I", "-S", guardian.__file__]
 # A command with a child of its group, one of a session of its own, and one that ignores SIGTERM.
 COMMAND = r"""

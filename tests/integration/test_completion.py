@@ -13,6 +13,8 @@ import pytest
 from plan_tuning.cli import completions
 from plan_tuning.main import SUBCOMMANDS
 
+pytestmark = pytest.mark.integration
+
 BASH = shutil.which("bash")
 
 # What bash does at a tab: it sets the variables, calls the function, and shows COMPREPLY.

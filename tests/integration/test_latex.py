@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from plan_tuning.cli import app
 
+pytestmark = pytest.mark.integration
+
 PAGE = (
     "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
     "\\input{%s}\n\\end{document}\n"
