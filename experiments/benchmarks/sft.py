@@ -7,6 +7,7 @@
     python experiments/benchmarks/sft.py --device cuda --shape 0.6b --precision bf16
     python experiments/benchmarks/sft.py --student FOLDER --rows FILE.jsonl --few 8 --many 24
     python experiments/benchmarks/sft.py --student FOLDER --rows FILE.jsonl --threads 2 --profile
+    python experiments/benchmarks/sft.py --student FOLDER --arms packed_onednn packed ours  # no TRL
 
 A student is the folder of pretrained weights, rows are GSM8K's socratic ones, learned as M1 does.
 
@@ -14,13 +15,14 @@ Both arms get the same token ids, masks, batch size, optimizer and precision; TR
 gradient checkpointing and without packing, its best setting on a CPU. Each arm trains on few and
 on many rows, and the difference of the two times is what the further rows cost: start-up, export
 and the like drop out. Prints one JSON object; speeds are tokens per second (of CPU on a CPU), on a
-card also as the share of its arithmetic (MFU). A profile says on which operations this project's
+card also as the share of its arithmetic (MFU), ratios are to the last arm. A profile says on which operations this project's
 arm spends its CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import logging
@@ -100,7 +102,9 @@ def read_rows(file: Path, count: int) -> list[TrainingRow]:
     return rows
 
 
-def our_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) -> None:
+def our_arm(
+    base: Path, rows: list[TrainingRow], precision: str, device: str, **settings: Any
+) -> None:
     """Train for one epoch with this project."""
     with tempfile.TemporaryDirectory() as folder:
         train_student(
@@ -118,6 +122,7 @@ def our_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) ->
                     checkpoint_every_n_steps=0,
                     threads=0,
                     micro_batch_tokens=2048 if device == "cpu" else 65536,
+                    **settings,
                 ),
                 method=METHOD,
                 seed=0,
@@ -174,7 +179,10 @@ def trl_arm(base: Path, rows: list[TrainingRow], precision: str, device: str) ->
 def encode(tokenizer: Any, rows: list[TrainingRow]) -> list[batches.EncodedRow]:
     """Turn rows into tokens."""
     ends = turn_end_ids(tokenizer)
-    return [batches.encode(tokenizer, row, ends, method=METHOD, max_length=10**6) for row in rows]
+    return [
+        batches.encode(tokenizer, row, tokens, ends, method=METHOD, max_length=10**6)
+        for row, tokens in zip(rows, batches.tokenise(tokenizer, rows), strict=True)
+    ]
 
 
 def seconds(run: Callable[[], None], device: str) -> float:
@@ -218,7 +226,7 @@ def peak_mib(device: str) -> float:
 def compare_peaks(arguments: argparse.Namespace) -> dict[str, float]:
     """Run every arm in a process of its own and read its peak; `load`: nothing is trained."""
     peaks = {}
-    for arm in ("load", *ARMS):
+    for arm in ("load", *arguments.arms):
         command = [sys.executable, __file__, "--arm", arm]
         for key in ("shape", "device", "precision", "many", "threads", "student", "rows"):
             if (value := getattr(arguments, key)) is not None:
@@ -256,6 +264,8 @@ def profile(base: Path, rows: list[TrainingRow], precision: str) -> dict[str, fl
 
 ARMS: dict[str, Callable[[Path, list[TrainingRow], str, str], None]] = {
     "ours": our_arm,
+    "packed": functools.partial(our_arm, packing=True),
+    "packed_onednn": functools.partial(our_arm, packing=True, cpu_matmul="onednn"),
     "trl": trl_arm,
 }
 
@@ -278,6 +288,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=320, help="rows of the long training")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=["ours", "trl"])
     parser.add_argument("--peak", action="store_true", help="peak memory in MiB instead of speed")
     parser.add_argument("--arm", choices=["load", *ARMS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -296,7 +307,8 @@ def main() -> None:
         else AutoTokenizer.from_pretrained(arguments.student)
     )
     tokens = sum(len(row) for row in encode(tokenizer, rows[arguments.few :]))
-    speeds: dict[str, list[float]] = {name: [] for name in ARMS}
+    arms = {name: ARMS[name] for name in arguments.arms}
+    speeds: dict[str, list[float]] = {name: [] for name in arms}
     output = os.dup(1)
     os.dup2(2, 1)  # what the trainers print goes to stderr
     with tempfile.TemporaryDirectory() as folder:
@@ -316,7 +328,7 @@ def main() -> None:
             print(peak)
             return
         for repeat in range(arguments.repeats + 1):
-            for name, arm in ARMS.items():
+            for name, arm in arms.items():
                 short, long = (
                     seconds(
                         lambda arm=arm, part=part: arm(
@@ -333,11 +345,12 @@ def main() -> None:
         mfu = {}
         if arguments.device == "cuda":
             mfu = {"mfu": {name: mfu_of(base, further, speed) for name, speed in medians.items()}}
+    last = arguments.arms[-1]
     result = {
         "arguments": shown(arguments),
         "torch": torch.__version__,
         "tokens_per_s": medians,
-        "ratio": round(medians["ours"] / medians["trl"], 2),
+        "ratio": {name: round(speed / medians[last], 2) for name, speed in medians.items()},
         "all": {name: [round(value) for value in values] for name, values in speeds.items()},
         **mfu,
     }

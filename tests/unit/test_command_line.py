@@ -12,7 +12,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.command_line import TWICE, check_double_keys
 from plan_tuning.config.training import StartTrainerConfig, TrainerConfig
 
-MACHINE = {"accelerator", "card", "devices", "strategy", "threads"}
+MACHINE = {"accelerator", "card", "cpu_matmul", "devices", "strategy", "threads"}
 
 
 def test_a_start_has_every_knob_of_a_trainer_but_the_machines() -> None:
