@@ -347,14 +347,14 @@ class Job:
         started = time.perf_counter()
         is_cached = stage.is_available
         if not is_cached:
-            if name != "distill":
-                load_libraries()
             if name in STAGES and name not in self.config.stages:
                 raise ArtifactError(
                     f"stages={self.config.stages} does not list {name}, and {stage.folder} is not "
                     f"there. Build it first with the same command and 'stages=[{name}]', or give "
                     f"one by {'corpus' if name == 'distill' else 'student'}.path=FOLDER"
                 )
+            if name != "distill":
+                load_libraries()
             is_new = build(
                 self.config.paths.artifacts,
                 stage.kind,

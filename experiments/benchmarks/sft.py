@@ -11,12 +11,12 @@
 
 A student is the folder of pretrained weights, rows are GSM8K's socratic ones, learned as M1 does.
 
-Both arms get the same token ids, masks, batch size, optimizer and precision; TRL runs without
+All arms get the same token ids, masks, batch size, optimizer and precision; TRL runs without
 gradient checkpointing and without packing, its best setting on a CPU. Each arm trains on few and
 on many rows, and the difference of the two times is what the further rows cost: start-up, export
 and the like drop out. Prints one JSON object; speeds are tokens per second (of CPU on a CPU), on a
-card also as the share of its arithmetic (MFU), ratios are to the last arm. A profile says on which operations this project's
-arm spends its CPU time.
+card also as the share of its arithmetic (MFU), ratios are to the last arm. A profile says on which
+operations this project's arm spends its CPU time.
 """
 
 from __future__ import annotations

@@ -349,10 +349,8 @@ def record(kind: str, name: str) -> Extension:
 @cache  # every answer of a teacher asks
 def task_of(style: str) -> Extension:
     """Find the task whose problems are of a grading style; of an unknown one it is mathematics."""
-    for one in records("task"):
-        if style in (one.styles or (one.name,)):
-            return one
-    return record("task", DEFAULT_TASK)
+    found = (one for one in records("task") if style in (one.styles or (one.name,)))
+    return next(found, None) or record("task", DEFAULT_TASK)
 
 
 def own_styles() -> tuple[str, ...]:

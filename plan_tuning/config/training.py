@@ -270,7 +270,7 @@ class TrainerConfig:
             "trainer.packing",
             self.packing,
             "not together with trainer.neftune_alpha, whose noise depends on a row's own length",
-            "trainer.packing=true trainer.neftune_alpha=0",
+            "trainer.packing=false, or trainer.neftune_alpha=0",
         )
 
     @property

@@ -8,12 +8,15 @@ are rounded in another order, by a relative 1e-6. Nothing is copied: it is one o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+
+logger = logging.getLogger(__name__)
 
 MIN_WEIGHTS = 2**16  # a smaller layer writes a token in less time than the longer way takes
 MIN_PRODUCTS = 2**22  # the same of rows times weights in training, whose way is longer still
@@ -26,7 +29,12 @@ def linears(model: Any) -> Iterator[None]:
     Args:
         model: its layers of float32 on a CPU are meant; all others stay as they are.
     """
-    with _computed_by(_written, _layers(model, MIN_WEIGHTS)):
+    chosen = [
+        layer
+        for layer in _layers(model)
+        if layer.weight.device.type == "cpu" and layer.weight.numel() > MIN_WEIGHTS
+    ]
+    with _computed_by(_written, chosen):
         yield
 
 
@@ -35,26 +43,30 @@ def trained_linears(model: Any) -> Iterator[None]:
     """Compute a model's linear layers by oneDNN, and their gradients.
 
     Args:
-        model: its layers of float32 on a CPU are meant; all others stay as they are, and so does
-            a product of few rows.
+        model: its layers of float32 are meant, for as long as they are on a CPU; all others stay
+            as they are, and so does a product of few rows.
     """
-    with _computed_by(_trained, _layers(model, 0)):
+    if not _is_built():
+        logger.warning("this PyTorch is built without oneDNN: trainer.cpu_matmul=onednn is idle")
+    with _computed_by(_trained, _layers(model)):
         yield
 
 
 @contextmanager
-def _computed_by(product: Callable[..., torch.Tensor], layers: list[Any]) -> Iterator[None]:
-    for module in layers:
-        module.forward = functools.partial(product, module)
+def _computed_by(product: Callable[..., torch.Tensor], layers: Sequence[Any]) -> Iterator[None]:
+    before = [
+        vars(layer).get("forward") for layer in layers
+    ]  # a training's, which a validation is in
+    for layer in layers:
+        layer.forward = functools.partial(product, layer)
     try:
         yield
     finally:
-        for module in layers:
-            del module.forward
-
-
-def _layers(model: Any, more_than: int) -> list[Any]:
-    return [m for m in model.modules() if _is_meant(m, more_than)] if _is_built() else []
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
 
 
 def _is_built() -> bool:
@@ -62,12 +74,16 @@ def _is_built() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _is_meant(module: Any, more_than: int) -> bool:
-    if type(module) is not torch.nn.Linear or "forward" in vars(module):
+def _layers(model: Any) -> list[Any]:
+    """The linear layers of float32 whose products are nobody else's business."""
+    return [m for m in model.modules() if _is_meant(m)] if _is_built() else []
+
+
+def _is_meant(module: Any) -> bool:
+    if type(module) is not torch.nn.Linear or module.weight.dtype != torch.float32:
         return False
-    weight = module.weight
-    is_plain = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return is_plain and weight.numel() > more_than
+    own = vars(module).get("forward")
+    return own is None or (isinstance(own, functools.partial) and own.func is _trained)
 
 
 def _is_plain(states: torch.Tensor) -> bool:

@@ -30,6 +30,7 @@ def attends_by_row(causal_lm: Any, device: torch.device) -> bool:
         device.type == "cpu"
         and config.model_type in FAMILIES
         and config._attn_implementation == "sdpa"
+        and not getattr(config, "use_bidirectional_attention", False)
     )
 
 

@@ -204,7 +204,8 @@ class _BaseTrainer:
             group["lr"] = rate
         # Right padding lies behind every real token, so causal attention needs no mask; only the
         # learnt positions are projected to the vocabulary.
-        hidden = self.model.model(input_ids=input_ids[:, :-1]).last_hidden_state  # (B, T-1, H)
+        output = self.model.model(input_ids=input_ids[:, :-1], use_cache=False)
+        hidden = output.last_hidden_state  # (B, T-1, H)
         targets = labels[:, 1:]  # (B, T-1)
         is_learnt = targets != IGNORE_INDEX
         logits = self.model.lm_head(hidden[is_learnt])  # (learnt, V)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from plan_tuning.config.checks import ConfigError
 from plan_tuning.config.model import AdapterConfig, ModelConfig
 from plan_tuning.config.training import MethodConfig, TrainerConfig
 from plan_tuning.records import Segment, SegmentKind
+from plan_tuning.students import onednn, packed_rows
 from plan_tuning.students.loading import Student, load_student
 from plan_tuning.students.log_probs import token_log_probs
 from plan_tuning.students.packed_rows import are_apart, attends_by_row, rows_apart
@@ -137,8 +140,28 @@ def test_a_row_does_not_see_its_neighbour(student: Student) -> None:
     torch.testing.assert_close(tables[0], tables[1], rtol=0, atol=1e-6)
 
 
-def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.calls += 1
+        return self.function(*arguments, **named)
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_packed_training_goes_the_same_way(
+    adapter: str, recomputes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(1)
+    monkeypatch.setattr(onednn, "MIN_PRODUCTS", 0)
+    attended = Counted(packed_rows.sdpa_attention_forward)
+    monkeypatch.setattr(packed_rows, "sdpa_attention_forward", attended)
+    multiplied = Counted(onednn._product)
+    monkeypatch.setattr(onednn, "_product", multiplied)
     make_tiny(tmp_path / "base", "qwen3", 0)
     rows = [
         TrainingRow(
@@ -148,17 +171,26 @@ def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
         )
         for i in range(12)
     ]
+    counts = {}
     losses = {}
-    for is_packed, matmul in ((False, "torch"), (True, "torch"), (True, "onednn")):
+    for is_packed, matmul, budget in (
+        (False, "torch", 16384),
+        (True, "torch", 16384),
+        (True, "torch", 61),  # no multiple of any width; longer rows go alone
+        (True, "onednn", 122),
+    ):
         trainer = TrainerConfig(
             learning_rate=1e-3, precision="fp32", accelerator="cpu", val_fraction=0.0,
             max_steps=4, packing=is_packed, max_length=200, cpu_matmul=matmul,
+            micro_batch_tokens=budget, gradient_checkpointing=recomputes,
         )  # fmt: skip
+        way = f"{is_packed}-{matmul}-{budget}"
+        attended.calls = multiplied.calls = 0
         facts = train_student(
-            TrainingRun(tmp_path / f"{is_packed}-{matmul}", tmp_path),
+            TrainingRun(tmp_path / way, tmp_path),
             SFTSettings(
                 model=ModelConfig(name="tiny", kind="tiny", family="qwen3"),
-                adapter=AdapterConfig(name="full"),
+                adapter=AdapterConfig(name=adapter),
                 trainer=trainer,
                 method=MethodConfig(name="sft"),
                 seed=0,
@@ -166,9 +198,17 @@ def test_packed_training_goes_the_same_way(tmp_path: Path) -> None:
             tmp_path / "base",
             rows,
         )
-        losses[is_packed, matmul] = facts["final_loss"]
+        assert facts["steps"] == 4
+        losses[way] = facts["final_loss"]
+        counts[way] = (attended.calls > 0, multiplied.calls > 0)
+    assert counts == {
+        "False-torch-16384": (False, False),
+        "True-torch-16384": (True, False),
+        "True-torch-61": (True, False),
+        "True-onednn-122": (True, onednn._is_built()),
+    }
     for loss in losses.values():
-        assert loss == pytest.approx(losses[False, "torch"], rel=1e-4)
+        assert loss == pytest.approx(losses["False-torch-16384"], rel=1e-4)
 
 
 def test_noise_by_length_and_packing_exclude_each_other() -> None:

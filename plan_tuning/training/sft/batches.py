@@ -251,7 +251,7 @@ def packed_batches(
         rows: of one step, in any order.
         budget: padded tokens of a forward pass; a longer row goes alone.
         capacity: tokens of a sequence; None: as many as the longest row.
-        multiple: what the padded tokens of a sequence are a multiple of.
+        multiple: what a sequence is padded to a multiple of; a row that goes alone, too.
     """
     ordered = sorted(rows, key=len, reverse=True)
     room = max(capacity or 0, len(ordered[0]))

@@ -35,7 +35,7 @@ from plan_tuning.training.sft.nonfinite_rows import offending_rows, refusal
 from plan_tuning.training.sft.source_gradients import SourceGradients
 
 _PROBE_TOKENS = 32  # of a row, on which the projection is checked
-_WIDTH = 32  # sequences on a CPU are as many times as wide: oneDNN makes a kernel for each width
+_WIDTH = 16  # sequences on a CPU are as many times as wide: oneDNN makes a kernel for each width
 
 
 class SFTModule(pl.LightningModule):
@@ -125,12 +125,13 @@ class SFTModule(pl.LightningModule):
         if not self.config.packing:
             overhead = pass_overhead(self.student.causal_lm, self.device.type)
             return batches.micro_batches(chosen, budget=budget, overhead=overhead)
-        # Kernels for variable lengths take one long sequence without any padding, and so does
-        # attention row by row; a mask would be of its length squared.
+        # Kernels for variable lengths take one long sequence, and so does attention row by row; a
+        # mask would be of its length squared.
         has_kernel = "flash" in str(self.student.causal_lm.config._attn_implementation)
         if self._attends_by_row:
-            capacity = budget - budget % _WIDTH or budget
-            return batches.packed_batches(chosen, budget=budget, capacity=capacity, multiple=_WIDTH)
+            room = budget - budget % _WIDTH or budget
+            # One sequence a pass: long rows come first, so the fullest one is more than half full.
+            return batches.packed_batches(chosen, budget=room, capacity=room, multiple=_WIDTH)
         return batches.packed_batches(
             chosen, budget=budget, capacity=budget if has_kernel else None
         )
