@@ -96,7 +96,7 @@ def load_libraries() -> None:
 def loading() -> Iterator[None]:
     """Import what a job needs without looking for garbage among modules, then or later.
 
-    That takes a process over a second, and there is none.
+    The first job of a process would spend over a second on it, and find none.
     """
     is_fresh, is_enabled = "pytorch_lightning" not in sys.modules, gc.isenabled()
     gc.disable()

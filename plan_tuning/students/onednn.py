@@ -54,9 +54,7 @@ def trained_linears(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _computed_by(product: Callable[..., torch.Tensor], layers: Sequence[Any]) -> Iterator[None]:
-    before = [
-        vars(layer).get("forward") for layer in layers
-    ]  # a training's, which a validation is in
+    before = [vars(layer).get("forward") for layer in layers]  # of a training, at its validation
     for layer in layers:
         layer.forward = functools.partial(product, layer)
     try:

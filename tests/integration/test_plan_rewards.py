@@ -186,3 +186,4 @@ def mine(attempt, generate, log_probs):
     finally:
         extensions._RECORDS.clear()
         extensions._RECORDS.update(known)
+        extensions.task_of.cache_clear()

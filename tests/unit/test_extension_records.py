@@ -105,6 +105,7 @@ def my_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     extensions._RECORDS.clear()
     extensions._RECORDS.update(known)
+    extensions.task_of.cache_clear()
 
 
 def write(folder: Path, group: str, python: str, text: str = "{extension: mine.py}") -> None:

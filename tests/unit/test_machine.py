@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,16 @@ def test_what_a_job_does_not_do_is_not_checked(tmp_path: Path, overrides: list[s
     assert check(tmp_path, *overrides) == "cpu"
 
 
-def test_garbage_is_looked_for_again_once_modules_are_loaded() -> None:
+def test_garbage_is_looked_for_again_once_modules_are_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "pytorch_lightning", raising=False)  # a fresh process
+    gc.unfreeze()
     with loading():
         assert not gc.isenabled()
     assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
     with pytest.raises(ImportError), loading():
         raise ImportError
     assert gc.isenabled()
