@@ -10,6 +10,7 @@ import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,12 +29,14 @@ from plan_tuning.tasks.regrading import REGRADED_FILE, VERSIONS, plain_problem
 pytestmark = pytest.mark.integration
 
 ARCHIVE = Path(__file__).resolve().parent.parent / "data" / "outputs.tar.xz"
+# Python 3.11 knows it from 3.11.4 on.
+SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
     with tarfile.open(ARCHIVE) as packed:
-        packed.extractall(tmp_path, filter="data")
+        packed.extractall(tmp_path, **SAFELY)
     return tmp_path / "outputs"
 
 

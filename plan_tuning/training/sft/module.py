@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,9 +191,10 @@ class SFTModule(pl.LightningModule):
         ranks = Ranks(self.trainer)
         loss_of = ranks.with_whole_weights(self._loss)
         if self.sources.is_measured(step) and not self.sources.projects:
-            for part in self.sources.parts(self._step_rows(step)):  # beside the step itself
-                for micro in self._batches(part):
-                    self._pass(loss_of, micro.to(self.device), scale=1.0, with_top=False)
+            for some in self.sources.parts(self._step_rows(step)):  # beside the step itself
+                for micro in self._batches(some):
+                    with self._rows_apart():
+                        self.manual_backward(loss_of(micro.to(self.device), with_top=False)[0])
                 self.sources.take()
         seed = noise_seed(self.seed, step, ranks.rank)
         if self.device.type == "cpu":
@@ -211,11 +212,12 @@ class SFTModule(pl.LightningModule):
         loss = torch.zeros((), device=self.device)
         for place, micro in enumerate(passes):
             micro = micro.to(self.device)
-            with ranks.gradients_stay_local(place < len(passes) - 1):
+            is_local = place < len(passes) - 1
+            with ranks.gradients_stay_local(is_local), self._rows_apart():
+                part, counts = loss_of(micro, with_top=is_logged)
                 # Ranks average their gradients: times the number of ranks makes that a sum.
-                scale = ranks.world / size.weight
-                share, counts = self._pass(loss_of, micro, scale=scale, with_top=is_logged)
-            loss += share / size.weight
+                self.manual_backward(part * (ranks.world / size.weight))
+            loss += part.detach() / size.weight
             if place < len(batch):
                 sums += counts
             following = [later.source for later in passes[place + 1 : place + 2]]
@@ -248,15 +250,9 @@ class SFTModule(pl.LightningModule):
         if is_logged:
             self._log_step(size, ranks.reduce(sums, "sum"), values, rate, seconds)
 
-    def _pass(
-        self, loss_of: Callable[..., Any], micro: MicroBatch, *, scale: float, with_top: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Go through the student forward and backward; loss and counts are those of ``_loss``."""
-        # Around the backward pass too, which may compute activations again.
-        with rows_apart(self.student.causal_lm) if self._attends_by_row else nullcontext():
-            loss, counts = loss_of(micro, with_top=with_top)
-            self.manual_backward(loss * scale)
-        return loss.detach(), counts
+    def _rows_apart(self) -> AbstractContextManager[None]:
+        """Keep packed rows apart, in the backward pass too: it may compute activations again."""
+        return rows_apart(self.student.causal_lm) if self._attends_by_row else nullcontext()
 
     def _loss(self, micro: MicroBatch, *, with_top: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum the weighted loss; counts by kind, see :func:`counts_by_kind`, where asked for."""
