@@ -98,9 +98,16 @@ def rows_apart(causal_lm: Any) -> Iterator[None]:
 
     A backward pass that computes activations again belongs into it, too.
     """
+    with attending(causal_lm, ATTENTION):
+        yield
+
+
+@contextmanager
+def attending(causal_lm: Any, implementation: str) -> Iterator[None]:
+    """Let a model's layers attend by an implementation that transformers knows by this name."""
     config = causal_lm.config.get_text_config()
     before = config._attn_implementation
-    config._attn_implementation = ATTENTION
+    config._attn_implementation = implementation
     try:
         yield
     finally:

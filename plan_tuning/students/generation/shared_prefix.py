@@ -15,6 +15,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from plan_tuning.students.generation.cohorts import Cohort
+from plan_tuning.students.packed_rows import attending
 
 ATTENTION = "plan_tuning_shared_prefix"
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -186,10 +187,5 @@ AttentionInterface.register(ATTENTION, shared_prefix_attention)
 @contextmanager
 def shared_attention(causal_lm: Any) -> Iterator[None]:
     """Let a model's layers attend by :func:`shared_prefix_attention`."""
-    config = causal_lm.config.get_text_config()
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION
-    try:
+    with attending(causal_lm, ATTENTION):
         yield
-    finally:
-        config._attn_implementation = before

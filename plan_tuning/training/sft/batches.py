@@ -108,7 +108,7 @@ def tokenise(tokenizer: Any, rows: Sequence[TrainingRow]) -> Iterator[RowTokens]
     one text, as a student would write it.
 
     Args:
-        tokenizer: with a chat template.
+        tokenizer: a fast tokenizer with a chat template.
         rows: messages and segments.
 
     Yields:
@@ -149,7 +149,7 @@ def encode(
     """Say which of a row's tokens carry loss; one belongs to the segment of its first character.
 
     Args:
-        tokenizer: with a chat template.
+        tokenizer: a fast tokenizer with a chat template.
         row: messages and segments.
         tokens: of the row, see :func:`tokenise`.
         turn_end: ids that end the turn, supervised with the last segment's weight.
